@@ -1,0 +1,35 @@
+"""What weight decay does to learned activation functions: compare, audit, prove."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from decaybench.datasets.arrays import Arrays as Arrays
+    from decaybench.frame import load as load
+    from decaybench.groups import param_groups as param_groups
+    from decaybench.groups import penalty as penalty
+    from decaybench.role import mark_activation as mark_activation
+    from decaybench.role import roles as roles
+    from decaybench.strategies import Plan as Plan
+    from decaybench.strategies import Setup as Setup
+
+__version__ = "0.1.0"
+
+# Imported when first used: `import decaybench` costs nothing, and only what needs torch imports it.
+_HOMES = {
+    "Arrays": "decaybench.datasets.arrays",
+    "Plan": "decaybench.strategies",
+    "Setup": "decaybench.strategies",
+    "load": "decaybench.frame",
+    "mark_activation": "decaybench.role",
+    "param_groups": "decaybench.groups",
+    "penalty": "decaybench.groups",
+    "roles": "decaybench.role",
+}
+__all__ = ["Arrays", "Plan", "Setup", "__version__", "load", "mark_activation", "param_groups", "penalty", "roles"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'decaybench' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

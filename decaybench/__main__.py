@@ -1,0 +1,19 @@
+"""``python -m decaybench``, and the console script."""
+
+import sys
+
+
+def main() -> None:
+    """Runs the command line; Ctrl-C while it is still importing is no traceback either."""
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+        from decaybench.cli import app
+
+        app(prog_name="decaybench")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

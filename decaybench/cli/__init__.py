@@ -1,0 +1,5 @@
+"""The command line. Heavy imports happen inside the commands that need them."""
+
+from decaybench.cli.app import app
+
+__all__ = ["app"]

@@ -1,0 +1,34 @@
+"""The commands and their options."""
+
+from typing import Annotated
+
+import typer
+
+from decaybench import __version__
+from decaybench.cli.list import print_catalog
+from decaybench.cli.report import report
+from decaybench.cli.run import run
+
+app = typer.Typer(
+    help="What weight decay does to learned activation functions.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command()(run)
+app.command()(report)
+app.command("list")(print_catalog)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"decaybench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    """What weight decay does to learned activation functions."""

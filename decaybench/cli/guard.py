@@ -1,0 +1,52 @@
+"""No traceback reaches a user: errors become one sentence and an exit code."""
+
+import functools
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from decaybench.errors import DecaybenchError
+
+INTERRUPTED = 130
+
+
+def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Wraps a command: an error goes to stderr in one sentence, with ``--debug`` after its traceback."""
+
+    @functools.wraps(command)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except (typer.Exit, SystemExit):
+            raise
+        except (KeyboardInterrupt, typer.Abort):
+            say("Interrupted.")
+            code = INTERRUPTED
+        except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = 0
+        except Exception as error:
+            if kwargs.get("debug"):
+                traceback.print_exc()
+            say(f"Error: {_sentence(error)}")
+            code = error.exit_code if isinstance(error, DecaybenchError) else 1
+        raise typer.Exit(code)
+
+    return wrapper
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, DecaybenchError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'The output'}: {error.strerror}."
+    return f"{type(error).__name__}: {error}. This is a fault of decaybench; --debug shows where."
+
+
+def say(text: str) -> None:
+    """Writes a line to stderr: stdout is for results."""
+    typer.echo(text, err=True)

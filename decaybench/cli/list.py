@@ -1,0 +1,59 @@
+"""``decaybench list``."""
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from decaybench.catalog import FAMILIES, Entry, StrategyEntry
+from decaybench.cli.guard import guarded
+from decaybench.errors import unknown
+from decaybench.grid import builtin_studies
+
+PLURALS = {
+    "strategy": "strategies",
+    "activation": "activations",
+    "network": "networks",
+    "dataset": "datasets",
+    "optimizer": "optimizers",
+    "schedule": "schedules",
+}
+
+
+@guarded
+def print_catalog(
+    what: Annotated[str | None, typer.Argument(help="strategies, activations, networks …: with their options.")] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """List strategies, activations, networks, data sets, optimizers, schedules and studies."""
+    console = Console(width=None if Console().is_terminal else 120, highlight=False)
+    names = [*PLURALS.values(), "studies"]
+    if what is not None and what not in names:
+        raise unknown("list", what, names)
+    for family, plural in PLURALS.items():
+        if what in (None, plural):
+            rows = [(name, _describe(entry, detailed=what is not None)) for name, entry in FAMILIES[family].items()]
+            _print(console, plural, rows)
+    if what in (None, "studies"):
+        _print(console, "studies", [(n, str(s.get("description", ""))) for n, s in builtin_studies().items()])
+    if what is None:
+        console.print(Text("Options: decaybench list activations, and so on; give them as kaf,D=8,kernel=relu."))
+        console.print(Text("Your own: package.module:factory or path/to/file.py:factory wherever a name is asked for."))
+
+
+def _describe(entry: Entry, detailed: bool) -> str:
+    decays = f" [decays {entry.decays}]" if isinstance(entry, StrategyEntry) else ""
+    options = ", ".join(f"{k}={v.default}" for k, v in entry.options.model_fields.items())
+    return entry.summary + decays + (f"\n{options}" if detailed and options else "")
+
+
+def _print(console: Console, title: str, rows: list[tuple[str, str]]) -> None:
+    table = Table(title=Text(title, style="bold"), title_justify="left", box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True, style="cyan", min_width=16)
+    table.add_column()
+    for name, summary in rows:
+        table.add_row(Text(name), Text(summary))
+    console.print(table)
+    console.print()

@@ -1,0 +1,98 @@
+"""``decaybench report``."""
+
+import io
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from decaybench.catalog import STRATEGIES
+from decaybench.cli.guard import guarded, say
+from decaybench.errors import DecaybenchError, unknown
+from decaybench.grid import read_study
+from decaybench.results import Loaded, StudyFolder, find
+from decaybench.targets import is_target
+
+PIPE_WIDTH = 160  # columns of a table that goes to a file or another program
+
+
+class Format(StrEnum):
+    """How the report is written."""
+
+    table = "table"
+    markdown = "markdown"
+    csv = "csv"
+    json = "json"
+
+
+@guarded
+def report(
+    directory: Annotated[
+        Path | None,
+        typer.Argument(metavar="DIR", help="A study folder; without it, the one that changed last."),
+    ] = None,
+    format: Annotated[Format, typer.Option(help="How to write it.")] = Format.table,
+    output: Annotated[Path | None, typer.Option(help="Write it to this file instead.")] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="Show every activation layer.")] = False,
+    baseline: Annotated[str, typer.Option(help="The strategy that the others are compared with.")] = "decay-all",
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Show what a study found: accuracies, differences with intervals, activation parameters."""
+    if baseline.split(",")[0] not in STRATEGIES and not is_target(baseline):
+        raise unknown("strategy", baseline, STRATEGIES)
+    folder = find(directory)
+    loaded = folder.load()
+    if unfinished := _unfinished(folder, loaded):
+        loaded.problems.append(unfinished)
+    if directory is None:
+        say(f"Reporting {folder.path}.")
+    if not loaded.records:
+        raise DecaybenchError(" ".join([*loaded.problems, f"{folder.path} holds no finished run."]))
+    show(loaded, format, output, layers, baseline)
+
+
+def _unfinished(folder: StudyFolder, loaded: Loaded) -> str:
+    """A sentence about the runs that study.toml asks for and that are not there."""
+    try:
+        asked = read_study(str(folder.study_file), {}).runs()
+    except DecaybenchError:  # none there, or code it names has moved
+        return ""
+    missing = {r.run_id for r in asked} - {r["run_id"] for r in loaded.records}
+    command = f"decaybench run {folder.study_file}"
+    return f"{len(missing)} of the study's {len(asked)} runs are not finished; {command} goes on." if missing else ""
+
+
+def show(loaded: Loaded, format: Format, output: Path | None, layers: bool, baseline: str) -> None:
+    """Renders records to stdout or a file.
+
+    Raises:
+        DecaybenchError: When the file cannot be written.
+    """
+    from decaybench import report as render  # scipy takes most of a second: not for --help
+    from decaybench.summary import summarize
+
+    for problem in loaded.problems:
+        say(f"Warning: {problem}")
+    summary = summarize(loaded.records, baseline)
+    out = io.StringIO()
+    if format is Format.table:
+        to_terminal = output is None and sys.stdout.isatty()
+        console = Console() if to_terminal else Console(file=out, width=PIPE_WIDTH)
+        render.print_summary(summary, console, baseline)
+        if layers:
+            render.print_layers(summary, console)
+    else:
+        writer = {Format.json: render.to_json, Format.csv: render.to_csv, Format.markdown: render.to_markdown}
+        out.write(writer[format](summary, layers))
+        for note in summary.notes:
+            say(f"Note: {note}")
+    if output is None:
+        typer.echo(out.getvalue(), nl=False)
+        return
+    try:
+        output.write_text(out.getvalue(), encoding="utf-8")
+    except OSError as error:
+        raise DecaybenchError(f"--output {output} cannot be written: {error.strerror}.") from error

@@ -1,0 +1,146 @@
+"""``decaybench run``."""
+
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from decaybench.cli.guard import INTERRUPTED, guarded, say
+from decaybench.cli.report import Format, show
+from decaybench.config import RunConfig
+from decaybench.errors import UsageError
+from decaybench.grid import Study, read_study, to_toml
+from decaybench.results import StudyFolder
+
+DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+Many = list[str] | None  # read by the study itself, which names the field, the value and what is allowed
+
+
+def _option(help: str, metavar: str = "NAME") -> Any:
+    return typer.Option(help=help, metavar=metavar)
+
+
+@guarded
+def run(
+    study: Annotated[
+        str | None,
+        typer.Argument(metavar="STUDY", help="A built-in study or a TOML file; without it, digits."),
+    ] = None,
+    dataset: Annotated[Many, _option("digits, fashion-mnist, cifar10 …")] = None,
+    network: Annotated[Many, _option("forum, mlp, kafnet, vgg, resnet18")] = None,
+    activation: Annotated[Many, _option("relu, leaky-relu, prelu, kaf; with options: kaf,D=8")] = None,
+    strategy: Annotated[Many, _option("no-decay, decay-all, exclude-alpha …")] = None,
+    penalty: Annotated[Many, _option("Of loss-penalty: l1, l2, elastic-net.")] = None,
+    alpha_optimizer: Annotated[Many, _option("Of two-optimizers: the second one's kind.")] = None,
+    alpha_lr: Annotated[Many, _option("Of two-optimizers: the second one's learning rate.", "RATE")] = None,
+    seeds: Annotated[str | None, _option("Number of seeds: 0 … N − 1.", "N")] = None,
+    optimizer: Annotated[Many, _option("sgd, adam, adamw, rmsprop; with options: sgd,momentum=0")] = None,
+    schedule: Annotated[Many, _option("constant, cosine, step; with options: cosine,warmup=1")] = None,
+    lr: Annotated[Many, _option("Learning rate; without it, the optimizer's default.", "RATE")] = None,
+    weight_decay: Annotated[Many, _option("λ of the strategy.", "DECAY")] = None,
+    epochs: Annotated[Many, _option("Passes over the training part.", "N")] = None,
+    batch_size: Annotated[Many, _option("Images per step.", "N")] = None,
+    clip_norm: Annotated[Many, _option("Clip the gradient's norm, joint over all optimizers; or none.", "NORM")] = None,
+    augment: Annotated[Many, _option("none, flip, crop, crop-flip")] = None,
+    validation: Annotated[Many, _option("Share of the training part held out.", "SHARE")] = None,
+    train_limit: Annotated[Many, _option("Use only so many training images; or none.", "N")] = None,
+    device: Annotated[str, _option("auto, cpu, cuda, cuda:1, mps")] = "auto",
+    results: Annotated[Path, _option("Folder of all studies.", "DIR")] = Path("results"),
+    name: Annotated[str | None, _option("Folder of this study in it.")] = None,
+    data_dir: Annotated[Path | None, _option("Where data sets are, or are downloaded to.", "DIR")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Delete this study's results first.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Train identical networks under several strategies and tabulate what changed.
+
+    What is compared and how it is trained may be given several times: a list, and the study is the grid.
+
+    Runs that are finished are kept: the same command again computes only what is missing.
+    """
+    given = dict(locals())
+    overrides = {key: given[key] for key in Study.model_fields if given.get(key) is not None}
+    asked = read_study(study, overrides)
+    folder = StudyFolder(results / asked.name)
+    runs = asked.runs()
+    if data_dir is not None:
+        if not data_dir.is_dir():
+            raise UsageError(f"--data-dir {data_dir}: there is no such folder.")
+        os.environ["DECAYBENCH_DATA"] = str(data_dir)
+    if not DEVICES.fullmatch(device):
+        raise UsageError(f"--device {device!r}: allowed are auto, cpu, cuda, cuda:0, cuda:1, … and mps.")
+    loaded = folder.load((r.run_id for r in runs), set_aside=not dry_run)
+    for problem in loaded.problems:
+        say(f"Warning: {problem}")
+    finished = set() if fresh else {record["run_id"] for record in loaded.records}
+    missing = [r for r in runs if r.run_id not in finished]
+    if dry_run:
+        _tell(runs, missing, folder)
+        return
+    if fresh:
+        _ask(folder, yes)
+    if missing:
+        _compute(asked, missing, folder, device, fresh, done=len(finished))
+    show(folder.load(r.run_id for r in runs), Format.table, None, layers=False, baseline="decay-all")
+    say(f"More: decaybench report {shlex.quote(str(folder.path))} --layers")
+
+
+def _compute(asked: Study, missing: list[RunConfig], folder: StudyFolder, device: str, fresh: bool, done: int) -> None:
+    """Trains what is missing, with progress on stderr."""
+    from decaybench.cli.live import Live
+
+    live = Live(asked.name, missing, done)
+    try:
+        with live:
+            live.message("Starting: importing torch, loading the data …")
+            from decaybench.device import resolve
+            from decaybench.study import run_missing
+
+            where = resolve(device)
+            for number, event in enumerate(run_missing(missing, folder, where)):
+                if number == 0:  # from here on it is known to work
+                    if fresh:
+                        folder.clear()
+                    folder.write_study(to_toml(asked))
+                live.on(event)
+    except KeyboardInterrupt:
+        again = ["decaybench", *(word for word in sys.argv[1:] if word not in ("--fresh", "--yes"))]
+        say(
+            f"Interrupted: {done + live.finished} of {done + len(missing)} runs are finished "
+            f"and kept in {folder.path}. Go on with: {shlex.join(again)}"
+        )
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _ask(folder: StudyFolder, yes: bool) -> None:
+    """Says what ``--fresh`` will delete, once the study is known to work, and asks."""
+    count = len(list(folder.runs.glob("*.json")))
+    if not count:
+        return
+    say(f"--fresh deletes {count} finished runs in {folder.runs}.")
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UsageError("--fresh asks before it deletes, and there is no terminal to ask on: add --yes.")
+        if not typer.confirm("Delete them?", err=True):
+            raise typer.Exit(1)
+
+
+def _tell(runs: list[RunConfig], missing: list[RunConfig], folder: StudyFolder) -> None:
+    """Prints what would run, one line per cell."""
+    still = {r.run_id for r in missing}
+    typer.echo(f"{len(runs)} runs: {len(runs) - len(still)} finished in {folder.path}, {len(still)} to compute")
+    for cell_id in dict.fromkeys(r.cell_id for r in runs):
+        cell = [r for r in runs if r.cell_id == cell_id]
+        first = cell[0]
+        parts = [first.dataset, first.network, first.activation, first.strategy, first.optimizer]
+        text = " ".join(spec.label for spec in parts)
+        todo = sum(r.run_id in still for r in cell)
+        typer.echo(
+            f"{text} lr={first.lr:g} weight_decay={first.weight_decay:g} epochs={first.epochs}: "
+            f"{len(cell)} seeds, {todo} to compute"
+        )

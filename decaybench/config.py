@@ -1,0 +1,57 @@
+"""A run is one frozen value: everything that decides its numbers, and nothing else."""
+
+import hashlib
+import json
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+from decaybench.spec import Spec
+
+Augmentation = Literal["none", "flip", "crop", "crop-flip"]
+# Raised whenever training itself changes its numbers, so that old records are never mixed with new ones.
+TRAINING_VERSION = 1
+
+
+class RunConfig(BaseModel):
+    """One configuration with its seed. The device, the place and the time are provenance, not part of it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    dataset: Spec
+    network: Spec
+    activation: Spec
+    strategy: Spec
+    optimizer: Spec
+    schedule: Spec
+    lr: PositiveFloat
+    weight_decay: NonNegativeFloat
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    clip_norm: PositiveFloat | None = None
+    augment: Augmentation = "none"
+    validation: Annotated[float, Field(gt=0, lt=1)]
+    train_limit: PositiveInt | None = None
+    seed: Annotated[int, Field(ge=0)]
+    training_version: int = TRAINING_VERSION
+
+    @cached_property
+    def run_id(self) -> str:
+        """16 hexadecimal digits that stand for this configuration with its seed."""
+        return digest(self.model_dump())
+
+    @cached_property
+    def cell_id(self) -> str:
+        """The same without the seed: runs that share it are one cell."""
+        return digest(self.model_dump(exclude={"seed"}))
+
+    def data_key(self) -> tuple[str, float, int | None]:
+        """What decides the tensors of the data set."""
+        return self.dataset.model_dump_json(), self.validation, self.train_limit
+
+
+def digest(value: Any) -> str:
+    """A hash of the canonical JSON of a value."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

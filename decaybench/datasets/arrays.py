@@ -1,0 +1,79 @@
+"""What a data set is before it becomes tensors, and how it is checked and split."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from decaybench.errors import UsageError
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """A classification data set.
+
+    Attributes:
+        train_x, test_x: Images (N, C, H, W), any numeric type.
+        train_y, test_y: Class of each, (N,), whole numbers from 0.
+    """
+
+    train_x: Array
+    train_y: Array
+    test_x: Array
+    test_y: Array
+
+    @property
+    def classes(self) -> int:
+        return int(max(self.train_y.max(), self.test_y.max())) + 1
+
+
+def checked(value: object, origin: str) -> Arrays:
+    """Makes `Arrays` of what a data set's function returned.
+
+    Args:
+        value: `Arrays`, or (train_x, train_y, test_x, test_y) of anything numpy can read.
+        origin: The function's name, for the error.
+
+    Raises:
+        UsageError: When shapes or values cannot be a classification data set.
+    """
+    if not isinstance(value, Arrays):
+        if not isinstance(value, tuple | list) or len(value) != 4:
+            raise UsageError(
+                f"The data set {origin} returned {type(value).__name__}; it must return "
+                "decaybench.Arrays or (train_x, train_y, test_x, test_y)."
+            )
+        value = Arrays(*(np.asarray(part) for part in value))
+    for part in ("train", "test"):
+        x, y = getattr(value, f"{part}_x"), getattr(value, f"{part}_y")
+        if x.ndim != 4 or y.shape != (len(x),) or len(x) == 0:
+            raise UsageError(
+                f"The data set {origin}: {part}_x has shape {x.shape} and {part}_y {y.shape}; "
+                "allowed are (N, C, H, W) and (N,) with N at least 1."
+            )
+        if not np.issubdtype(y.dtype, np.integer) or y.min() < 0:
+            raise UsageError(f"The data set {origin}: {part}_y must hold whole numbers from 0.")
+        if not np.isfinite(x).all():
+            raise UsageError(f"The data set {origin}: {part}_x holds NaN or infinite values.")
+    return value
+
+
+def split(arrays: Arrays, validation: float, train_limit: int | None) -> tuple[Array, Array]:
+    """Cuts a fixed validation part from the training part, the same one for every seed.
+
+    Returns:
+        The indices of the training and of the validation examples in ``train_x``.
+
+    Raises:
+        UsageError: When either part would be empty.
+    """
+    n = len(arrays.train_x)
+    held_out = round(n * validation)
+    order = np.random.Generator(np.random.PCG64(0)).permutation(n)
+    train, val = order[held_out:], order[:held_out]
+    if not len(train) or not len(val):
+        raise UsageError(f"validation = {validation}: of {n} training examples, one part would be empty.")
+    return train[:train_limit], val

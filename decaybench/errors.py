@@ -1,0 +1,36 @@
+"""What goes wrong for a user, in one clear sentence."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class DecaybenchError(Exception):
+    """A failure the user can act on; the command line prints it without a traceback.
+
+    Attributes:
+        exit_code: What the process ends with: 1 for failures, 2 for usage errors.
+    """
+
+    exit_code = 1
+
+
+class UsageError(DecaybenchError):
+    """What was asked for is not possible: a wrong name, type, range or file."""
+
+    exit_code = 2
+
+
+def unknown(what: str, given: str, allowed: Iterable[str]) -> UsageError:
+    """Builds the error for a name that does not exist, with the nearest one that does.
+
+    Args:
+        what: What the name stands for, such as "strategy".
+        given: The name that was given.
+        allowed: Every name that exists.
+    """
+    names = list(allowed)
+    near = get_close_matches(given.lower(), [n.lower() for n in names], n=1, cutoff=0.5)
+    match = next((n for n in names if near and n.lower() == near[0]), None)
+    hint = f"did you mean {match!r}? " if match else ""
+    listing = f"It is one of: {', '.join(names)}." if names else "There is none."
+    return UsageError(f"Unknown {what} {given!r}: {hint}{listing}")

@@ -1,0 +1,53 @@
+"""A study as a pandas DataFrame, one row per run."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from decaybench.cells import Row, labels
+from decaybench.errors import DecaybenchError
+from decaybench.records import decode
+from decaybench.results import Record, find
+from decaybench.summary import alpha_columns
+
+
+def load(directory: str | Path) -> pd.DataFrame:
+    """Loads a study folder.
+
+    Args:
+        directory: Such as ``results/digits``.
+
+    Returns:
+        One row per run: its configuration, seed, ``diverged`` (the epoch, or missing), the last epoch's losses
+        and accuracies (fractions), the activation parameters' mean, quantiles and share near zero over all
+        layers, fingerprints, device and seconds.
+
+    Raises:
+        DecaybenchError: When it is no study folder, or a record in it cannot be read.
+    """
+    loaded = find(Path(directory)).load()
+    if loaded.problems:
+        raise DecaybenchError(" ".join(loaded.problems))
+    return frame(loaded.records)
+
+
+def frame(records: Iterable[Record]) -> pd.DataFrame:
+    """One row per record; see `load`."""
+    return pd.DataFrame([_row(record) for record in records])
+
+
+def _row(record: Record) -> Row:
+    alphas = [decode(layer["final"]) for layer in record["layers"]]
+    return {
+        "run_id": record["run_id"],
+        **labels(record["config"]),
+        "seed": record["config"]["seed"],
+        "diverged": record["diverged"],
+        **{key: series[-1] for key, series in record["history"].items()},
+        **alpha_columns(np.concatenate(alphas) if alphas else np.empty(0)),
+        **{f"{key}_fingerprint": value for key, value in record["fingerprints"].items()},
+        "device": record["provenance"].get("device"),
+        "seconds": record["provenance"].get("seconds"),
+    }

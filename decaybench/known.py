@@ -1,0 +1,46 @@
+"""What other packages' modules learn, recognized by their types' names without importing those packages."""
+
+import re
+from typing import Literal
+
+Role = Literal["weight", "bias", "norm", "scale", "embedding", "activation", "unknown"]
+
+_LIBRARIES = r"timm|transformers|torchvision"
+# (package, "Class.parameter", role): the first rule that fits a class of the owner's MRO decides.
+_RULES: tuple[tuple[str, str, Role], ...] = (
+    # Learned activation functions.
+    (r"kafnets", r"KAF\w*\.\w+", "activation"),  # the KAF authors' own code
+    (r"rational|rational_kat_cu|kat_rational", r"\w+\.(numerator|denominator|weight_\w+)", "activation"),
+    (r"timm", r"(StarReLU\.\w+|FilterResponseNormTlu2d\.tau|EvoNorm2d\w+\.v)", "activation"),
+    (r"transformers", r"(XIELUActivation|\w*Snake\w*)\.\w+", "activation"),
+    (r".*", r"(Swish|SwishBeta|LearnedSwish)\.beta", "activation"),  # Ramachandran et al. 2017
+    (r".*", r"(DyT|DynamicTanh)\.alpha\w*", "activation"),  # Zhu et al. 2025: tanh(αx) instead of a norm
+    (r".*", r"(DyT|DynamicTanh)\.\w+", "norm"),
+    # State-space models: decay rates and skip gains, not matrices of weights.
+    (r"mamba_ssm|transformers", r"\w*(Mamba|Mixer|DeltaNet)\w*\.(A_log|D|dt_bias)", "scale"),
+    (r".*", r"(S4|S4D|S4DKernel|SSKernel\w*)\.(log_dt|log_A_real|A_imag|A_real|inv_A_real|D)", "scale"),
+    # Norms, gains, embeddings and layers that these libraries define themselves.
+    (_LIBRARIES, r"\w*(RMSNorm|RmsNorm|LayerNorm|EvoNorm|FilterResponseNorm|SimpleNorm|InplaceAbn)\w*\.\w+", "norm"),
+    (_LIBRARIES, r"(Scale|\w*(LayerScale|ScaledStdConv)\w*)\.(gamma|lambda1|scale|gain)", "scale"),
+    (_LIBRARIES, r"\w+\.(gamma(_\d)?|lambda_[12]|layer_scale|logit_scale)", "scale"),
+    (_LIBRARIES, r"\w+\.((cls|class|dist|distillation|reg|mask|register)_tokens?|class_embedding)", "embedding"),
+    (_LIBRARIES, r"\w+\.(pos_embed(ding)?|position_embeddings?|relative_position_bias_table)", "embedding"),
+    (r"transformers", r"Conv1D\.weight", "weight"),
+    (r"transformers", r"\w+(Experts|Router)\.(weight|down_proj|up_proj|gate_up_proj)", "weight"),
+    (_LIBRARIES, r"\w+\.(\w+_)?bias", "bias"),
+)
+
+
+def known_role(owner: type, parameter: str) -> Role:
+    """The role of a parameter by the type of the module that owns it, ``unknown`` where no rule fits.
+
+    Args:
+        owner: The module's type; its base classes are asked, too.
+        parameter: The parameter's own name in that module.
+    """
+    for cls in owner.__mro__:
+        package = cls.__module__.partition(".")[0]
+        for wanted, pattern, role in _RULES:
+            if re.fullmatch(wanted, package) and re.fullmatch(pattern, f"{cls.__name__}.{parameter}"):
+                return role
+    return "unknown"

@@ -1,0 +1,80 @@
+"""The optimizers and learning-rate schedules of a run, straight from torch."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.nn import Parameter
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from decaybench import catalog, targets
+from decaybench.spec import Spec
+
+Params = Sequence[Parameter] | Sequence[dict[str, Any]]
+
+
+def sgd(params: Params, lr: float, weight_decay: float, momentum: float, nesterov: bool) -> Optimizer:
+    """`torch.optim.SGD`."""
+    return torch.optim.SGD(params, lr=lr, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov)
+
+
+def adam(params: Params, lr: float, weight_decay: float, beta1: float, beta2: float, eps: float) -> Optimizer:
+    """`torch.optim.Adam`."""
+    return torch.optim.Adam(params, lr=lr, weight_decay=weight_decay, betas=(beta1, beta2), eps=eps)
+
+
+def adamw(params: Params, lr: float, weight_decay: float, beta1: float, beta2: float, eps: float) -> Optimizer:
+    """`torch.optim.AdamW`."""
+    return torch.optim.AdamW(params, lr=lr, weight_decay=weight_decay, betas=(beta1, beta2), eps=eps)
+
+
+def rmsprop(params: Params, lr: float, weight_decay: float, smoothing: float, momentum: float, eps: float) -> Optimizer:
+    """`torch.optim.RMSprop`; ``smoothing`` is its alpha, a word that means something else here."""
+    return torch.optim.RMSprop(params, lr=lr, weight_decay=weight_decay, alpha=smoothing, momentum=momentum, eps=eps)
+
+
+def maker(optimizer: Spec, lr: float) -> Callable[..., Optimizer]:
+    """The function by which a strategy makes a run's optimizer; see `decaybench.strategies.Setup`."""
+    run_lr = lr
+
+    def make(
+        params: Params, *, weight_decay: float = 0.0, kind: str | None = None, lr: float | None = None
+    ) -> Optimizer:
+        other = kind is not None and kind != optimizer.name
+        chosen = Spec.make("optimizer", kind, {}) if other and kind else optimizer
+        build = targets.load(catalog.OPTIMIZERS[chosen.name].target)
+        own_lr = catalog.default_lr(chosen.name) if other else run_lr
+        made: Optimizer = build(params, lr=own_lr if lr is None else lr, weight_decay=weight_decay, **chosen.options)
+        return made
+
+    return make
+
+
+def constant(epoch: float, epochs: int) -> float:
+    """1, always."""
+    return 1.0
+
+
+def cosine(epoch: float, epochs: int) -> float:
+    """Half a cosine from 1 to 0 (Loshchilov and Hutter 2016, arXiv 1608.03983, equation 5)."""
+    return 0.5 * (1 + math.cos(math.pi * min(epoch / epochs, 1.0)))
+
+
+def step(epoch: float, epochs: int, step_size: float, gamma: float) -> float:
+    """``gamma`` to the number of whole ``step_size`` that have passed."""
+    return gamma ** math.floor(epoch / step_size)
+
+
+def scheduler(optimizer: Optimizer, schedule: Spec, epochs: int, steps_per_epoch: int) -> LambdaLR:
+    """The schedule, stepped after every batch; ``warmup`` epochs rise linearly from 1/steps to 1."""
+    shape = targets.load(catalog.SCHEDULES[schedule.name].target)
+    options = dict(schedule.options)
+    warmup = float(options.pop("warmup") or 0.0) * steps_per_epoch  # in steps
+
+    def factor(done: int) -> float:
+        rise = min(1.0, (done + 1) / warmup) if warmup > 0 else 1.0
+        return rise * float(shape(done / steps_per_epoch, epochs, **options))
+
+    return LambdaLR(optimizer, factor)

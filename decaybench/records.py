@@ -1,0 +1,125 @@
+"""How a record is written: plain JSON, arrays exact as base64 of their bytes."""
+
+import base64
+import json
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Name(BaseModel):
+    name: str
+    options: dict[str, Any]
+    source: str | None
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    dataset: _Name
+    network: _Name
+    activation: _Name
+    strategy: _Name
+    optimizer: _Name
+    schedule: _Name
+    lr: float
+    weight_decay: float
+    epochs: int
+    seed: int
+
+
+class _Fingerprints(BaseModel):
+    data: str
+    initial: str
+    batches: str
+
+
+class _History(BaseModel):
+    train_loss: list[float | None]
+    train_accuracy: list[Fraction]
+    validation_loss: list[float | None]
+    validation_accuracy: list[Fraction]
+    test_loss: list[float | None]
+    test_accuracy: list[Fraction]
+
+
+class _Array(BaseModel):
+    dtype: Literal["<f4"]
+    shape: list[int]
+    base64: str
+
+
+class _Layer(BaseModel):
+    name: str
+    type: str
+    initial: _Array
+    final: _Array
+    quantiles: list[list[float | None]]
+    distance_from_start: float | None
+    distance_from_zero: float | None
+
+
+class _Record(BaseModel):
+    """What the report relies on; a record may hold more."""
+
+    run_id: str
+    config: _Config
+    fingerprints: _Fingerprints
+    diverged: Annotated[int, Field(ge=1)] | None
+    history: _History
+    layers: list[_Layer]
+    provenance: dict[str, Any]
+
+
+class DamagedRecordError(Exception):
+    """A file that is no whole record; the message says why."""
+
+
+def encode(array: npt.NDArray[Any]) -> dict[str, Any]:
+    """An array as JSON values: type, shape, base64 of the little-endian bytes."""
+    little = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
+    return {
+        "dtype": little.dtype.str,
+        "shape": list(little.shape),
+        "base64": base64.b64encode(little.tobytes()).decode(),
+    }
+
+
+def decode(value: dict[str, Any]) -> npt.NDArray[Any]:
+    """The array that `encode` wrote."""
+    raw = base64.b64decode(value["base64"], validate=True)
+    return np.frombuffer(raw, np.dtype(value["dtype"])).reshape(value["shape"])
+
+
+def dumps(record: dict[str, Any]) -> str:
+    """The text of a record."""
+    return json.dumps(record, allow_nan=False, ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
+def loads(text: str, run_id: str) -> dict[str, Any]:
+    """Reads a record and checks that it is whole and is the one its file name says.
+
+    Raises:
+        DamagedRecordError: When it is not.
+    """
+    try:
+        record: dict[str, Any] = json.loads(text)
+        whole = _Record.model_validate(record)
+        for layer in record["layers"]:
+            if decode(layer["initial"]).shape != decode(layer["final"]).shape:
+                raise DamagedRecordError("an array has the wrong shape")
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the whole"
+        raise DamagedRecordError(f"{where}: {first['msg']}") from error
+    except (ValueError, TypeError) as error:
+        raise DamagedRecordError(f"not valid JSON ({error})") from error
+    if record["run_id"] != run_id:
+        raise DamagedRecordError(f"it holds run {record['run_id']!r}")
+    epochs = whole.diverged or whole.config.epochs
+    if any(len(series) != epochs for series in record["history"].values()):
+        raise DamagedRecordError(f"its history does not have {epochs} epochs")
+    return record

@@ -1,0 +1,134 @@
+"""The table in a terminal."""
+
+from itertools import groupby
+
+import numpy as np
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from decaybench.cells import Cell, Row, strategy_name
+from decaybench.report.numbers import histogram, percent, plain, points
+from decaybench.summary import COLUMNS, SHOWN, Summary, distances, layer_rows
+
+BINS = 12
+NARROW, WIDE = 100, 148  # below: no pictures; from here on: every column
+HOW_TO_READ = (
+    "Test accuracy in %, differences in percentage points, each with its 95% Student t interval over seeds "
+    "(none where there is one seed, or all seeds are equal). "
+    "α: the learned activation parameters after training, over layers and seeds; ≈0: within 0.01 of zero."
+)
+WIDE_LEGEND = " Δf start, |f|: RMS distance of the learned functions from their start and from zero on [−3, 3]."
+Member = tuple[Row, Cell]
+
+
+def print_summary(summary: Summary, console: Console, baseline: str) -> None:
+    """Prints one table per question (data set, network, activation, optimizer …), one line per strategy."""
+    pairs = zip(summary.rows, summary.cells, strict=True)
+    for question, group in groupby(pairs, key=lambda pair: _question(pair[0])):
+        members = list(group)
+        common, columns = _columns(members, baseline, console.width)
+        table = _table(console.width)
+        for name in columns:
+            table.add_column(name, justify="left" if name in ("strategy", "α") else "right", no_wrap=True)
+        for line in zip(*columns.values(), strict=True):
+            table.add_row(*(Text(value) for value in line))
+        _print(" · ".join([question, *common]), table, console)
+    console.print(Text(HOW_TO_READ + (WIDE_LEGEND if console.width >= WIDE else ""), style="dim"))
+    for note in summary.notes:
+        console.print(Text(f"Note: {note}", style="yellow"))
+
+
+def _question(row: Row) -> str:
+    """Everything but the strategy and its decay, for the title of a table."""
+    varying = [f"{key}={plain(v)}" for key, v in row.items() if key not in COLUMNS]
+    named = [*(str(row[key]) for key in SHOWN[:3]), row["optimizer"], f"lr {plain(row['lr'])}"]
+    return " · ".join([*named, f"{row['epochs']} epoch{'s' * (row['epochs'] != 1)}", *varying])
+
+
+def _columns(members: list[Member], baseline: str, width: int) -> tuple[list[str], dict[str, list[str]]]:
+    """What all rows of a table have in common, for its title, and the columns that remain."""
+    rows = [row for row, _ in members]
+    columns = {"strategy": [str(row["strategy"]) for row in rows]}
+    common = []
+    decays = {plain(row["weight_decay"]) for row, cell in members if strategy_name(cell) != "no-decay"}
+    if len(decays) <= 1:
+        common += [f"decay {decay}" for decay in decays]
+    else:
+        columns["decay"] = [plain(row["weight_decay"]) for row in rows]
+    seeds = [f"{r['seeds']}, {r['diverged']} diverged" if r["diverged"] else str(r["seeds"]) for r in rows]
+    if len(set(seeds)) == 1:
+        common.append(f"{seeds[0]} seed{'' if seeds[0] == '1' else 's'}")
+    else:
+        columns["seeds"] = seeds
+    columns["test %"] = [percent(row["test_accuracy"]) for row in rows]
+    columns["95% interval"] = [points(row["test_accuracy_low"], row["test_accuracy_high"]) for row in rows]
+    if any(row["difference"] is not None for row in rows):
+        columns[f"− {baseline}"] = [percent(row["difference"], signed=True) for row in rows]
+        columns["95% interval "] = [points(r["difference_low"], r["difference_high"], signed=True) for r in rows]
+    if any(row["alpha_mean"] is not None for row in rows):
+        columns |= _alpha_columns(members, width)
+    return common, columns
+
+
+def _alpha_columns(members: list[Member], width: int) -> dict[str, list[str]]:
+    rows = [row for row, _ in members]
+    columns = {"α mean": [plain(row["alpha_mean"]) for row in rows]}
+    if width >= WIDE:
+        for key, name in (("alpha_q05", "5%"), ("alpha_q50", "50%"), ("alpha_q95", "95%")):
+            columns[name] = [plain(row[key]) for row in rows]
+    columns["≈0 %"] = [percent(row["alpha_near_zero"]) for row in rows]
+    if width >= WIDE:
+        start, zero = zip(*(distances(cell) for _, cell in members), strict=True)
+        columns |= {"Δf start": [plain(d) for d in start], "|f|": [plain(d) for d in zero]}
+    if width >= NARROW:
+        edges = _edges([cell for _, cell in members])
+        columns["α"] = [_picture(cell, edges) for _, cell in members]
+    return columns
+
+
+def _table(width: int) -> Table:
+    return Table(box=None, pad_edge=False, padding=(0, 1 if width < NARROW else 2, 0, 0))
+
+
+def _print(title: str, table: Table, console: Console) -> None:
+    """Prints a table whole: one too wide for the terminal is wrapped by it, never cut."""
+    console.print(Text(title, style="bold"), soft_wrap=True)
+    table.width = Measurement.get(console, console.options.update(width=10_000), table).maximum
+    console.print(table, soft_wrap=True)
+
+
+def _edges(cells: list[Cell]) -> list[float]:
+    """Common bins, so that the histograms of one table can be compared; none where nothing is learned."""
+    alphas = np.concatenate([cell.alphas() for cell in cells])
+    alphas = alphas[np.isfinite(alphas)]
+    if not len(alphas):
+        return []
+    low, high = (float(q) for q in np.quantile(alphas, [0.005, 0.995]))
+    spread = max(high - low, 1e-6)
+    return [float(e) for e in np.linspace(low - 0.02 * spread, high + 0.02 * spread, BINS + 1)]
+
+
+def _picture(cell: Cell, edges: list[float], layer: int | None = None) -> str:
+    return histogram([int(c) for c in np.histogram(cell.alphas(layer), edges)[0]]) if edges else ""
+
+
+def print_layers(summary: Summary, console: Console) -> None:
+    """Prints every activation layer of every cell."""
+    for row, cell in zip(summary.rows, summary.cells, strict=True):
+        layers = list(layer_rows(cell))
+        if not layers:
+            continue
+        table = _table(console.width)
+        table.add_column("layer", no_wrap=True)
+        for name in ("α mean", "5%", "50%", "95%", "≈0 %", "Δf start", "|f|"):
+            table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("α", no_wrap=True)
+        edges = _edges([cell])
+        for index, layer in enumerate(layers):
+            numbers = [plain(layer[k]) for k in ("alpha_mean", "alpha_q05", "alpha_q50", "alpha_q95")]
+            numbers += [percent(layer["alpha_near_zero"])]
+            numbers += [plain(layer[k]) for k in ("distance_from_start", "distance_from_zero")]
+            table.add_row(*(Text(value) for value in [layer["layer"], *numbers, _picture(cell, edges, index)]))
+        _print(f"{_question(row)} · {row['strategy']} · decay {plain(row['weight_decay'])}", table, console)

@@ -1,0 +1,145 @@
+"""The only reader and writer of a study folder.
+
+``results/NAME/study.toml`` says what was asked for, ``results/NAME/runs/RUN_ID.json`` holds one finished run.
+"""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from decaybench.errors import DecaybenchError, UsageError
+from decaybench.records import DamagedRecordError, dumps, loads
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a study folder held: the whole records, and a sentence for each that is not."""
+
+    records: list[Record]
+    problems: list[str]
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """One study folder; every path of it comes from here."""
+
+    path: Path
+
+    @property
+    def study_file(self) -> Path:
+        return self.path / "study.toml"
+
+    @property
+    def runs(self) -> Path:
+        return self.path / "runs"
+
+    def _record(self, run_id: str) -> Path:
+        return self.runs / f"{run_id}.json"
+
+    def write_study(self, text: str) -> None:
+        """Writes study.toml.
+
+        Raises:
+            DecaybenchError: When the folder cannot be written.
+        """
+        self._write(self.study_file, text)
+
+    def write(self, record: Record) -> None:
+        """Commits one finished run: written to a temporary name, then renamed.
+
+        Raises:
+            DecaybenchError: When the folder cannot be written.
+        """
+        self._write(self._record(record["run_id"]), dumps(record))
+
+    def _write(self, path: Path, text: str) -> None:
+        temporary = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=".tmp")
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(path)  # the commit point
+        except OSError as error:
+            if temporary:
+                with contextlib.suppress(OSError):
+                    Path(temporary).unlink()
+            raise DecaybenchError(
+                f"Cannot write {path}: {error.strerror}; make room or name another folder with --results, "
+                "then run the same command again: finished runs are kept."
+            ) from error
+
+    def load(self, run_ids: Iterable[str] | None = None, set_aside: bool = True) -> Loaded:
+        """Reads the records, of these runs or of all.
+
+        A damaged one is named and, with ``set_aside``, renamed to ``….json.damaged``, so that its run is
+        computed again.
+        """
+        records, problems = [], []
+        wanted = None if run_ids is None else set(run_ids)
+        before = list(self.runs.glob("*.json.damaged"))
+        for path in sorted(self.runs.glob("*.json")):
+            if wanted is not None and path.stem not in wanted:
+                continue
+            try:
+                records.append(loads(path.read_text("utf-8"), path.stem))
+            except OSError as error:  # the file may be whole
+                problems.append(f"{path} cannot be read: {error.strerror}; it is left out.")
+            except (DamagedRecordError, UnicodeDecodeError) as error:
+                done = self._set_aside(path) if set_aside else "it is left out"
+                problems.append(f"{path} cannot be read: {error}; {done}.")
+        earlier = {p.name.partition(".")[0] for p in before} - {record["run_id"] for record in records}
+        problems += [
+            f"{self._record(run_id)} was damaged and set aside earlier; its run is left out."
+            for run_id in sorted(earlier if wanted is None else earlier & wanted)
+        ]
+        return Loaded(records, problems)
+
+    def _set_aside(self, path: Path) -> str:
+        aside = path.with_name(f"{path.name}.damaged")
+        try:
+            path.rename(aside)
+        except OSError:
+            return "it is left out"
+        return f"it is set aside as {aside.name}"
+
+    def clear(self) -> None:
+        """Deletes every record and the study file; the folder itself and anything else in it stays.
+
+        Raises:
+            DecaybenchError: When something cannot be deleted.
+        """
+        try:
+            if self.runs.exists():
+                shutil.rmtree(self.runs)
+            self.study_file.unlink(missing_ok=True)
+        except OSError as error:
+            raise DecaybenchError(f"Cannot delete {error.filename}: {error.strerror}.") from error
+
+
+def find(directory: Path | None, results: Path = Path("results")) -> StudyFolder:
+    """The study folder to report on: the one named, or the one below ``results`` that changed last.
+
+    Raises:
+        UsageError: When there is none.
+    """
+    if directory is None:
+        folders = [p.parent for p in results.glob("*/runs") if any(p.glob("*.json"))]
+        if not folders:
+            raise UsageError(f"There is no finished run below {results}/; start with: decaybench run.")
+        return StudyFolder(max(folders, key=lambda f: (f / "runs").stat().st_mtime))
+    if not (directory / "runs").is_dir():
+        below = sorted(p.parent.name for p in directory.glob("*/runs"))
+        hint = f"; it has studies below: {', '.join(below)}" if below else ""
+        raise UsageError(f"{directory} is no study folder (it has no folder runs){hint}.")
+    return StudyFolder(directory)

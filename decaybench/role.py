@@ -1,0 +1,103 @@
+"""What each parameter is: the one definition everything else goes by.
+
+A role is decided by the type of the module that owns the parameter, never by its rank and never by a
+substring of its name.
+"""
+
+from typing import TypeVar
+
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
+
+from decaybench.activations.kaf import KAF
+from decaybench.behaviour import captured_inputs, role_by_behaviour
+from decaybench.known import Role, known_role
+
+T = TypeVar("T")
+
+_MARK = "_decaybench_role"
+_ACTIVATIONS = (nn.PReLU, KAF)
+_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+_EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+# In torch's own layers, and only there, the name of a parameter is a documented part of the type.
+_LAYERS = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
+
+
+def mark_activation(thing: T) -> T:
+    """Says that what this module (class or instance) or parameter learns is an activation's.
+
+    Use it as a decorator on your own module; every strategy then treats its parameters as it treats a
+    PReLU's slopes. A mark on one parameter lasts as long as that parameter object: a copy of it loses
+    the mark, a copy of a marked module does not.
+
+    Returns:
+        The same thing.
+    """
+    setattr(thing, _MARK, "activation")
+    return thing
+
+
+def _role(owner: nn.Module, name: str, parameter: nn.Parameter) -> Role:
+    if hasattr(parameter, _MARK):
+        return "activation"
+    if isinstance(owner, _NORMS):
+        return "norm"
+    if isinstance(owner, _EMBEDDINGS):
+        return "embedding"
+    if isinstance(owner, _LAYERS):
+        return "bias" if "bias" in name else "weight"
+    return known_role(type(owner), name)
+
+
+def _all_activation(module: nn.Module) -> bool:
+    """Whether everything a module itself owns is known to be an activation's."""
+    own = [name for name, _ in module.named_parameters(recurse=False)]
+    return bool(own) and all(known_role(type(module), name) == "activation" for name in own)
+
+
+def activation_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The activation modules that learn something, by name, in the order of the model.
+
+    Everything inside such a module is part of the activation: only the outermost one is listed.
+    """
+    layers: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        inside = any(name.startswith(f"{outer}.") or outer == "" for outer in layers)
+        is_activation = isinstance(module, _ACTIVATIONS) or hasattr(module, _MARK) or _all_activation(module)
+        if is_activation and not inside and list(module.parameters()):
+            layers[name] = module
+    return layers
+
+
+def roles(model: nn.Module, example: Tensor | None = None) -> dict[str, Role]:
+    """The role of every parameter, by its name; one that is shared is listed once, under its first name.
+
+    Args:
+        model: Any module, also on the meta device, compiled, or wrapped for data parallelism.
+        example: One batch of input. Parameters whose module is of a type nobody knows are then classified by
+            what the module does to it (see `decaybench.behaviour`); without it they are ``unknown``.
+    """
+    activation = {id(p) for layer in activation_layers(model).values() for p in layer.parameters()}
+    owners = dict(model.named_modules())
+    found: dict[str, Role] = {}
+    for full_name, parameter in model.named_parameters():
+        owner, name = _owner(owners, full_name)
+        inside = id(parameter) in activation
+        found[full_name] = "activation" if inside else _role(owner, name, parameter)
+    unknown = {name: _owner(owners, name)[0] for name, role in found.items() if role == "unknown"}
+    if example is not None and unknown:
+        inputs = captured_inputs(model, set(unknown.values()), example)
+        parameters = dict(model.named_parameters())
+        for name, owner in unknown.items():
+            # A module that is not called with one tensor is no element-wise function of it.
+            found[name] = role_by_behaviour(owner, parameters[name], inputs[owner]) if owner in inputs else "weight"
+    return found
+
+
+def _owner(owners: dict[str, nn.Module], full_name: str) -> tuple[nn.Module, str]:
+    """The module a parameter belongs to and its name there; a parametrized one belongs to what it parametrizes."""
+    prefix, _, name = full_name.rpartition(".")
+    if isinstance(owners[prefix], ParametrizationList):  # …linear.parametrizations.weight.original0
+        prefix, _, name = prefix.rpartition(".")
+        prefix = prefix.removesuffix("parametrizations").removesuffix(".")
+    return owners[prefix], name

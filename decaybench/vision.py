@@ -1,0 +1,21 @@
+"""The one place that imports torchvision, which does not import beside every torch."""
+
+from types import ModuleType
+
+from decaybench.errors import DecaybenchError
+
+
+def torchvision() -> ModuleType:
+    """Imports torchvision.
+
+    Raises:
+        DecaybenchError: When it does not import, with the reason and the way out.
+    """
+    try:
+        import torchvision as module
+    except (ImportError, RuntimeError, OSError) as error:
+        raise DecaybenchError(
+            f"torchvision does not import beside the installed torch ({str(error).splitlines()[0]}); install both "
+            "from one place in one step: pip install --force-reinstall torch torchvision."
+        ) from error
+    return module  # type: ignore[no-any-return]

@@ -1,0 +1,37 @@
+"""What several tests need: a tiny study, and a run of it."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from decaybench.config import RunConfig
+from decaybench.data import Data, load
+from decaybench.grid import Study, read_study
+from decaybench.train import Epoch, train
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+CPU = torch.device("cpu")
+
+
+def tiny(**overrides: Any) -> Study:
+    """A study that takes a second: synthetic images, small dense network."""
+    fields: dict[str, Any] = {"dataset": "synthetic,samples=200", "network": "mlp,width=16", "epochs": 2, "seeds": 1}
+    return read_study(None, {"name": "tiny", **fields, **overrides})
+
+
+def one(**overrides: Any) -> RunConfig:
+    """The single run of a tiny study."""
+    (run,) = tiny(**{"strategy": "exclude-alpha", "activation": "prelu", **overrides}).runs()
+    return run
+
+
+def finish(config: RunConfig, data: Data | None = None) -> tuple[list[Epoch], dict[str, Any]]:
+    """Trains a run to its end: its epochs and its record."""
+    training = train(config, data or load(config, CPU))
+    epochs = []
+    while True:
+        try:
+            epochs.append(next(training))
+        except StopIteration as done:
+            return epochs, done.value

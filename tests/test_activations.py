@@ -1,0 +1,150 @@
+"""Every activation against a formula written here, in float64, and by finite differences."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from decaybench import catalog
+from decaybench.activations.kaf import KAF
+from decaybench.construct import construct
+from decaybench.options import KAFOptions
+from decaybench.spec import parse
+
+SHAPES = [(6, 3), (4, 3, 5), (2, 3, 4, 5)]
+
+
+def kaf_formula(s: Tensor, alpha: Tensor, D: int, kernel: Callable[[Tensor, float], Tensor]) -> Tensor:
+    """Σ α κ(s, d), one atom at a time over d = −4 … 4."""
+    delta = 8 / (D - 1)
+    out = torch.zeros_like(s)
+    for i in range(D):
+        d = -4 + i * delta
+        out = out + alpha[:, i].reshape(1, -1, *[1] * (s.ndim - 2)) * kernel(s - d, delta)
+    return out
+
+
+KERNELS = {
+    "gaussian": lambda x, delta: torch.exp(-(x**2) / (8 * delta**2)),
+    "relu": lambda x, delta: torch.where(x > 0, x, 0.0),
+    "softplus": lambda x, delta: torch.log1p(torch.exp(x)),
+}
+FORMULAS: dict[str, Callable[[Tensor, list[Tensor]], Tensor]] = {
+    "relu": lambda s, p: torch.where(s > 0, s, 0.0),
+    "leaky-relu": lambda s, p: torch.where(s > 0, s, 0.01 * s),
+    "prelu": lambda s, p: torch.where(s > 0, s, p[0].reshape(1, -1, *[1] * (s.ndim - 2)) * s),
+    "prelu,shared=true": lambda s, p: torch.where(s > 0, s, p[0] * s),
+    "kaf": lambda s, p: kaf_formula(s, p[0], 20, KERNELS["gaussian"]),
+    "kaf,init=random": lambda s, p: kaf_formula(s, p[0], 20, KERNELS["gaussian"]),
+    "kaf,init=random,D=7": lambda s, p: kaf_formula(s, p[0], 7, KERNELS["gaussian"]),
+    "kaf,init=random,D=2": lambda s, p: kaf_formula(s, p[0], 2, KERNELS["gaussian"]),
+    "kaf,init=random,D=200": lambda s, p: kaf_formula(s, p[0], 200, KERNELS["gaussian"]),
+    "kaf,kernel=relu": lambda s, p: kaf_formula(s, p[0], 20, KERNELS["relu"]),
+    "kaf,kernel=softplus,init=random": lambda s, p: kaf_formula(s, p[0], 20, KERNELS["softplus"]),
+}
+
+
+def build(spec: str, channels: int = 3, dtype: torch.dtype = torch.float64) -> nn.Module:
+    torch.manual_seed(0)
+    (parsed,) = parse("activation", spec)
+    module: nn.Module = construct("activation", parsed, channels)
+    return module.to(dtype)
+
+
+def test_every_activation_of_the_catalog_has_a_formula() -> None:
+    assert {spec.split(",")[0] for spec in FORMULAS} == set(catalog.ACTIVATIONS)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("spec", FORMULAS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-11), (torch.float32, 2e-5)], ids=str)
+def test_values_and_gradients(spec: str, shape: tuple[int, ...], dtype: torch.dtype, tolerance: float) -> None:
+    module = build(spec, dtype=dtype)
+    s = (torch.randn(shape, dtype=torch.float64) * 3).requires_grad_()
+    parameters = [p.detach().double().requires_grad_() for p in module.parameters()]
+    weight = torch.randn(shape, dtype=torch.float64)  # of an arbitrary linear loss
+    wanted = FORMULAS[spec](s, parameters)
+    wanted_grads = torch.autograd.grad((wanted * weight).sum(), [s, *parameters])
+
+    s2 = s.detach().to(dtype).requires_grad_()
+    got = module(s2)
+    got_grads = torch.autograd.grad((got * weight.to(dtype)).sum(), [s2, *module.parameters()])
+    for ours, theirs in zip([got, *got_grads], [wanted, *wanted_grads], strict=True):
+        scale = max(1.0, float(theirs.detach().abs().max()))
+        assert float((ours.double() - theirs).detach().abs().max()) <= tolerance * scale
+
+
+@pytest.mark.parametrize("spec", FORMULAS)
+def test_gradcheck(spec: str) -> None:
+    module = build(spec, channels=2)
+    s = (torch.randn(3, 2, 2, dtype=torch.float64) * 2).requires_grad_()
+    names = [name for name, _ in module.named_parameters()]
+
+    def function(s: Tensor, *parameters: Tensor) -> Tensor:
+        return functional_call(module, dict(zip(names, parameters, strict=True)), (s,))
+
+    assert torch.autograd.gradcheck(function, (s, *module.parameters()))
+
+
+@pytest.mark.parametrize("target", ["elu", "gelu", "identity", "leaky-relu", "relu", "sigmoid", "silu", "tanh"])
+def test_ridge_regression_follows_its_target(target: str) -> None:
+    functions = {
+        "elu": F.elu,
+        "gelu": F.gelu,
+        "identity": lambda s: s,
+        "leaky-relu": F.leaky_relu,
+        "relu": F.relu,
+        "sigmoid": torch.sigmoid,
+        "silu": F.silu,
+        "tanh": torch.tanh,
+    }
+    s = torch.linspace(-4, 4, 200, dtype=torch.float64)[:, None]
+    error = (build(f"kaf,init={target}", channels=1)(s) - functions[target](s)).abs().max()
+    assert float(error.detach()) < 0.1  # the ridge and the kink of relu at 0 cost this much; a wrong fit costs more
+
+
+def test_ridge_coefficients_solve_the_authors_equation() -> None:
+    module = build("kaf,D=5,epsilon=0.01", channels=2)
+    d = torch.tensor([-4.0, -2.0, 0.0, 2.0, 4.0], dtype=torch.float64)
+    K = torch.exp(-((d[:, None] - d[None, :]) ** 2) / (8 * 4.0))
+    left = (K + 0.01 * torch.eye(5, dtype=torch.float64)) @ module.alpha[0]
+    torch.testing.assert_close(left, F.elu(d), rtol=0, atol=1e-5)  # α was made in float32
+
+
+def test_random_initialization_has_the_authors_deviation() -> None:
+    alpha = build("kaf,init=random", channels=2000).alpha
+    assert float(alpha.detach().std()) == pytest.approx(0.8, rel=0.02)
+    assert abs(float(alpha.detach().mean())) < 0.02
+
+
+def test_a_ridge_fit_with_the_relu_kernel_is_refused() -> None:
+    with pytest.raises(ValueError, match="singular"):
+        KAF(3, kernel="relu", init="elu")
+    with pytest.raises(ValueError, match="singular"):
+        KAFOptions(kernel="relu", init="elu")
+    assert KAFOptions(kernel="relu").init == "random"
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "softplus"])
+def test_forward_keeps_no_tensor_of_d_times_the_input(kernel: str) -> None:
+    module = KAF(4, D=20, kernel=kernel)
+    s = torch.randn(8, 4, 16, 16, requires_grad=True)
+    sizes: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
+        module(s)
+    assert max(sizes) <= s.numel()
+    profile = torch.profiler.profile(profile_memory=True)
+    with profile, torch.no_grad():
+        module(s)
+    largest = max(e.cpu_memory_usage for e in profile.events())
+    assert largest <= 4 * s.numel() * 2
+
+
+def test_far_away_inputs_give_nothing_and_nan_stays_nan() -> None:
+    out = build("kaf", channels=1, dtype=torch.float32)(torch.tensor([[1e30], [-1e30], [float("nan")], [1e-30]]))
+    assert out[:2].abs().max() < 1e-8
+    assert out[2].isnan()
+    assert torch.isfinite(out[3])

@@ -1,0 +1,111 @@
+"""A study that is killed or interrupted loses nothing that was finished and ends with the same numbers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import Cli
+
+from helpers import REPOSITORY
+
+pytestmark = pytest.mark.slow
+
+# Each run takes long enough that the signal comes before the next line does.
+SMALL = ["run", "--dataset", "synthetic,samples=800", "--network", "mlp", "--name", "k"]
+SMALL += ["--activation", "prelu", "--strategy", "decay-all", "--epochs", "12"]
+STUDY = [*SMALL, "--activation", "kaf", "--strategy", "exclude-alpha", "--seeds", "2"]
+
+
+def start(folder: Path, arguments: list[str] = STUDY) -> "subprocess.Popen[str]":
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "decaybench", *arguments]
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        text=True,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        # Where the tests run in the background of a script, SIGINT is ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def wait_for(process: "subprocess.Popen[str]", text: str) -> None:
+    """Reads stderr up to the line that holds a text."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if text in line:
+            return
+    raise AssertionError(f"ended without {text!r}")
+
+
+def numbers(folder: Path) -> dict[str, dict]:
+    """All records, without provenance."""
+    records = {}
+    for path in (folder / "results/k/runs").glob("*.json"):
+        records[path.name] = json.loads(path.read_text())
+        del records[path.name]["provenance"]
+    return records
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    process = start(folder)
+    process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert len(numbers(folder)) == 8
+    return numbers(folder)
+
+
+@pytest.mark.parametrize("point", ["Starting", "[1/8]", "[3/8]", "[6/8]"])
+def test_killed_in_the_middle_and_finished_by_the_same_command(
+    point: str, cli: Cli, tmp_path: Path, undisturbed: dict
+) -> None:
+    process = start(tmp_path)
+    wait_for(process, point)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    kept = numbers(tmp_path)
+    assert kept.items() <= undisturbed.items()
+    assert len(kept) >= int(point[1]) if point[0] == "[" else True
+    done = cli(*STUDY)
+    assert done.returncode == 0, done.stderr
+    assert numbers(tmp_path) == undisturbed
+
+
+def test_ctrl_c_ends_within_two_seconds_keeps_what_is_finished_and_says_how_to_go_on(
+    tmp_path: Path, undisturbed: dict
+) -> None:
+    process = start(tmp_path, [*SMALL, "--seeds", "1", "--epochs", "100000"])  # a short run, then an endless one
+    wait_for(process, "[1/2]")
+    sent = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    try:
+        stdout, stderr = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert time.monotonic() - sent < 2
+    assert process.returncode == 130
+    assert stdout == ""
+    assert "Traceback" not in stderr
+    assert "1 of 2 runs are finished and kept in results/k." in stderr
+    assert "Go on with: decaybench run --dataset synthetic,samples=800" in stderr
+    kept = numbers(tmp_path)
+    assert len(kept) == 1
+    assert kept.items() <= undisturbed.items()
+
+
+def test_two_at_once_on_one_folder_do_no_harm(tmp_path: Path, undisturbed: dict) -> None:
+    both = [start(tmp_path), start(tmp_path)]
+    for process in both:
+        process.communicate(timeout=120)
+        assert process.returncode == 0
+    assert numbers(tmp_path) == undisturbed

@@ -1,0 +1,80 @@
+"""The README does what it says: its examples run as they stand, its output is the tool's, its tree is the tree."""
+
+import json
+import re
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Cli
+
+import decaybench
+from decaybench import catalog
+from helpers import REPOSITORY
+
+README = (REPOSITORY / "README.md").read_text("utf-8")
+BLOCKS = re.findall(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def section(title: str) -> str:
+    return README.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+@pytest.mark.parametrize("family", ["strategy", "activation", "network", "dataset"])
+def test_how_to_add_one(family: str, cli: Cli, tmp_path: Path) -> None:
+    (file, code), *rest = [(f, c) for lang, f, c in BLOCKS if lang == "python" and f == f"my_{family}.py"]
+    assert not rest
+    (tmp_path / file).write_text(code)
+    (command,) = [c for lang, _, c in BLOCKS if lang == "sh" and f"my_{family}.py:" in c]
+    done = cli(*shlex.split(command)[1:])
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(cli("report", "--format", "json").stdout)
+    assert any(f"my_{family}.py:" in row[family] for row in rows)
+    assert all(row["alpha_mean"] is not None for row in rows)
+    if family == "activation":  # its parameters are activation parameters: spared by exclude-alpha
+        spread = {row["strategy"]: row["alpha_mean"] for row in rows if "my_" in row["activation"]}
+        assert abs(spread["exclude-alpha"] - 1) < abs(spread["decay-all"] - 1)
+
+
+def test_the_output_shown_is_what_the_tool_prints_for_the_committed_records(cli: Cli) -> None:
+    (shown,) = [c for lang, f, c in BLOCKS if (lang, f) == ("text", "output")]
+    printed = cli("report", str(REPOSITORY / "results" / "first-look")).stdout
+    assert shown.split() == printed.split()
+
+
+def test_the_figures_on_the_start_of_a_kaf_are_those_of_the_records() -> None:
+    frame = decaybench.load(REPOSITORY / "results" / "kaf-start").set_index("activation")
+    for label in ("kaf", "kaf,init=random"):
+        assert f"{100 * frame.test_accuracy[label]:.2f}%" in README
+
+
+def test_the_answer_to_the_thread_runs_and_spares_the_slopes() -> None:
+    (code,) = [c for lang, f, c in BLOCKS if (lang, f) == ("python", "own_model.py")]
+    names: dict[str, Any] = {}
+    exec(code, names)
+    spared = [n for g in names["optimizer"].param_groups if g["weight_decay"] == 0 for n in g["param_names"]]
+    assert spared == ["1.weight", "3.weight"]
+    assert {g["weight_decay"] for g in names["optimizer"].param_groups} == {0.0, 1e-5}
+
+
+def test_every_strategy_is_explained() -> None:
+    for name in catalog.STRATEGIES:
+        assert f"| `{name}` |" in section("Strategies")
+
+
+def test_the_file_tree_is_the_tree() -> None:
+    named = set(re.findall(r"^ *([\w./]+\.(?:py|toml))  ", section("Files"), re.MULTILINE))
+    tracked = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True).stdout.split()
+    files = tracked or [str(p.relative_to(REPOSITORY)) for p in (REPOSITORY / "decaybench").rglob("*.py")]
+    ours = {
+        f.removeprefix("decaybench/") for f in files if f.startswith("decaybench/") and not f.endswith("/__init__.py")
+    }
+    ours = {f for f in ours if f.endswith((".py", ".toml"))}
+    assert named - {"pyproject.toml"} == ours
+
+
+def test_ci_runs_the_test_command_of_the_readme() -> None:
+    (command,) = [c.strip() for lang, _, c in BLOCKS if lang == "sh" and "pytest" in c]
+    assert command.splitlines()[0] in (REPOSITORY / ".ci" / "run").read_text()

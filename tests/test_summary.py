@@ -1,0 +1,247 @@
+"""Cells, pairs and intervals, against scipy and by simulation; and how they are written."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+from scipy import stats
+
+from decaybench.records import encode
+from decaybench.report import print_layers, print_summary, to_csv, to_json, to_markdown
+from decaybench.report.numbers import histogram, percent, plain, points
+from decaybench.statistics import accuracy_interval, mean_interval
+from decaybench.summary import COLUMNS, alpha_columns, summarize
+from helpers import one
+
+KEYS = [
+    *("dataset", "network", "activation", "strategy", "optimizer", "lr", "weight_decay", "epochs", "seeds"),
+    *("diverged", "test_accuracy", "test_accuracy_low", "test_accuracy_high"),
+    *("difference", "difference_low", "difference_high"),
+    *("alpha_mean", "alpha_q05", "alpha_q50", "alpha_q95", "alpha_near_zero"),
+]
+
+
+def made(accuracy: float, strategy: str = "decay-all", seed: int = 0, **more) -> dict:
+    """A record as training would write it, with a chosen test accuracy."""
+    fields = {k: v for k, v in more.items() if k in ("activation", "weight_decay", "batch_size", "lr")}
+    config = one(strategy=strategy, epochs=1, **fields).model_copy(update={"seed": seed})
+    keys = [f"{p}_{k}" for p in ("train", "validation", "test") for k in ("loss", "accuracy")]
+    alphas = np.asarray(more.get("alphas", [0.25, 0.005, -0.5, 0.3]), np.float32)
+    layer = {"name": "2", "type": "PReLU", "shapes": {"weight": [4]}, "quantiles": [], "extra": 1}
+    layer |= {"distance_from_start": 0.5, "distance_from_zero": 1.5, "initial": encode(alphas), "final": encode(alphas)}
+    return {
+        "run_id": config.run_id,
+        "config": config.model_dump(),
+        "fingerprints": more.get("fingerprints", {"data": "d", "initial": f"i{seed}", "batches": f"b{seed}"}),
+        "diverged": more.get("diverged"),
+        "history": {k: [accuracy] for k in keys},
+        "layers": [] if more.get("activation") == "relu" else [layer],
+        "provenance": {"device": "cpu", "seconds": 1.0},
+    }
+
+
+def by_strategy(records: list[dict], **kwargs) -> dict[str, dict]:
+    return {row["strategy"]: row for row in summarize(records, **kwargs).rows}
+
+
+def test_intervals_against_scipy() -> None:
+    values = [0.91, 0.93, 0.9, 0.96, 0.92]
+    interval = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert mean_interval(values) == pytest.approx((np.mean(values), *interval), rel=1e-12)
+    assert mean_interval([0.5]) == (0.5, None, None)
+    assert mean_interval([0.5, 0.5, 0.5]) == (0.5, None, None)  # a tie is no certainty
+    assert mean_interval([]) == (None, None, None)
+    assert accuracy_interval([0.99, 1.0]).high == 1.0
+    assert accuracy_interval([0.0, 0.01]).low == 0.0
+
+
+@pytest.mark.parametrize("n", [2, 5, 20])
+def test_intervals_cover_at_95_percent(n: int) -> None:
+    rng = np.random.default_rng(0)
+    hits = 0
+    for sample in rng.normal(3.0, 2.0, (4000, n)):
+        _, low, high = mean_interval(list(sample))
+        hits += low <= 3.0 <= high
+    assert 0.94 <= hits / 4000 <= 0.96
+
+
+def test_differences_are_paired_by_seed() -> None:
+    ours, theirs = [0.90, 0.80, 0.70], [0.88, 0.77, 0.69]
+    records = [made(a, "exclude-alpha", s) for s, a in enumerate(ours)]
+    records += [made(a, "decay-all", s) for s, a in enumerate(theirs)]
+    row = by_strategy(records[::-1])["exclude-alpha"]  # in whatever order the files come
+    wanted = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
+    assert (row["difference"], row["difference_low"], row["difference_high"]) == pytest.approx((0.02, *wanted))
+    assert row["test_accuracy"] == pytest.approx(0.8)
+    assert by_strategy(records)["decay-all"]["difference"] is None
+
+
+def test_seeds_that_only_one_side_has_are_not_paired() -> None:
+    records = [made(0.9, "exclude-alpha", s) for s in range(3)] + [made(0.8, "decay-all", s) for s in (1, 2, 3)]
+    records[1] = made(0.7, "exclude-alpha", 1)
+    assert by_strategy(records)["exclude-alpha"]["difference"] == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize("key", ["data", "initial", "batches"])
+def test_runs_whose_fingerprints_differ_are_not_paired(key: str) -> None:
+    prints = {"data": "d", "initial": "i0", "batches": "b0"}
+    records = [made(0.9, "exclude-alpha", 0, fingerprints={**prints, key: "other"}), made(0.8, "decay-all", 0)]
+    summary = summarize(records)
+    assert all(row["difference"] is None for row in summary.rows)
+    assert any("seed 0 is not paired" in note for note in summary.notes)
+
+
+def test_versions_of_somebodys_own_code_are_different_cells() -> None:
+    records = [made(0.9), made(0.1, seed=1)]
+    for record, source in zip(records, ("aaaaaaaaaaaa", "bbbbbbbbbbbb"), strict=True):
+        record["config"]["activation"] = {"name": "mine.py:act", "options": {}, "source": source}
+    rows = summarize(records).rows
+    assert [row["activation"] for row in rows] == ["mine.py:act@aaaaaa", "mine.py:act@bbbbbb"]
+    records = [made(0.9), made(0.1, seed=1)]
+    records[1]["config"]["training_version"] = 0
+    assert [row["training_version"] for row in summarize(records).rows] == [0, 1]
+
+
+def test_fewer_pairs_than_seeds_are_said() -> None:
+    records = [made(0.9 + 0.01 * s, "exclude-alpha", s) for s in range(3)] + [made(0.8, "decay-all", 0)]
+    assert "the difference is over 1 of 3 seeds" in " ".join(summarize(records).notes)
+    assert "no run has the strategy decay-all" in " ".join(summarize(records[:3]).notes)
+
+
+def test_diverged_runs_are_counted_named_and_left_out() -> None:
+    records = [made(0.9, "decay-all", 0), made(0.1, "decay-all", 1, diverged=1)]
+    summary = summarize(records)
+    (row,) = summary.rows
+    assert (row["seeds"], row["diverged"], row["test_accuracy"]) == (2, 1, 0.9)
+    assert summary.notes == ["prelu with decay-all: 1 of 2 runs diverged (epoch 1)."]
+    (row,) = summarize([made(0.1, diverged=1)]).rows
+    assert row["test_accuracy"] is None
+    assert row["alpha_mean"] is None
+
+
+def test_only_cells_of_the_same_question_are_compared() -> None:
+    records = [
+        made(0.9, "exclude-alpha"),
+        made(0.8, "decay-all", activation="kaf"),
+        made(0.7, "decay-all", batch_size=32),
+        made(0.6, "decay-all", weight_decay=0.3),
+    ]
+    summary = summarize(records)
+    assert all(row["difference"] is None for row in summary.rows)
+    assert {row["batch_size"] for row in summary.rows} == {32, 64}  # shown, since it differs
+
+
+def test_the_control_fits_one_decay_and_says_when_there_are_several() -> None:
+    control = made(0.9, "no-decay", weight_decay=0.0)
+    assert by_strategy([control, made(0.8)])["no-decay"]["difference"] == pytest.approx(0.1)
+    summary = summarize([control, made(0.8), made(0.7, weight_decay=0.3)])
+    assert "2 cells of decay-all fit it" in summary.notes[0]
+    row = by_strategy([control, made(0.8)], baseline="no-decay")["decay-all"]
+    assert row["difference"] == pytest.approx(-0.1)
+
+
+def test_activation_columns_against_numpy() -> None:
+    alphas = np.array([0.25, 0.005, -0.5, 0.3, -0.01], np.float32)
+    columns = alpha_columns(alphas)
+    assert columns["alpha_near_zero"] == pytest.approx(0.4)
+    assert columns["alpha_mean"] == pytest.approx(alphas.astype(float).mean())
+    assert columns["alpha_q05"] == pytest.approx(np.percentile(alphas, 5))
+    assert columns["alpha_q95"] == pytest.approx(np.percentile(alphas, 95))
+    assert set(alpha_columns(np.empty(0)).values()) == {None}
+
+
+def everything() -> list[dict]:
+    records = [made(0.8 + 0.01 * s, st, s) for s in range(3) for st in ("decay-all", "exclude-alpha")]
+    return [*records, made(0.5, "decay-all", 0, activation="relu"), made(0.5, "exclude-1d", 0, diverged=1)]
+
+
+def test_json_has_the_promised_keys_in_order_and_fractions() -> None:
+    rows = json.loads(to_json(summarize(everything())))
+    assert [list(row) for row in rows] == [KEYS] * 4
+    assert list(COLUMNS) == KEYS
+    assert rows[0]["test_accuracy"] == pytest.approx(0.81)
+    layers = json.loads(to_json(summarize(everything()), layers=True))[0]["layers"]
+    assert layers[0]["layer"] == "2"
+    assert layers[0]["distance_from_zero"] == 1.5
+
+
+def test_csv_reads_back() -> None:
+    rows = list(csv.DictReader(io.StringIO(to_csv(summarize(everything())))))
+    assert list(rows[0]) == KEYS
+    assert float(rows[0]["test_accuracy"]) == pytest.approx(0.81)
+    layers = list(csv.DictReader(io.StringIO(to_csv(summarize(everything()), layers=True))))
+    assert [row["layer"] for row in layers] == ["2", "2"]
+
+
+def test_markdown_is_one_table_and_escapes() -> None:
+    lines = to_markdown(summarize(everything())).splitlines()
+    widths = {line.count("|") for line in lines if line.startswith("|")}
+    assert len(widths) == 1
+    assert "| prelu | decay-all |" in lines[2]
+    assert lines[-1].startswith("- prelu with exclude-1d: 1 of 1 runs diverged")
+    records = [made(0.5)]
+    records[0]["config"]["activation"] = {"name": "a|b<script>", "options": {}, "source": "x"}
+    assert "a\\|b" in to_markdown(summarize(records))
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_the_terminal_table_shows_every_cell(width: int) -> None:
+    out = io.StringIO()
+    console = Console(file=out, width=width)
+    print_summary(summarize(everything()), console, "decay-all")
+    print_layers(summarize(everything()), console)
+    text = out.getvalue()
+    for expected in (
+        "decay-all",
+        "exclude-alpha",
+        "81.00",
+        "+0.00",
+        "1, 1 diverged",
+        "· relu ·",
+        "prelu with exclude-1d",
+    ):
+        assert expected in text
+    assert "…" not in text
+    assert "█" in text
+
+
+def test_a_usual_table_fits_an_old_terminal() -> None:
+    strategies = ("no-decay", "decay-all", "exclude-alpha", "two-optimizers")
+    records = [made(0.9 + 0.01 * s + 0.001 * i, st, s) for s in range(3) for i, st in enumerate(strategies)]
+    for r in records:
+        r["config"]["weight_decay"] *= r["config"]["strategy"]["name"] != "no-decay"
+    out = io.StringIO()
+    print_summary(summarize(records), Console(file=out, width=80), "decay-all")
+    table = [line for line in out.getvalue().splitlines() if line.startswith(strategies)]
+    assert len(table) == 4
+    assert max(len(line) for line in table) <= 80
+
+
+def test_markup_in_names_is_text() -> None:
+    records = [made(0.5)]
+    records[0]["config"]["activation"] = {"name": "[red]x[/red]:y", "options": {}, "source": "x"}
+    out = io.StringIO()
+    print_summary(summarize(records), Console(file=out, width=160), "decay-all")
+    assert "[red]x[/red]:y" in out.getvalue()
+
+
+def test_numbers_for_people() -> None:
+    assert percent(0.12345) == "12.35"
+    assert percent(-0.001, signed=True) == "−0.10"
+    assert points(-0.01, 0.02, signed=True) == "[−1.00, +2.00]"
+    assert points(None, None) == ""
+    assert [plain(v) for v in (None, 0.05, 1e-5, 0.123456, -12.3456, 31, 0.0, "x")] == [
+        "–",
+        "0.05",
+        "1e−05",
+        "0.123",
+        "−12.346",
+        "31",
+        "0",
+        "x",
+    ]
+    assert histogram([0, 1, 4, 8]) == " ▁▄█"
+    assert histogram([]) == histogram([0, 0]) == ""

@@ -1,0 +1,210 @@
+"""Training: identical networks for every strategy, the same bits twice, divergence, schedules, clipping."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from decaybench import catalog
+from decaybench.alphas import curve
+from decaybench.data import Batches, load
+from decaybench.errors import UsageError
+from decaybench.model import build_model
+from decaybench.optimizers import maker, scheduler
+from decaybench.records import decode, dumps, loads
+from decaybench.role import mark_activation
+from decaybench.spec import parse
+from decaybench.strategies import Plan, Setup
+from decaybench.streams import model_fingerprint
+from decaybench.train import _train_epoch, evaluate, make_plan
+from helpers import CPU, finish, one
+
+STRATEGIES = [*catalog.STRATEGIES, "loss-penalty,penalty=l1", "two-optimizers,alpha_optimizer=adam"]
+
+
+def test_one_seed_gives_every_strategy_the_same_start_and_batches() -> None:
+    prints = {s: finish(one(strategy=s, augment="crop-flip"))[1]["fingerprints"] for s in STRATEGIES}
+    assert len({tuple(p.values()) for p in prints.values()}) == 1
+    other = one().model_copy(update={"seed": 1, "augment": "crop-flip"})
+    for key, value in finish(other)[1]["fingerprints"].items():
+        assert (value == prints["no-decay"][key]) == (key == "data")
+
+
+def test_fingerprints_see_a_single_changed_bit() -> None:
+    model = build_model(one(), (1, 8, 8), 4)
+    before = model_fingerprint(model)
+    weight = next(model.parameters()).data.view(torch.int32)
+    weight.view(-1)[0] ^= 1
+    assert model_fingerprint(model) != before
+
+
+@pytest.mark.parametrize("activation", ["prelu", "kaf"])
+@pytest.mark.parametrize("network", ["mlp,dropout=0.5", "forum", "vgg,depth=3,width=4,norm=true"])
+def test_two_runs_of_one_configuration_give_the_same_bits(network: str, activation: str) -> None:
+    config = one(network=network, activation=activation, augment="crop-flip")
+    torch.manual_seed(1)
+    first = finish(config)[1]
+    torch.manual_seed(2)  # whatever else draws from torch's generator does not matter
+    assert finish(config)[1] == first
+
+
+def test_dropout_draws_from_its_own_stream() -> None:
+    with_dropout, without = (finish(one(network=n))[1] for n in ("mlp,dropout=0.5", "mlp"))
+    assert with_dropout["fingerprints"]["batches"] == without["fingerprints"]["batches"]
+    assert with_dropout["history"] != without["history"]
+
+
+def test_excluding_by_groups_and_by_a_second_optimizer_are_the_same_bits() -> None:
+    first, second = (finish(one(strategy=s, activation="kaf"))[1] for s in ("exclude-alpha", "two-optimizers"))
+    assert first["layers"] == second["layers"]
+    assert first["history"] == second["history"]
+    decayed = finish(one(strategy="decay-all", activation="kaf"))[1]
+    assert decayed["layers"] != first["layers"]
+
+
+def test_a_run_that_diverges_is_recorded_and_stops() -> None:
+    epochs, record = finish(one(lr=1e20, epochs=5))
+    assert epochs[-1].diverged
+    assert record["diverged"] == len(epochs) < 5
+    assert all(len(series) == record["diverged"] for series in record["history"].values())
+    assert loads(dumps({**record, "provenance": {}}), record["run_id"])["history"]["test_loss"][-1] is None
+
+
+def test_a_record_holds_the_parameters_as_they_were_and_became() -> None:
+    config = one(activation="prelu,init=0.4", strategy="no-decay", weight_decay=0.0, lr=1e-30)
+    _, record = finish(config)
+    for layer in record["layers"]:
+        assert (decode(layer["initial"]) == torch.tensor(0.4).numpy()).all()
+        assert (decode(layer["final"]) == decode(layer["initial"])).all()
+        assert layer["distance_from_start"] == 0
+        assert len(layer["quantiles"]) == config.epochs + 1
+        # f(s) = s above 0 and 0.4 s below, on a symmetric grid: rms² = (1 + 0.16)/2 · mean s².
+        mean_square = float(torch.linspace(-3, 3, 121).square().mean())
+        assert layer["distance_from_zero"] == pytest.approx(math.sqrt(1.16 / 2 * mean_square), rel=1e-5)
+
+
+def test_history_ends_with_what_the_model_scores() -> None:
+    epochs, record = finish(one(epochs=3))
+    assert [e.number for e in epochs] == [1, 2, 3]
+    assert record["history"]["test_accuracy"] == [e.scores["test_accuracy"] for e in epochs]
+    assert 0.3 < record["history"]["train_accuracy"][-1] <= 1  # four classes: chance is 0.25
+
+
+def test_evaluate_against_a_loop() -> None:
+    data = load(one(), CPU)
+    model = build_model(one(network="mlp,dropout=0.9"), data.shape, data.classes).eval()
+    losses, hits = [], 0
+    for x, y in zip(data.test.x, data.test.y, strict=True):
+        p = model(x[None]).detach().double().softmax(1)[0]
+        losses.append(-math.log(float(p[y])))
+        hits += int(p.argmax() == y)
+    model.train()
+    scores = evaluate(model, data.test, "test")
+    assert scores["test_loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+    assert scores["test_accuracy"] == hits / len(losses)
+
+
+def test_clipping_is_joint_over_all_optimizers() -> None:
+    data = load(one(), CPU)
+    norms = []
+    for strategy in ("exclude-alpha", "two-optimizers"):
+        config = one(strategy=strategy, optimizer="sgd,momentum=0", lr=1.0, clip_norm=0.05, batch_size=1000)
+        before = build_model(config, data.shape, data.classes)
+        model = build_model(config, data.shape, data.classes)
+        run_one_epoch(model, config, data)
+        moved = [a - b for a, b in zip(model.parameters(), before.parameters(), strict=True)]
+        norms.append(float(torch.cat([m.detach().flatten() for m in moved]).norm()))
+    assert norms == [pytest.approx(0.05, rel=1e-4)] * 2
+
+
+def test_without_decay_all_strategies_give_the_same_bits() -> None:
+    records = {
+        s: finish(one(strategy=s, weight_decay=0.0, activation="kaf", clip_norm=1.0))[1] for s in catalog.STRATEGIES
+    }
+    for strategy, record in records.items():
+        assert record["layers"] == records["no-decay"]["layers"], strategy
+        assert record["history"] == records["no-decay"]["history"], strategy
+
+
+def forgets(setup: Setup) -> Plan:
+    return Plan([setup.optimizer(setup.group("weights"))])
+
+
+def repeats(setup: Setup) -> Plan:
+    return Plan([setup.optimizer(setup.group("all")), setup.optimizer(setup.group("activation"))])
+
+
+def no_plan(setup: Setup) -> list:
+    return []
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("forgets", "2.weight is in 0 param groups"), ("repeats", "is in 2 param groups"), ("no_plan", "returned list")],
+)
+def test_a_strategy_that_forgets_or_repeats_a_parameter_is_refused(name: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        finish(one(strategy=f"test_train:{name}"))
+
+
+def test_changed_data_is_another_fingerprint() -> None:
+    prints = [load(one(dataset=f"synthetic,samples=200,noise={n}"), CPU).fingerprint for n in (1.0, 1.0, 1.1)]
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_looking_at_an_activation_does_not_change_it() -> None:
+    layer = mark_activation(nn.Sequential(nn.PReLU(3), nn.BatchNorm1d(3), nn.Dropout(0.5)))
+    before, random_state = model_fingerprint(layer), torch.get_rng_state()
+    assert curve(layer) is not None
+    assert model_fingerprint(layer) == before
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert layer.training
+    assert layer[1].training
+
+
+def test_a_second_optimizer_of_another_kind_has_its_own_default_rate() -> None:
+    config = one(strategy="two-optimizers,alpha_optimizer=adam")
+    plan = make_plan(config, build_model(config, (1, 8, 8), 4))
+    assert [o.param_groups[0]["lr"] for o in plan.optimizers] == [0.05, 0.001]
+
+
+def run_one_epoch(model: nn.Module, config, data) -> None:
+    config = config.model_copy(update={"weight_decay": 0.0})
+    plan = make_plan(config, model)
+    batches = Batches(data.train, config)
+    schedulers = [scheduler(o, config.schedule, config.epochs, len(batches)) for o in plan.optimizers]
+    _train_epoch(model, plan, batches, schedulers, config.clip_norm)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", lambda e: 1.0),
+        ("cosine", lambda e: (1 + math.cos(math.pi * e / 4)) / 2),
+        ("step,step_size=1.5,gamma=0.5", lambda e: 0.5 ** int(e / 1.5)),
+        ("cosine,warmup=1", lambda e: (1 + math.cos(math.pi * e / 4)) / 2 * min(1.0, e + 0.2)),
+        ("step,step_size=2,warmup=2", lambda e: 0.1 ** int(e / 2) * min(1.0, (e + 0.2) / 2)),
+    ],
+)
+def test_schedules_by_their_formula(schedule: str, expected) -> None:
+    (spec,) = parse("schedule", schedule)
+    (sgd,) = parse("optimizer", "sgd")
+    optimizer = maker(sgd, 0.1)([nn.Parameter(torch.zeros(1))])
+    steps = scheduler(optimizer, spec, epochs=4, steps_per_epoch=5)
+    for done in range(20):
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * expected(done / 5), abs=1e-12)
+        optimizer.step()
+        steps.step()
+
+
+def test_the_curve_of_an_activation_that_takes_only_images_is_unknown() -> None:
+    class ImagesOnly(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Parameter(torch.ones(1, 3, 1, 1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.a * x.square()
+
+    assert curve(ImagesOnly()) is None
