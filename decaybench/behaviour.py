@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from decaybench.errors import UsageError
 from decaybench.known import Role
 from decaybench.probe import probe
 
@@ -13,7 +14,11 @@ TOLERANCE = 1e-4  # of the output's size, far above float32 rounding and far bel
 
 
 def captured_inputs(model: nn.Module, owners: Iterable[nn.Module], example: Tensor) -> dict[nn.Module, Tensor]:
-    """The first tensor each of these modules is called with when the model sees an example input."""
+    """The first tensor each of these modules is called with when the model sees an example input.
+
+    Raises:
+        UsageError: When the model does not take this input, with what it says.
+    """
     seen: dict[nn.Module, Tensor] = {}
 
     def hook(module: nn.Module, arguments: tuple[Any, ...]) -> None:
@@ -23,6 +28,10 @@ def captured_inputs(model: nn.Module, owners: Iterable[nn.Module], example: Tens
     handles = [owner.register_forward_pre_hook(hook) for owner in owners]
     try:
         probe(model, example)
+    except Exception as error:
+        raise UsageError(
+            f"The model fails on an example input of {tuple(example.shape)}: {type(error).__name__}: {error}."
+        ) from error
     finally:
         for handle in handles:
             handle.remove()

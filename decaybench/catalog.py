@@ -128,6 +128,17 @@ SCHEDULES: Mapping[str, Entry] = {
     "step": Entry("is multiplied by gamma every step_size epochs", _O + "step", o.StepOptions),
 }
 
+
+_R = "decaybench.recipes:"
+RECIPES: Mapping[str, Entry] = {
+    "torch": Entry("weight_decay on the optimizer: every parameter", _R + "torch_default"),
+    "exclude-1d": Entry("timm's and nanoGPT's rule: no biases, nothing of one dimension", _R + "exclude_1d"),
+    "hf-trainer": Entry("transformers' Trainer: by name, no bias and no norm", _R + "hf_trainer"),
+    "torchvision": Entry("torchvision's set_weight_decay with norm_weight_decay=0: no norm", _R + "torchvision_norms"),
+    "decaybench": Entry("decaybench.param_groups: everything but the activation parameters", _R + "decaybench_default"),
+}
+
+# What a run is made of; recipes are only audited.
 FAMILIES: Mapping[str, Mapping[str, Entry]] = {
     "strategy": STRATEGIES,
     "activation": ACTIVATIONS,

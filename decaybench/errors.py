@@ -32,5 +32,7 @@ def unknown(what: str, given: str, allowed: Iterable[str]) -> UsageError:
     near = get_close_matches(given.lower(), [n.lower() for n in names], n=1, cutoff=0.5)
     match = next((n for n in names if near and n.lower() == near[0]), None)
     hint = f"did you mean {match!r}? " if match else ""
-    listing = f"It is one of: {', '.join(names)}." if names else "There is none."
+    some = names if len(names) <= 40 else get_close_matches(given, names, n=5, cutoff=0.3)
+    listing = f"It is one of: {', '.join(names)}." if some is names else f"Near it: {', '.join(some) or 'nothing'}."
+    listing = listing if names else "There is none."
     return UsageError(f"Unknown {what} {given!r}: {hint}{listing}")

@@ -1,7 +1,7 @@
 """The answer to the thread for any model: param groups for its optimizer, or a penalty for its loss."""
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from fnmatch import fnmatch
 from typing import Any, Literal
 
@@ -14,8 +14,8 @@ from decaybench.role import roles
 
 Unknown = Literal["raise", "decay", "exclude"]
 ACTIVATION: tuple[Role, ...] = ("activation",)
-# What torch.compile and DistributedDataParallel put before the names of the model that they wrap.
-_WRAPPERS = re.compile(r"(^|(?<=\.))(_orig_mod|module)\.")
+# What torch.compile, DistributedDataParallel, FSDP1 and activation checkpointing put into the names of what they wrap.
+_WRAPPERS = re.compile(r"(^|(?<=\.))(_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 
 def param_groups(
@@ -48,7 +48,7 @@ def param_groups(
     Raises:
         UsageError: When ``extra`` matches nothing, or roles are unknown and nothing was said about them.
     """
-    decayed = _decayed(model, exclude, extra, only, unknown, example)
+    decayed = decayed_names(model, roles(model, example), exclude, extra, only, unknown)
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in _trainable(model):
         options = {"weight_decay": weight_decay if name in decayed else 0.0, **getattr(parameter, "_optim", {})}
@@ -83,10 +83,15 @@ def penalty(
     Raises:
         UsageError: As `param_groups`.
     """
-    decayed = _decayed(model, exclude, extra, only, unknown, example)
+    decayed = decayed_names(model, roles(model, example), exclude, extra, only, unknown)
     chosen = [p for name, p in _trainable(model) if name in decayed]
-    terms = [l1 * w.abs().sum() + 0.5 * l2 * w.square().sum() for w in chosen]
+    terms = [_whole(l1 * w.abs().sum() + 0.5 * l2 * w.square().sum()) for w in chosen]
     return torch.stack(terms).sum() if terms else torch.zeros(())
+
+
+def _whole(term: Tensor) -> Tensor:
+    """A sum over a sharded parameter (FSDP2's DTensor) as a plain tensor that can be added to a loss."""
+    return term.full_tensor() if hasattr(term, "full_tensor") else term
 
 
 def _trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -98,16 +103,15 @@ def clean(name: str) -> str:
     return _WRAPPERS.sub("", name)
 
 
-def _decayed(
+def decayed_names(
     model: nn.Module,
-    exclude: Collection[Role],
-    extra: Collection[str],
-    only: Collection[Role] | None,
-    unknown: Unknown,
-    example: Tensor | None,
+    found: Mapping[str, Role],
+    exclude: Collection[Role] = ACTIVATION,
+    extra: Collection[str] = (),
+    only: Collection[Role] | None = None,
+    unknown: Unknown = "raise",
 ) -> set[str]:
-    """The names of the trainable parameters that are decayed."""
-    found = roles(model, example)
+    """The names of the trainable parameters that `param_groups` decays, given their roles."""
     trainable = dict(_trainable(model))
     lost = [name for name in trainable if found[name] == "unknown" and name not in _matched(trainable, extra)]
     if lost and unknown == "raise":

@@ -27,8 +27,8 @@ def mark_activation(thing: T) -> T:
     """Says that what this module (class or instance) or parameter learns is an activation's.
 
     Use it as a decorator on your own module; every strategy then treats its parameters as it treats a
-    PReLU's slopes. A mark on one parameter lasts as long as that parameter object: a copy of it loses
-    the mark, a copy of a marked module does not.
+    PReLU's slopes. A mark on one parameter lasts as long as that parameter object: a copy of it, or what
+    FSDP2's ``fully_shard`` puts in its place, loses the mark; a marked module keeps it.
 
     Returns:
         The same thing.
@@ -81,10 +81,10 @@ def roles(model: nn.Module, example: Tensor | None = None) -> dict[str, Role]:
     owners = dict(model.named_modules())
     found: dict[str, Role] = {}
     for full_name, parameter in model.named_parameters():
-        owner, name = _owner(owners, full_name)
+        owner, name = owner_of(owners, full_name)
         inside = id(parameter) in activation
         found[full_name] = "activation" if inside else _role(owner, name, parameter)
-    unknown = {name: _owner(owners, name)[0] for name, role in found.items() if role == "unknown"}
+    unknown = {name: owner_of(owners, name)[0] for name, role in found.items() if role == "unknown"}
     if example is not None and unknown:
         inputs = captured_inputs(model, set(unknown.values()), example)
         parameters = dict(model.named_parameters())
@@ -94,8 +94,13 @@ def roles(model: nn.Module, example: Tensor | None = None) -> dict[str, Role]:
     return found
 
 
-def _owner(owners: dict[str, nn.Module], full_name: str) -> tuple[nn.Module, str]:
-    """The module a parameter belongs to and its name there; a parametrized one belongs to what it parametrizes."""
+def owner_of(owners: dict[str, nn.Module], full_name: str) -> tuple[nn.Module, str]:
+    """The module a parameter belongs to and its name there; a parametrized one belongs to what it parametrizes.
+
+    Args:
+        owners: ``dict(model.named_modules())``.
+        full_name: The parameter's name in ``model.named_parameters()``.
+    """
     prefix, _, name = full_name.rpartition(".")
     if isinstance(owners[prefix], ParametrizationList):  # …linear.parametrizations.weight.original0
         prefix, _, name = prefix.rpartition(".")

@@ -55,7 +55,10 @@ def load(target: str) -> Any:
     try:
         module = _import_file(path) if path and module_name.endswith(".py") else importlib.import_module(module_name)
     except Exception as error:
-        raise UsageError(f"Cannot import {module_name!r} of {target!r}: {type(error).__name__}: {error}.") from error
+        where = "" if path else f" (looked in {Path.cwd()} and the installed packages)"
+        raise UsageError(
+            f"Cannot import {module_name!r} of {target!r}: {type(error).__name__}: {error}{where}."
+        ) from error
     if not hasattr(module, attribute):
         public = [n for n in vars(module) if not n.startswith("_")]
         raise unknown(f"attribute of {module_name}", attribute, public)

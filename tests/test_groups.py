@@ -180,6 +180,27 @@ def test_compiled_and_data_parallel_models_have_the_same_roles() -> None:
         torch.distributed.destroy_process_group()
 
 
+def test_fsdp2_shards_have_the_same_roles_groups_and_penalty() -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    net = model()
+    plain, before = list(roles(net).values()), [p.detach().clone() for p in net.parameters()]
+    torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=torch.distributed.HashStore())
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        fully_shard(net[0], mesh=mesh)
+        fully_shard(net, mesh=mesh)
+        assert list(roles(net).values()) == plain
+        assert split(param_groups(net, 0.1))[1] == ALPHAS
+        (torch.zeros(()) + penalty(net, l2=0.2)).backward()
+        for (name, p), w in zip(net.named_parameters(), before, strict=True):
+            if name not in ALPHAS:
+                torch.testing.assert_close(p.grad.full_tensor(), 0.2 * w)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 def test_meta_device_and_parametrized_weights() -> None:
     with torch.device("meta"):
         net = model()

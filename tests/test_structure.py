@@ -20,9 +20,9 @@ FLOORS = [
     {"spec", "results", "activations", "networks", "datasets", "behaviour"},
     {"config", "construct", "role", "cells"},
     {"grid", "strategies", "optimizers", "alphas", "data", "device", "summary", "groups"},
-    {"model", "frame"},
-    {"train"},
-    {"study", "report"},
+    {"model", "frame", "recipes", "foreign"},
+    {"train", "audit"},
+    {"study", "snapshot", "report"},
     {"cli"},
     {"__main__"},
 ]

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from decaybench import __version__
+from decaybench.cli.audit import audit
 from decaybench.cli.list import print_catalog
 from decaybench.cli.report import report
 from decaybench.cli.run import run
@@ -18,6 +19,7 @@ app = typer.Typer(
 )
 app.command()(run)
 app.command()(report)
+app.command()(audit)
 app.command("list")(print_catalog)
 
 

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from decaybench.catalog import FAMILIES, Entry, StrategyEntry
+from decaybench.catalog import FAMILIES, RECIPES, Entry, StrategyEntry
 from decaybench.cli.guard import guarded
 from decaybench.errors import unknown
 from decaybench.grid import builtin_studies
@@ -19,6 +19,7 @@ PLURALS = {
     "dataset": "datasets",
     "optimizer": "optimizers",
     "schedule": "schedules",
+    "recipe": "recipes",
 }
 
 
@@ -27,14 +28,15 @@ def print_catalog(
     what: Annotated[str | None, typer.Argument(help="strategies, activations, networks …: with their options.")] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """List strategies, activations, networks, data sets, optimizers, schedules and studies."""
+    """List strategies, activations, networks, data sets, optimizers, schedules, recipes and studies."""
     console = Console(width=None if Console().is_terminal else 120, highlight=False)
     names = [*PLURALS.values(), "studies"]
     if what is not None and what not in names:
         raise unknown("list", what, names)
     for family, plural in PLURALS.items():
         if what in (None, plural):
-            rows = [(name, _describe(entry, detailed=what is not None)) for name, entry in FAMILIES[family].items()]
+            entries = RECIPES if family == "recipe" else FAMILIES[family]
+            rows = [(name, _describe(entry, detailed=what is not None)) for name, entry in entries.items()]
             _print(console, plural, rows)
     if what in (None, "studies"):
         _print(console, "studies", [(n, str(s.get("description", ""))) for n, s in builtin_studies().items()])

@@ -1,6 +1,9 @@
-"""How numbers are written for people."""
+"""How numbers are written for people, and tables for documents and programs."""
 
+import csv
+import io
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 MISSING = "–"
@@ -38,3 +41,21 @@ def histogram(counts: list[int]) -> str:
     top = max(counts, default=0)
     blocks = " ▁▂▃▄▅▆▇█"
     return "".join(blocks[math.ceil(8 * c / top)] if c else " " for c in counts) if top else ""
+
+
+def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table, whatever the texts hold."""
+
+    def line(values: Sequence[str]) -> str:
+        return "| " + " | ".join(v.replace("|", "\\|").replace("\n", " ") for v in values) + " |"
+
+    return [line(header), "|" + " --- |" * len(header), *(line(row) for row in body)]
+
+
+def csv_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of the same keys as comma-separated values."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()

@@ -1,12 +1,9 @@
 """The table for programs and for documents: CSV, JSON, Markdown."""
 
-import csv
-import io
 import json
-from collections.abc import Sequence
 
 from decaybench.cells import Row
-from decaybench.report.numbers import percent, plain, points
+from decaybench.report.numbers import csv_table, markdown_table, percent, plain, points
 from decaybench.summary import COLUMNS, SHOWN, Summary, layer_rows
 
 COLUMN_TITLES = (
@@ -34,17 +31,13 @@ def to_csv(summary: Summary, layers: bool = False) -> str:
             for row, cell in zip(summary.rows, summary.cells, strict=True)
             for layer in layer_rows(cell)
         ]
-    out = io.StringIO()
-    writer = csv.DictWriter(out, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
+    return csv_table(rows)
 
 
 def to_markdown(summary: Summary, layers: bool = False) -> str:
     """A table for a document, numbers rounded for reading; with ``layers`` a second one."""
     varying = [key for key in summary.rows[0] if key not in COLUMNS] if summary.rows else []
-    lines = _table(
+    lines = markdown_table(
         [*COLUMN_TITLES, *varying], [[*_cells(row), *(plain(row[key]) for key in varying)] for row in summary.rows]
     )
     if layers:
@@ -55,7 +48,7 @@ def to_markdown(summary: Summary, layers: bool = False) -> str:
             for row, cell in zip(summary.rows, summary.cells, strict=True)
             for layer in layer_rows(cell)
         ]
-        lines += ["", *_table([*SHOWN, *varying, "layer", *keys], body)]
+        lines += ["", *markdown_table([*SHOWN, *varying, "layer", *keys], body)]
     return "\n".join([*lines, "", *(f"- {note}" for note in summary.notes)]).rstrip() + "\n"
 
 
@@ -71,10 +64,3 @@ def _cells(row: Row) -> list[str]:
         *(plain(row[key]) for key in ("alpha_mean", "alpha_q05", "alpha_q50", "alpha_q95")),
         percent(row["alpha_near_zero"]),
     ]
-
-
-def _table(header: Sequence[str], body: list[list[str]]) -> list[str]:
-    def line(values: Sequence[str]) -> str:
-        return "| " + " | ".join(v.replace("|", "\\|").replace("\n", " ") for v in values) + " |"
-
-    return [line(header), "|" + " --- |" * len(header), *(line(row) for row in body)]
