@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from decaybench import targets
+from decaybench.behaviour import captured_inputs
 from decaybench.errors import DecaybenchError, UsageError, unknown
 from decaybench.vision import torchvision
 
@@ -70,13 +71,21 @@ def _own(target: str, options: Options) -> nn.Module:
     return model
 
 
-def example(model: nn.Module, shape: tuple[int, ...]) -> torch.Tensor:
-    """One batch for a model: normal numbers, or token ids where its configuration has a vocabulary."""
-    draw = torch.Generator().manual_seed(0)
+def example(model: nn.Module, shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
+    """One batch for a model: normal numbers of its type, or token ids where its configuration has a vocabulary.
+
+    Raises:
+        UsageError: When the model does not take it, with what it says.
+    """
+    draw = torch.Generator().manual_seed(seed)
     words = getattr(getattr(model, "config", None), "vocab_size", None)
     if isinstance(words, int) and len(shape) == 2:
-        return torch.randint(words, shape, generator=draw)  # (N, length)
-    return torch.randn(shape, generator=draw)
+        batch = torch.randint(words, shape, generator=draw)  # (N, length)
+    else:
+        dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+        batch = torch.randn(shape, generator=draw, dtype=dtype)
+    captured_inputs(model, [], batch)
+    return batch
 
 
 def optimizers_of(target: str, model: nn.Module) -> list[Optimizer]:

@@ -233,6 +233,7 @@ def test_a_snapshot_notices_when_decay_comes_back(here: Path) -> None:
         (["nets:text"], "nets:text returned str, not a torch.nn.Module."),
         (["nets:prelu", "--input", "1,2,x"], "--input '1,2,x' is no shape"),
         (["nets.py:unknown", "--kwargs", "width=3", "--input", "5,7"], "The model fails on an example input of (5, 7)"),
+        (["nets:prelu", "--input", "5,7"], "The model fails on an example input of (5, 7): RuntimeError"),
         (["timm:resnet81"], "Unknown timm model 'resnet81': did you mean 'resnet18'"),
         (["torchvision:resnet51"], "Unknown torchvision model 'resnet51'"),
         (["hf:nowhere"], "hf:nowhere: there is no such file or folder"),

@@ -21,7 +21,7 @@ FLOORS = [
     {"config", "construct", "role", "cells"},
     {"grid", "strategies", "optimizers", "alphas", "data", "device", "summary", "groups"},
     {"model", "frame", "recipes", "foreign"},
-    {"train", "audit"},
+    {"train", "audit", "verify"},
     {"study", "snapshot", "report"},
     {"cli"},
     {"__main__"},

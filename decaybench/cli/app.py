@@ -9,6 +9,7 @@ from decaybench.cli.audit import audit
 from decaybench.cli.list import print_catalog
 from decaybench.cli.report import report
 from decaybench.cli.run import run
+from decaybench.cli.verify import verify
 
 app = typer.Typer(
     help="What weight decay does to learned activation functions.",
@@ -20,6 +21,7 @@ app = typer.Typer(
 app.command()(run)
 app.command()(report)
 app.command()(audit)
+app.command()(verify)
 app.command("list")(print_catalog)
 
 

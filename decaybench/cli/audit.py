@@ -61,8 +61,8 @@ def audit(
 
     The line for a continuous integration: decaybench audit my/model.py:make --recipe torch --fail-on activation
     """
-    shape = _shape(input)
-    options = dict(_pair(text) for text in kwargs or [])
+    shape = parse_shape(input)
+    options = dict(parse_pair(text) for text in kwargs or [])
     for name in recipe or []:
         if name not in RECIPES:
             raise unknown("recipe", name, RECIPES)
@@ -95,7 +95,8 @@ def _audit(
     return run_audit(model, recipes, batch)
 
 
-def _shape(text: str | None) -> tuple[int, ...] | None:
+def parse_shape(text: str | None) -> tuple[int, ...] | None:
+    """Reads ``--input``."""
     if text is None:
         return None
     parts = text.replace("x", ",").split(",")
@@ -104,7 +105,8 @@ def _shape(text: str | None) -> tuple[int, ...] | None:
     return tuple(int(part) for part in parts)
 
 
-def _pair(text: str) -> tuple[str, Any]:
+def parse_pair(text: str) -> tuple[str, Any]:
+    """Reads one ``--kwargs``."""
     key, equals, value = text.partition("=")
     if not (key and equals):
         raise UsageError(f"--kwargs {text!r} is not key=value.")

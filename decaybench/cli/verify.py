@@ -1,0 +1,68 @@
+"""``decaybench verify``."""
+
+import sys
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from decaybench.cli.audit import parse_pair, parse_shape
+from decaybench.cli.guard import guarded, say
+from decaybench.errors import UsageError
+
+
+class Format(StrEnum):
+    """How the verification is written."""
+
+    table = "table"
+    json = "json"
+
+
+@guarded
+def verify(
+    strategy: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A way to compare, two or more; also decoupled and forgotten-half."),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(metavar="TARGET", help="Your model instead of the forum network, as for audit.")
+    ] = None,
+    input: Annotated[str | None, typer.Option(metavar="N,C,H,W", help="Shape of one batch for it.")] = None,
+    kwargs: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="An argument of its factory.")] = None,
+    steps: Annotated[int, typer.Option(min=1, max=10_000, help="Steps of training.")] = 20,
+    weight_decay: Annotated[float, typer.Option(min=0.0, help="λ")] = 0.01,
+    lr: Annotated[float | None, typer.Option(min=0.0, help="Learning rate; without it, each optimizer's own.")] = None,
+    format: Annotated[Format, typer.Option(help="How to write it.")] = Format.table,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Train every pair of ways side by side in float64 and show which are the same, and where others part."""
+    if (target is None) != (input is None):
+        raise UsageError("--target and --input belong together: the model, and the shape of one batch for it.")
+    if strategy is not None and len(set(strategy)) < 2:
+        raise UsageError("--strategy: a comparison needs two different ones.")
+    shape, options = parse_shape(input), dict(parse_pair(text) for text in kwargs or [])
+    from decaybench.report import verify as render
+    from decaybench.verify import facts
+    from decaybench.verify.cases import cases
+    from decaybench.verify.sides import compare
+    from decaybench.verify.subject import forum, own
+    from decaybench.verify.ways import DEFAULT, way
+
+    ways = tuple(dict.fromkeys(strategy or DEFAULT))
+    for name in ways:
+        way(name)  # says at once what is wrong with a name
+    subject = (
+        forum(steps, weight_decay, lr) if target is None else own(target, options, shape or (), steps, weight_decay, lr)
+    )
+    if not subject.alphas:
+        say("Note: this model has no activation parameters; there is nothing to exclude.")
+    rows = [row for case in cases(ways) for row in compare(subject, case)]
+    shrunk = facts.shrinkage()
+    if format is Format.json:
+        typer.echo(render.verify_to_json(rows + shrunk), nl=False)
+        return
+    console = Console(width=None if sys.stdout.isatty() else 180, highlight=False)
+    render.print_verify(rows, facts.answer(rows), facts.known(rows + shrunk), console)
+    legend = "identical: 0 at every step; equal 3e-17: rounding; 2e-02 from 1: different by 0.02, from step 1 on."
+    console.print(f"\nλ {weight_decay:g}, {steps} steps in float64; the largest difference of any parameter. {legend}")
