@@ -78,3 +78,20 @@ def test_the_file_tree_is_the_tree() -> None:
 def test_ci_runs_the_test_command_of_the_readme() -> None:
     (command,) = [c.strip() for lang, _, c in BLOCKS if lang == "sh" and "pytest" in c]
     assert command.splitlines()[0] in (REPOSITORY / ".ci" / "run").read_text()
+
+
+def test_the_audit_shown_is_what_the_tool_prints(cli: Cli, tmp_path: Path) -> None:
+    (code,) = [c for lang, f, c in BLOCKS if (lang, f) == ("python", "my_model.py")]
+    (tmp_path / "my_model.py").write_text(code)
+    (shown,) = [c for lang, f, c in BLOCKS if (lang, f) == ("text", "audit")]
+    assert shown.split() == cli("audit", "my_model.py:make").stdout.split()
+
+
+def test_the_answer_shown_is_what_verify_prints(cli: Cli) -> None:
+    (shown,) = [c for lang, f, c in BLOCKS if (lang, f) == ("text", "verify")]
+    assert " ".join(cli("verify", "--steps", "4").stdout.split()).startswith(" ".join(shown.split()))
+
+
+def test_every_recipe_is_explained() -> None:
+    for name in catalog.RECIPES:
+        assert f"| `{name}` |" in README
