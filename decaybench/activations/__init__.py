@@ -1,1 +1,6 @@
 """The activations, one file each. Every one is built with the number of channels and its options."""
+
+from decaybench.activations.kaf import KAF
+from decaybench.activations.prelu import PReLU
+
+__all__ = ["KAF", "PReLU"]

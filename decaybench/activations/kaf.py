@@ -6,14 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from decaybench.activations.expansion import (
-    RELU,
-    SOFTPLUS,
-    FactoredGaussian,
-    UniformGrid,
-    WalkAtoms,
-    gaussian,
-)
+from decaybench.activations.kernels import kernel as named
+from decaybench.activations.ops import Function, atoms
 
 TARGETS: dict[str, Callable[[Tensor], Tensor]] = {
     "elu": F.elu,
@@ -62,20 +56,16 @@ class KAF(nn.Module):
         epsilon: float = 1e-4,
     ) -> None:
         super().__init__()
-        self.grid = UniformGrid(D, boundary, gamma)
-        self.kernel = {
-            "gaussian": gaussian(gamma / self.grid.delta**2),
-            "relu": RELU,
-            "softplus": SOFTPLUS,
-        }[kernel]
-        self.kind, self.init, self.std, self.epsilon = kernel, init, std, epsilon
+        delta = 2 * boundary / (D - 1)
+        self.D, self.boundary, self.kernel, self.precision = D, boundary, kernel, gamma / delta**2
+        self.init, self.std, self.epsilon = init, std, epsilon
         self.alpha = nn.Parameter(torch.empty(channels, D))  # (C, D)
         self.reset_parameters()
 
     @property
     def atoms(self) -> list[float]:
         """The dictionary d, D values, in units of the input."""
-        return [j * self.grid.delta for j in self.grid.centred]
+        return atoms(self.D, self.boundary)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -83,31 +73,32 @@ class KAF(nn.Module):
         if self.init == "random":
             self.alpha.normal_(std=self.std)
             return
-        if self.kind == "relu":
+        if self.kernel == "relu":
             raise ValueError("the relu kernel's matrix is singular, no ridge fit is possible: use init='random'")
         d = torch.tensor(self.atoms, dtype=torch.float64)
-        K = self.kernel.value(d[:, None] - d[None, :])  # (D, D)
+        K = named(self.kernel, self.precision).value(d[:, None] - d[None, :])  # (D, D)
         fit = torch.linalg.solve(K + self.epsilon * torch.eye(len(d), dtype=d.dtype), TARGETS[self.init](d))
         self.alpha.copy_(fit.expand_as(self.alpha))
 
     def forward(self, s: Tensor) -> Tensor:
-        if self.kind == "gaussian" and self.grid.fits(s.dtype):
-            return FactoredGaussian.apply(s, self.alpha, self.grid)  # type: ignore[no-any-return]
-        return WalkAtoms.apply(s, self.alpha, tuple(self.atoms), self.kernel)  # type: ignore[no-any-return]
+        if s.ndim < 2 or s.shape[1] != len(self.alpha):
+            raise ValueError(f"KAF({len(self.alpha)}) takes (N, {len(self.alpha)}, …), not {tuple(s.shape)}")
+        wide = torch.promote_types(s.dtype, torch.float32)  # half precision is for storing, not for summing
+        alpha = self.alpha.to(wide)
+        return Function.apply(s.to(wide), alpha, self.kernel, self.precision, self.boundary).to(s.dtype)  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
-        channels, D = self.alpha.shape
-        return f"{channels}, D={D}, boundary={self.grid.boundary}, kernel={self.kind!r}, init={self.init!r}"
+        return f"{len(self.alpha)}, D={self.D}, boundary={self.boundary}, kernel={self.kernel!r}, init={self.init!r}"
 
 
-def plain(s: Tensor, alpha: Tensor, atoms: Tensor, precision: float) -> Tensor:
-    """The definition, for reading and checking: the Gaussian sum with its (…, D) tensor.
+def plain(s: Tensor, alpha: Tensor, d: Tensor, kernel: Callable[[Tensor], Tensor]) -> Tensor:
+    """The definition, for reading and checking, with its (…, D) tensor.
 
     Args:
         s: (N, C, …).
         alpha: (C, D).
-        atoms: (D,).
-        precision: γ, in 1/s².
+        d: (D,), the atoms.
+        kernel: κ of s − d.
     """
-    kappa = torch.exp(-precision * (s[..., None] - atoms) ** 2)  # (N, C, …, D)
+    kappa = kernel(s[..., None] - d)  # (N, C, …, D)
     return (kappa * alpha.reshape(1, alpha.shape[0], *[1] * (s.ndim - 2), -1)).sum(-1)

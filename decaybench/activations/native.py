@@ -1,0 +1,116 @@
+"""Compiles native.c for this machine when it is first needed, keeps the result, and calls it.
+
+Without a compiler, or with one that fails, there is no library and everything takes torch's path instead.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from decaybench.activations.pieces import Pieces
+
+FLAGS = ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
+# Calls for fewer numbers than this never start a compiler. It depends on the call alone, not on what was compiled
+# before, so that a run gives the same bits whatever ran before it.
+WORTH = 4096
+TYPES = {torch.float32: "float", torch.float64: "double"}
+
+
+class Grid(ctypes.Structure):
+    """`Pieces` as native.c has it."""
+
+    _fields_ = (
+        *((name, ctypes.c_int) for name in ("pieces", "width", "D")),
+        *((name, ctypes.c_double) for name in ("low", "high", "scale", "inverse", "tail")),
+        *((name, ctypes.c_void_p) for name in ("centre", "first", "basis", "turned")),
+    )
+
+    def __init__(self, p: Pieces) -> None:
+        self._kept = (p.centre, p.first, p.basis, np.ascontiguousarray(p.basis.transpose(0, 2, 1)))
+        numbers = (p.count, p.basis.shape[1], p.D, p.low, p.high, p.scale, p.inverse, p.tail)
+        super().__init__(*numbers, *(array.ctypes.data for array in self._kept))
+
+
+def cache_dir() -> Path:
+    """Where compiled libraries are kept: $DECAYBENCH_CACHE, or the user's cache."""
+    return Path(os.environ.get("DECAYBENCH_CACHE") or Path.home() / ".cache" / "decaybench")
+
+
+@lru_cache(maxsize=2)
+def library(dtype: torch.dtype) -> ctypes.CDLL | None:
+    """The compiled library for a type of numbers, None where there is none to be had."""
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if dtype not in TYPES or not compiler or os.environ.get("DECAYBENCH_NATIVE") == "0":
+        return None
+    source = resources.files("decaybench.activations") / "native.c"
+    command = (compiler, *FLAGS, f"-DREAL={TYPES[dtype]}")
+    key = hashlib.sha256("\0".join([*command, source.read_text("utf-8"), _processor()]).encode()).hexdigest()[:16]
+    try:
+        return _load(cache_dir() / f"native-{key}.so", command, str(source))
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _load(path: Path, command: tuple[str, ...], source: str) -> ctypes.CDLL:
+    """Compiles where it is missing, under a temporary name: two processes at once do no harm."""
+    if not path.exists():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            folder = tempfile.mkdtemp(dir=path.parent)
+        except OSError:  # no place to keep it: for this process only
+            folder = tempfile.mkdtemp()
+            path = Path(folder) / path.name
+        made = Path(folder) / "made.so"
+        try:
+            subprocess.run([*command, source, "-o", str(made), "-lm"], check=True, capture_output=True, timeout=60)
+            made.replace(path)
+        finally:
+            if path.parent != Path(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+    return ctypes.CDLL(str(path))
+
+
+def _processor() -> str:
+    """What -march=native depends on: a cache may be shared by machines of several kinds."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.processor() + platform.machine()
+    return "\n".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))}))
+
+
+def usable(s: Tensor) -> ctypes.CDLL | None:
+    """The library for a tensor, if it is on the CPU and large enough."""
+    return library(s.dtype) if s.device.type == "cpu" and s.numel() >= max(WORTH, 1) else None
+
+
+def layout(s: Tensor) -> tuple[Tensor, tuple[ctypes.c_long, ctypes.c_long, ctypes.c_long]]:
+    """A tensor (N, C, …) without gaps, and (outer, C, inner) as it lies in memory."""
+    n, c = s.shape[0], s.shape[1]
+    rest = s[0, 0].numel() if n and c else 0
+    if s.ndim in (4, 5) and not s.is_contiguous():
+        form = torch.channels_last if s.ndim == 4 else torch.channels_last_3d
+        if s.is_contiguous(memory_format=form):
+            return s, (ctypes.c_long(n * rest), ctypes.c_long(c), ctypes.c_long(1))
+    return s.contiguous(), (ctypes.c_long(n), ctypes.c_long(c), ctypes.c_long(rest))
+
+
+def pointer(t: Tensor) -> ctypes.c_void_p:
+    """Where its numbers lie."""
+    return ctypes.c_void_p(t.data_ptr())
+
+
+def threads() -> ctypes.c_int:
+    """As many as torch uses."""
+    return ctypes.c_int(torch.get_num_threads())
