@@ -5,9 +5,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from decaybench import catalog, targets
+from decaybench.errors import UsageError
 from decaybench.known import Role
 from decaybench.recipes import Recipe
 from decaybench.role import owner_of, roles
@@ -94,6 +96,9 @@ def audit_optimizer(model: nn.Module, optimizers: Iterable[Optimizer], example: 
 
 def _rows(model: nn.Module, found: Mapping[str, Role], decayed: Mapping[str, set[str]]) -> list[Row]:
     owners = dict(model.named_modules())
+    for name, p in model.named_parameters():
+        if is_lazy(p):
+            raise UsageError(f"{name} has no shape before the model has seen an input: give --input (example=).")
     return [
         Row(
             name,

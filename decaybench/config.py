@@ -1,12 +1,11 @@
 """A run is one frozen value: everything that decides its numbers, and nothing else."""
 
-import hashlib
-import json
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
+from decaybench.digest import digest
 from decaybench.spec import Spec
 
 Augmentation = Literal["none", "flip", "crop", "crop-flip"]
@@ -49,9 +48,3 @@ class RunConfig(BaseModel):
     def data_key(self) -> tuple[str, float, int | None]:
         """What decides the tensors of the data set."""
         return self.dataset.model_dump_json(), self.validation, self.train_limit
-
-
-def digest(value: Any) -> str:
-    """A hash of the canonical JSON of a value."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

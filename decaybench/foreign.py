@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from decaybench import targets
-from decaybench.behaviour import captured_inputs
+from decaybench.behaviour import captured_calls
 from decaybench.errors import DecaybenchError, UsageError, unknown
 from decaybench.vision import torchvision
 
@@ -72,19 +72,19 @@ def _own(target: str, options: Options) -> nn.Module:
 
 
 def example(model: nn.Module, shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
-    """One batch for a model: normal numbers of its type, or token ids where its configuration has a vocabulary.
+    """One batch for a model: normal numbers of its type, or token ids, (N, length), where it has an embedding.
 
     Raises:
         UsageError: When the model does not take it, with what it says.
     """
     draw = torch.Generator().manual_seed(seed)
-    words = getattr(getattr(model, "config", None), "vocab_size", None)
-    if isinstance(words, int) and len(shape) == 2:
+    words = min((m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)), default=0)
+    if words and len(shape) == 2:
         batch = torch.randint(words, shape, generator=draw)  # (N, length)
     else:
         dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
         batch = torch.randn(shape, generator=draw, dtype=dtype)
-    captured_inputs(model, [], batch)
+    captured_calls(model, [], batch)
     return batch
 
 
@@ -136,7 +136,9 @@ def _transformers(name: str, options: Options) -> Callable[[], nn.Module]:
         raise UsageError(f"hf:{name}: there is no such file or folder (looked in {Path.cwd()}); nothing is downloaded.")
     transformers = _package("transformers")
     try:
-        config = transformers.AutoConfig.from_pretrained(path, local_files_only=True, **options)
+        config = transformers.AutoConfig.from_pretrained(
+            path, local_files_only=True, trust_remote_code=False, **options
+        )
     except Exception as error:
         raise UsageError(f"hf:{name} is no configuration of transformers: {_reason(error)}.") from error
     architecture = next(iter(getattr(config, "architectures", None) or []), "")

@@ -1,5 +1,6 @@
 """A study as a pandas DataFrame, one row per run."""
 
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -7,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from decaybench.cells import Row, labels
-from decaybench.errors import DecaybenchError
 from decaybench.records import decode
 from decaybench.results import Record, find
 from decaybench.summary import alpha_columns
@@ -25,11 +25,13 @@ def load(directory: str | Path) -> pd.DataFrame:
         layers, fingerprints, device and seconds.
 
     Raises:
-        DecaybenchError: When it is no study folder, or a record in it cannot be read.
+        UsageError: When it is no study folder.
+
+    A record that cannot be read is named in a warning and left out.
     """
     loaded = find(Path(directory)).load()
-    if loaded.problems:
-        raise DecaybenchError(" ".join(loaded.problems))
+    for problem in loaded.problems:
+        warnings.warn(problem, stacklevel=2)
     return frame(loaded.records)
 
 

@@ -22,7 +22,8 @@ from pydantic import (
 )
 
 from decaybench import catalog
-from decaybench.config import Augmentation, RunConfig, digest
+from decaybench.config import Augmentation, RunConfig
+from decaybench.digest import digest
 from decaybench.errors import UsageError, unknown
 from decaybench.spec import Spec, explain, parse
 
@@ -155,7 +156,7 @@ def read_study(study: str | None, overrides: Mapping[str, Any]) -> Study:
     if study is None or study in builtin:
         name, fields, where = study or "digits", builtin[study or "digits"], ""
     else:
-        name, fields, where = Path(study).stem, _read_toml(study, builtin), f"{study}: "
+        name, fields, where = _folder_name(study), _read_toml(study, builtin), f"{study}: "
     fields = {**builtin["digits"], "name": name, "description": "", **fields}
     for key in (*fields, *overrides):
         if key not in Study.model_fields:
@@ -171,6 +172,12 @@ def read_study(study: str | None, overrides: Mapping[str, Any]) -> Study:
         prefix = original.name if study or len(merged.dataset) > 1 else merged.dataset[0].name.rpartition(":")[2]
         merged = merged.model_copy(update={"name": f"{prefix}-{merged.grid_id()[:6]}"})
     return merged if merged.grid_id() == original.grid_id() else merged.model_copy(update={"description": ""})
+
+
+def _folder_name(study: str) -> str:
+    """The name of a study file as that of a folder."""
+    stem = re.sub(r"[^A-Za-z0-9._+-]", "-", Path(study).stem).lstrip("._+-")
+    return stem[:100] or "study"
 
 
 def _read_toml(study: str, builtin: Mapping[str, Any]) -> dict[str, Any]:

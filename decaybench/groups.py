@@ -1,14 +1,15 @@
 """The answer to the thread for any model: param groups for its optimizer, or a penalty for its loss."""
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from fnmatch import fnmatch
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from decaybench.errors import UsageError
+from decaybench.errors import unknown as no_such
 from decaybench.known import Role
 from decaybench.role import roles
 
@@ -85,7 +86,7 @@ def penalty(
     """
     decayed = decayed_names(model, roles(model, example), exclude, extra, only, unknown)
     chosen = [p for name, p in _trainable(model) if name in decayed]
-    terms = [_whole(l1 * w.abs().sum() + 0.5 * l2 * w.square().sum()) for w in chosen]
+    terms = [_whole(l1 * w.abs().sum() + 0.5 * l2 * w.abs().square().sum()) for w in chosen]
     return torch.stack(terms).sum() if terms else torch.zeros(())
 
 
@@ -112,45 +113,72 @@ def decayed_names(
     unknown: Unknown = "raise",
 ) -> set[str]:
     """The names of the trainable parameters that `param_groups` decays, given their roles."""
+    _check(exclude, only, unknown)
     trainable = dict(_trainable(model))
-    lost = [name for name in trainable if found[name] == "unknown" and name not in _matched(trainable, extra)]
+    spared = _matched(model, extra) | _named_by_the_model(model) | {n for n, p in trainable.items() if _marked(p)}
+    lost = [name for name in trainable if found[name] == "unknown" and name not in spared]
+    if "unknown" in exclude:
+        unknown = "exclude"
     if lost and unknown == "raise":
         raise UsageError(
             f"The role of {', '.join(lost[:5])}{' …' if len(lost) > 5 else ''} is unknown: pass example= (one batch of "
             "input), mark the module with decaybench.mark_activation, name them in extra, or say unknown='decay' "
             "or 'exclude'."
         )
-    spared = _matched(trainable, extra) | _named_by_the_model(model)
 
     def wanted(role: Role) -> bool:
         if role == "unknown":
             return unknown == "decay"
         return role not in exclude if only is None else role in only
 
-    return {
-        name
-        for name, parameter in trainable.items()
-        if wanted(found[name]) and name not in spared and not getattr(parameter, "_no_weight_decay", False)
-    }
+    return {name for name in trainable if wanted(found[name]) and name not in spared}
 
 
-def _matched(names: Iterable[str], patterns: Collection[str]) -> set[str]:
-    matched: set[str] = set()
-    for pattern in patterns:
-        hits = {name for name in names if fnmatch(clean(name), pattern) or fnmatch(name, pattern)}
+def _marked(parameter: nn.Parameter) -> bool:
+    """Whether a parameter says by itself that it is not to be decayed: Mamba's mark, or S4's."""
+    own = getattr(parameter, "_optim", None) or {}
+    return bool(getattr(parameter, "_no_weight_decay", False)) or own.get("weight_decay") == 0
+
+
+def _check(exclude: Collection[Role], only: Collection[Role] | None, unknown: Unknown) -> None:
+    """A role that is no role would be a slope that is decayed after all."""
+    for given in (exclude, only or ()):
+        if isinstance(given, str):
+            raise UsageError(f"exclude and only take several roles, such as ('activation',), not {given!r}.")
+        for role in given:
+            if role not in get_args(Role):
+                raise no_such("role", role, get_args(Role))
+    if unknown not in get_args(Unknown):
+        raise no_such("value of unknown=", unknown, get_args(Unknown))
+
+
+def _first_names(model: nn.Module) -> dict[str, str]:
+    """Every name of every trainable parameter, wrappers left out too, to the name it is listed under."""
+    first = {id(p): name for name, p in _trainable(model)}
+    every = [(name, first[id(p)]) for name, p in model.named_parameters(remove_duplicate=False) if id(p) in first]
+    return {clean(name): listed for name, listed in every} | dict(every)
+
+
+def _matched(model: nn.Module, patterns: Collection[str]) -> set[str]:
+    names, matched = _first_names(model), set[str]()
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        hits = {listed for name, listed in names.items() if fnmatch(name, pattern)}
         if not hits:
+            example = next(iter(names), None)
             raise UsageError(
-                f"extra={pattern!r} matches no trainable parameter; a name is, for one, {next(iter(names))!r}."
+                f"extra={pattern!r} matches no trainable parameter; "
+                + (f"a name is, for one, {example!r}." if example else "there is none.")
             )
         matched |= hits
     return matched
 
 
 def _named_by_the_model(model: nn.Module) -> set[str]:
-    """What ``no_weight_decay()`` of the model or of any part of it returns, as full names."""
-    named: set[str] = set()
+    """What ``no_weight_decay()`` of the model or of any part of it returns, as the names they are listed under."""
+    names, named = _first_names(model), set[str]()
     for prefix, module in model.named_modules():
         method = getattr(type(module), "no_weight_decay", None)
         if callable(method):
-            named |= {f"{prefix}.{name}" if prefix else name for name in method(module)}
+            full = (clean(f"{prefix}.{name}" if prefix else name) for name in method(module))
+            named |= {names[name] for name in full if name in names}
     return named

@@ -35,7 +35,9 @@ def build_model(config: RunConfig, shape: tuple[int, int, int], classes: int) ->
     if not isinstance(model, nn.Module):
         raise UsageError(f"The network {config.network.name} returned {type(model).__name__}, not a torch.nn.Module.")
     try:
-        out = probe(model, torch.zeros(2, *shape))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stream_seed(config.seed, "init/lazy"))  # lazy layers are initialized by the first call
+            out = probe(model, torch.zeros(2, *shape))
     except Exception as error:
         raise UsageError(
             f"The network {config.network.label} with {config.activation.label} fails on two images of {shape}: "

@@ -1,18 +1,37 @@
 """Runs a module once without leaving a trace."""
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 
 @torch.no_grad()
-def probe(module: nn.Module, x: Tensor) -> Tensor:
-    """Runs a module in evaluation mode and leaves it, and torch's generators, as they were."""
+def probe(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """Runs a module in evaluation mode and leaves it, torch's generators and its arguments as they were."""
+    args, kwargs = copied(args), copied(kwargs)
     modes = [(m, m.training) for m in module.modules()]
-    devices = [x.device] if x.device.type == "cuda" else []
+    devices = sorted({x.device for x in tensors(args, kwargs) if x.device.type == "cuda"}, key=str)
     try:
         with torch.random.fork_rng(devices=devices):
-            out: Tensor = module.eval()(x)
+            module.eval()  # apart from the call: what somebody's own train() returns is not to be relied on
+            return module(*args, **kwargs)
     finally:
         for m, training in modes:
             m.training = training
-    return out
+
+
+def tensors(args: Iterable[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """The tensors among the arguments of a call."""
+    return [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
+
+
+def copied(arguments: Any) -> Any:
+    """The same arguments with every tensor copied: a module may work in place."""
+    one = {k: x.detach().clone() if isinstance(x, Tensor) else x for k, x in _items(arguments)}
+    return one if isinstance(arguments, Mapping) else tuple(one.values())
+
+
+def _items(arguments: Any) -> Iterable[tuple[Any, Any]]:
+    return arguments.items() if isinstance(arguments, Mapping) else enumerate(arguments)

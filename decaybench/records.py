@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from decaybench.digest import digest
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -38,6 +40,7 @@ class _Fingerprints(BaseModel):
 
 
 class _History(BaseModel):
+    model_config = ConfigDict(extra="forbid")
     train_loss: list[float | None]
     train_accuracy: list[Fraction]
     validation_loss: list[float | None]
@@ -108,6 +111,8 @@ def loads(text: str, run_id: str) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads(text)
         whole = _Record.model_validate(record)
+        if digest(record["config"]) != record["run_id"]:
+            raise DamagedRecordError("its configuration is not the one of its run")
         for layer in record["layers"]:
             if decode(layer["initial"]).shape != decode(layer["final"]).shape:
                 raise DamagedRecordError("an array has the wrong shape")
@@ -115,7 +120,7 @@ def loads(text: str, run_id: str) -> dict[str, Any]:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the whole"
         raise DamagedRecordError(f"{where}: {first['msg']}") from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise DamagedRecordError(f"not valid JSON ({error})") from error
     if record["run_id"] != run_id:
         raise DamagedRecordError(f"it holds run {record['run_id']!r}")

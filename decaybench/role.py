@@ -4,13 +4,14 @@ A role is decided by the type of the module that owns the parameter, never by it
 substring of its name.
 """
 
+import re
 from typing import TypeVar
 
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from decaybench.activations.kaf import KAF
-from decaybench.behaviour import captured_inputs, role_by_behaviour
+from decaybench.behaviour import captured_calls, role_by_behaviour
 from decaybench.known import Role, known_role
 
 T = TypeVar("T")
@@ -20,6 +21,7 @@ _ACTIVATIONS = (nn.PReLU, KAF)
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 # In torch's own layers, and only there, the name of a parameter is a documented part of the type.
+_OWN = re.compile(r"(in_proj_|out_proj\.|[qkv]_proj_)?(weight|bias)\w*")
 _LAYERS = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
 
 
@@ -40,12 +42,13 @@ def mark_activation(thing: T) -> T:
 def _role(owner: nn.Module, name: str, parameter: nn.Parameter) -> Role:
     if hasattr(parameter, _MARK):
         return "activation"
-    if isinstance(owner, _NORMS):
-        return "norm"
-    if isinstance(owner, _EMBEDDINGS):
-        return "embedding"
-    if isinstance(owner, _LAYERS):
-        return "bias" if "bias" in name else "weight"
+    if _OWN.fullmatch(name):  # a subclass may learn more than torch's class does
+        if isinstance(owner, _NORMS):
+            return "norm"
+        if isinstance(owner, _EMBEDDINGS):
+            return "embedding"
+        if isinstance(owner, _LAYERS):
+            return "bias" if "bias" in name else "weight"
     return known_role(type(owner), name)
 
 
@@ -78,20 +81,25 @@ def roles(model: nn.Module, example: Tensor | None = None) -> dict[str, Role]:
             what the module does to it (see `decaybench.behaviour`); without it they are ``unknown``.
     """
     activation = {id(p) for layer in activation_layers(model).values() for p in layer.parameters()}
-    owners = dict(model.named_modules())
-    found: dict[str, Role] = {}
-    for full_name, parameter in model.named_parameters():
-        owner, name = owner_of(owners, full_name)
-        inside = id(parameter) in activation
-        found[full_name] = "activation" if inside else _role(owner, name, parameter)
+    owners = dict(model.named_modules(remove_duplicate=False))
+    candidates: dict[int, list[Role]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        owner, own = owner_of(owners, name)
+        role = "activation" if id(parameter) in activation else _role(owner, own, parameter)
+        candidates.setdefault(id(parameter), []).append(role)
+    found = {name: min(candidates[id(p)], key=_precedence) for name, p in model.named_parameters()}
     unknown = {name: owner_of(owners, name)[0] for name, role in found.items() if role == "unknown"}
     if example is not None and unknown:
-        inputs = captured_inputs(model, set(unknown.values()), example)
+        calls = captured_calls(model, set(unknown.values()), example)
         parameters = dict(model.named_parameters())
         for name, owner in unknown.items():
-            # A module that is not called with one tensor is no element-wise function of it.
-            found[name] = role_by_behaviour(owner, parameters[name], inputs[owner]) if owner in inputs else "weight"
+            found[name] = role_by_behaviour(owner, parameters[name], calls.get(owner))
     return found
+
+
+def _precedence(role: Role) -> int:
+    """Of a parameter with several owners: an activation's before all, what is known before what is not."""
+    return {"activation": 0, "embedding": 1, "unknown": 3}.get(role, 2)
 
 
 def owner_of(owners: dict[str, nn.Module], full_name: str) -> tuple[nn.Module, str]:
@@ -105,4 +113,7 @@ def owner_of(owners: dict[str, nn.Module], full_name: str) -> tuple[nn.Module, s
     if isinstance(owners[prefix], ParametrizationList):  # …linear.parametrizations.weight.original0
         prefix, _, name = prefix.rpartition(".")
         prefix = prefix.removesuffix("parametrizations").removesuffix(".")
+    while isinstance(owners[prefix], nn.ParameterList | nn.ParameterDict):  # a box, not a module that does anything
+        prefix, _, box = prefix.rpartition(".")
+        name = f"{box}.{name}"
     return owners[prefix], name

@@ -25,7 +25,7 @@ def _origin(module: str) -> Path | None:
         sys.path.insert(0, here)
     try:
         spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
+    except Exception:  # a package whose own code fails; importing it will say how
         return None
     return Path(spec.origin) if spec and spec.origin and Path(spec.origin).is_file() else None
 
@@ -67,7 +67,7 @@ def load(target: str) -> Any:
 
 def _import_file(path: Path) -> Any:
     """Imports a file once, under a name of its own."""
-    name = f"decaybench_user_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    name = f"decaybench_user_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}.{path.stem}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)

@@ -2,7 +2,8 @@
 
 import math
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from decaybench.alphas import Watch
 from decaybench.config import RunConfig
 from decaybench.construct import construct
 from decaybench.data import Batches, Data, Part
-from decaybench.errors import UsageError
+from decaybench.errors import DecaybenchError, UsageError
 from decaybench.model import build_model
 from decaybench.optimizers import maker, scheduler
 from decaybench.role import roles
@@ -79,9 +80,7 @@ def train(config: RunConfig, data: Data) -> Generator[Epoch, None, dict[str, Any
     watch = Watch(model)
     history: list[Epoch] = []
     for number in range(1, config.epochs + 1):
-        # Dropout draws from torch's own generators: each epoch has its seed, and leaves them as they were.
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(stream_seed(config.seed, f"dropout/{number}"))
+        with _dropout(config, number, device):
             scores = _train_epoch(model, plan, batches, schedulers, config.clip_norm)
         for name in ("validation", "test"):
             scores |= evaluate(model, getattr(data, name), name)
@@ -98,6 +97,19 @@ def train(config: RunConfig, data: Data) -> Generator[Epoch, None, dict[str, Any
         "history": {key: [_json(e.scores[key]) for e in history] for key in history[0].scores},
         "layers": watch.summary(),
     }
+
+
+@contextmanager
+def _dropout(config: RunConfig, epoch: int, device: torch.device) -> Iterator[None]:
+    """Dropout draws from torch's own generators: each epoch has its seed, and leaves them as they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(stream_seed(config.seed, f"dropout/{epoch}"))
+        try:
+            yield
+        except Exception as error:
+            parts = ", ".join(s.label for s in (config.network, config.activation, config.strategy))
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            raise DecaybenchError(f"Training {parts} (seed {config.seed}) fails: {reason}.") from error
 
 
 def _train_epoch(

@@ -1,5 +1,6 @@
 """The command line, in this process and as a real one: results on stdout, everything else on stderr."""
 
+import io
 import json
 import os
 import subprocess
@@ -146,6 +147,9 @@ def test_a_study_goes_on_after_a_run_that_diverges(here: Path) -> None:
         (["run", "--network", "broken2.py:net"], 2, "it must give (2, 10), one number per class"),
         (["run", "--activation", "broken2.py:act"], 2, "returned str, not a module"),
         (["run", "--network", "broken2.py:X"], 2, "is a int, which cannot be called"),
+        (["run", "--dataset", "broken2.py:ragged"], 2, "numpy cannot read what it returned"),
+        (["run", "--dataset", "broken2.py:texts"], 2, "train_x holds <U1, not real numbers"),
+        (["run", "--dataset", "broken2.py:sizes"], 2, "images for training and test differ in shape"),
         (["report"], 2, "start with: decaybench run"),
         (["run", "--device", "foo", "--dry-run"], 2, "--device 'foo': allowed are auto"),
         (["run", "--dataset", "broken2.py:fails"], 2, "dataset broken2.py:fails fails: ValueError: no such luck."),
@@ -167,6 +171,10 @@ def test_bad_input_is_one_clear_sentence_without_a_traceback(
         "def net(shape, classes, activation): return torch.nn.Flatten()\n"
         "def crashes(shape, classes, activation): return torch.nn.Linear(3, 3)\n"
         "def fails(): raise ValueError('no such luck')\n"
+        "import numpy as np\ny = np.array([0, 1])\n"
+        "def ragged(): return [[1], [1, 2]], y, [[1]], y\n"
+        "def texts(): return np.full((2, 1, 4, 4), 'a'), y, np.full((2, 1, 4, 4), 'a'), y\n"
+        "def sizes(): return np.zeros((2, 1, 4, 4)), y, np.zeros((2, 1, 5, 5)), y\n"
     )
     done = cli(*arguments)
     assert done.returncode == code, done.stderr
@@ -247,3 +255,33 @@ def test_a_reader_that_stops_early_is_no_error(cli: Cli, tmp_path: Path) -> None
         ["bash", "-o", "pipefail", "-c", command], cwd=tmp_path, capture_output=True, text=True, env=environment
     )
     assert "Traceback" not in done.stderr
+
+
+def test_a_study_file_of_any_name_runs(here: Path) -> None:
+    Path("my study (2).toml").write_text("dataset = 'synthetic'\nseeds = 1\n")
+    assert "results/my-study--2-" in invoke("run", "my study (2).toml", "--dry-run").stdout
+    assert "in results/ok" in invoke("run", "my study (2).toml", "--name", "ok", "--dry-run").stdout
+
+
+def test_a_network_that_fails_only_in_training_is_named(here: Path) -> None:
+    Path("net.py").write_text(
+        "from torch import nn\nclass Net(nn.Linear):\n    def forward(self, x):\n"
+        "        if self.training: raise ValueError('not today')\n        return super().forward(x.flatten(1))\n"
+        "def net(shape, classes, activation): return Net(64, classes)\n"
+    )
+    done = invoke("run", *TINY, "--network", "net.py:net")
+    assert done.exit_code == 1
+    assert "Training net.py:net, prelu, decay-all (seed 0) fails: ValueError: not today." in done.stderr
+
+
+def test_a_narrow_table_says_what_it_leaves_out(here: Path) -> None:
+    from rich.console import Console
+
+    from decaybench.report import print_summary
+    from decaybench.results import StudyFolder
+    from decaybench.summary import summarize
+
+    invoke("run", *TINY)
+    console = Console(width=80, record=True, file=io.StringIO())
+    print_summary(summarize(StudyFolder(Path("results/t")).load().records), console, "decay-all")
+    assert "--layers or --format csv shows quantiles" in " ".join(console.export_text().split())

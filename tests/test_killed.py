@@ -109,3 +109,35 @@ def test_two_at_once_on_one_folder_do_no_harm(tmp_path: Path, undisturbed: dict)
         process.communicate(timeout=120)
         assert process.returncode == 0
     assert numbers(tmp_path) == undisturbed
+
+
+LONG = """
+import torch
+from torch import nn
+
+class Long(nn.Linear):
+    def forward(self, x):
+        if self.training:
+            torch.linalg.eigvals(torch.randn(6000, 6000))  # one operation that takes minutes
+        return super().forward(x.flatten(1))
+
+def net(shape, classes, activation):
+    return Long(shape[0] * shape[1] * shape[2], classes)
+"""
+
+
+def test_ctrl_c_does_not_wait_for_a_long_operation(tmp_path: Path) -> None:
+    (tmp_path / "long.py").write_text(LONG)
+    arguments = [*SMALL, "--network", "long.py:net", "--seeds", "1"]
+    process = start(tmp_path, arguments)
+    wait_for(process, "Starting")
+    started = time.monotonic()
+    while not (tmp_path / "results/k/study.toml").exists():  # then the first run begins
+        assert time.monotonic() - started < 60
+        process.poll()
+    process.send_signal(signal.SIGINT)
+    sent = time.monotonic()
+    _, errors = process.communicate(timeout=60)
+    assert time.monotonic() - sent < 2
+    assert process.returncode == 130
+    assert "Go on with: decaybench run" in errors

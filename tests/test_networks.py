@@ -8,7 +8,7 @@ from decaybench import catalog, roles
 from decaybench.errors import UsageError
 from decaybench.model import build_model
 from decaybench.role import activation_layers
-from helpers import one
+from helpers import one, tiny
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (2, 9, 13)]
 
@@ -87,3 +87,15 @@ def test_building_leaves_torchs_generator_alone() -> None:
     before = torch.get_rng_state()
     build_model(one(activation="kaf,init=random"), (1, 8, 8), 10)
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_lazy_layers_start_from_the_seed(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lazy.py").write_text(
+        "from torch import nn\ndef net(shape, classes, activation):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.LazyLinear(classes))\n"
+    )
+    runs = tiny(network="lazy.py:net", strategy="decay-all", activation="relu", seeds=2).runs()
+    first, again, other = (build_model(run, (1, 8, 8), 4)[1].weight for run in (runs[0], runs[0], runs[1]))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)

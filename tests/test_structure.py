@@ -15,7 +15,7 @@ from helpers import REPOSITORY
 PACKAGE = REPOSITORY / "decaybench"
 # Lower floors never import higher ones.
 FLOORS = [
-    {"errors", "options"},
+    {"errors", "options", "digest"},
     {"catalog", "targets", "statistics", "streams", "vision", "records", "probe", "known"},
     {"spec", "results", "activations", "networks", "datasets", "behaviour"},
     {"config", "construct", "role", "cells"},

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
 
 from decaybench.config import RunConfig
 
@@ -32,9 +32,12 @@ class Live:
         self._todo, self._done = missing, done
         self._study, self.finished = study, 0
         self._start = time.monotonic()
-        columns = (TextColumn("{task.description}", markup=False), BarColumn(20), MofNCompleteColumn())
-        text = TextColumn("{task.fields[text]}", markup=False)
+        self._begun = False
         console = Console(file=sys.stderr)
+        columns: list[ProgressColumn] = [MofNCompleteColumn()]
+        if console.width >= 120:
+            columns = [TextColumn("{task.description}", markup=False), BarColumn(20), *columns]
+        text = TextColumn("{task.fields[text]}", markup=False)
         self._progress = Progress(*columns, text, console=console, transient=True) if console.is_terminal else None
         if self._progress is not None:
             total = done + len(missing)
@@ -62,7 +65,9 @@ class Live:
             self._progress.update(self._task, text=text)
 
     def on(self, event: "Event") -> None:
-        """Shows one event."""
+        """Shows one event; the clock starts with the first, when torch and the data are there."""
+        if not self._begun:
+            self._begun, self._start = True, time.monotonic()
         if event.record is not None:
             self.finished += 1
             self._line(event.config, event)
@@ -70,13 +75,14 @@ class Live:
             self._progress.update(self._task, completed=self._done + self.finished, text=self._now(event))
 
     def _now(self, event: "Event") -> str:
-        name = f"{event.config.activation.label} {event.config.strategy.label} seed {event.config.seed}"
+        parts = (event.config.activation, event.config.strategy, event.config.network, event.config.dataset)
+        name = f"seed {event.config.seed} · " + " · ".join(spec.label for spec in parts)
         epoch = event.epoch
         if epoch is None:
             return f"{self._left(0.0)} · {name}"
         scores = f"loss {epoch.scores['train_loss']:.3f} · val {100 * epoch.scores['validation_accuracy']:.1f}%"
         part = epoch.number / event.config.epochs
-        return f"{self._left(part)} · {name} · epoch {epoch.number}/{event.config.epochs} · {scores}"
+        return f"{self._left(part)} · epoch {epoch.number}/{event.config.epochs} · {scores} · {name}"
 
     def _left(self, part: float) -> str:
         share = (self.finished + part) / len(self._todo)

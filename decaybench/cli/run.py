@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from decaybench.cli.guard import INTERRUPTED, guarded, say
+from decaybench.cli.interrupt import Prompt
 from decaybench.cli.report import Format, show
 from decaybench.config import RunConfig
 from decaybench.errors import UsageError
@@ -95,8 +96,16 @@ def _compute(asked: Study, missing: list[RunConfig], folder: StudyFolder, device
     from decaybench.cli.live import Live
 
     live = Live(asked.name, missing, done)
+
+    def farewell() -> str:
+        again = ["decaybench", *(word for word in sys.argv[1:] if word not in ("--fresh", "--yes"))]
+        return (
+            f"Interrupted: {done + live.finished} of {done + len(missing)} runs are finished "
+            f"and kept in {folder.path}. Go on with: {shlex.join(again)}"
+        )
+
     try:
-        with live:
+        with Prompt(farewell), live:
             live.message("Starting: importing torch, loading the data …")
             from decaybench.device import resolve
             from decaybench.study import run_missing
@@ -109,11 +118,7 @@ def _compute(asked: Study, missing: list[RunConfig], folder: StudyFolder, device
                     folder.write_study(to_toml(asked))
                 live.on(event)
     except KeyboardInterrupt:
-        again = ["decaybench", *(word for word in sys.argv[1:] if word not in ("--fresh", "--yes"))]
-        say(
-            f"Interrupted: {done + live.finished} of {done + len(missing)} runs are finished "
-            f"and kept in {folder.path}. Go on with: {shlex.join(again)}"
-        )
+        say(farewell())
         raise typer.Exit(INTERRUPTED) from None
 
 

@@ -32,7 +32,7 @@ def verify(
     kwargs: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="An argument of its factory.")] = None,
     steps: Annotated[int, typer.Option(min=1, max=10_000, help="Steps of training.")] = 20,
     weight_decay: Annotated[float, typer.Option(min=0.0, help="λ")] = 0.01,
-    lr: Annotated[float | None, typer.Option(min=0.0, help="Learning rate; without it, each optimizer's own.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate; without it, each optimizer's own.")] = None,
     format: Annotated[Format, typer.Option(help="How to write it.")] = Format.table,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
@@ -42,6 +42,8 @@ def verify(
     if strategy is not None and len(set(strategy)) < 2:
         raise UsageError("--strategy: a comparison needs two different ones.")
     shape, options = parse_shape(input), dict(parse_pair(text) for text in kwargs or [])
+    import torch
+
     from decaybench.report import verify as render
     from decaybench.verify import facts
     from decaybench.verify.cases import cases
@@ -49,6 +51,7 @@ def verify(
     from decaybench.verify.subject import forum, own
     from decaybench.verify.ways import DEFAULT, way
 
+    torch.set_num_threads(1)  # small steps: several threads would wait for each other
     ways = tuple(dict.fromkeys(strategy or DEFAULT))
     for name in ways:
         way(name)  # says at once what is wrong with a name

@@ -46,7 +46,10 @@ def checked(value: object, origin: str) -> Arrays:
                 f"The data set {origin} returned {type(value).__name__}; it must return "
                 "decaybench.Arrays or (train_x, train_y, test_x, test_y)."
             )
-        value = Arrays(*(np.asarray(part) for part in value))
+        try:
+            value = Arrays(*(np.asarray(part) for part in value))
+        except Exception as error:  # ragged lists, tensors that want a gradient …
+            raise UsageError(f"The data set {origin}: numpy cannot read what it returned: {error}.") from error
     for part in ("train", "test"):
         x, y = getattr(value, f"{part}_x"), getattr(value, f"{part}_y")
         if x.ndim != 4 or y.shape != (len(x),) or len(x) == 0:
@@ -54,10 +57,15 @@ def checked(value: object, origin: str) -> Arrays:
                 f"The data set {origin}: {part}_x has shape {x.shape} and {part}_y {y.shape}; "
                 "allowed are (N, C, H, W) and (N,) with N at least 1."
             )
+        if x.dtype.kind not in "biuf":
+            raise UsageError(f"The data set {origin}: {part}_x holds {x.dtype}, not real numbers.")
         if not np.issubdtype(y.dtype, np.integer) or y.min() < 0:
             raise UsageError(f"The data set {origin}: {part}_y must hold whole numbers from 0.")
         if not np.isfinite(x).all():
             raise UsageError(f"The data set {origin}: {part}_x holds NaN or infinite values.")
+    if value.train_x.shape[1:] != value.test_x.shape[1:]:
+        shapes = f"{value.train_x.shape[1:]} and {value.test_x.shape[1:]}"
+        raise UsageError(f"The data set {origin}: images for training and test differ in shape, {shapes}.")
     return value
 
 

@@ -44,7 +44,7 @@ def remarks(audit: "Audit") -> list[str]:
     """What a reader must know beside the table."""
     found = []
     if not audit.of("activation"):
-        found.append("This model has no activation parameters.")
+        found.append(f"This model has no {'known ' * bool(audit.of('unknown'))}activation parameters.")
     if unknown := audit.of("unknown"):
         found.append(
             f"{len(unknown)} parameters belong to modules of unknown type, such as {unknown[0].module}: give --input "

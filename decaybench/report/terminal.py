@@ -20,6 +20,7 @@ HOW_TO_READ = (
     "α: the learned activation parameters after training, over layers and seeds; ≈0: within 0.01 of zero."
 )
 WIDE_LEGEND = " Δf start, |f|: RMS distance of the learned functions from their start and from zero on [−3, 3]."
+NARROW_LEGEND = f" A terminal of {WIDE} columns, --layers or --format csv shows quantiles, functions and histograms."
 Member = tuple[Row, Cell]
 
 
@@ -35,7 +36,7 @@ def print_summary(summary: Summary, console: Console, baseline: str) -> None:
         for line in zip(*columns.values(), strict=True):
             table.add_row(*(Text(value) for value in line))
         _print(" · ".join([question, *common]), table, console)
-    console.print(Text(HOW_TO_READ + (WIDE_LEGEND if console.width >= WIDE else ""), style="dim"))
+    console.print(Text(HOW_TO_READ + (WIDE_LEGEND if console.width >= WIDE else NARROW_LEGEND), style="dim"))
     for note in summary.notes:
         console.print(Text(f"Note: {note}", style="yellow"))
 
@@ -59,7 +60,8 @@ def _columns(members: list[Member], baseline: str, width: int) -> tuple[list[str
         columns["decay"] = [plain(row["weight_decay"]) for row in rows]
     seeds = [f"{r['seeds']}, {r['diverged']} diverged" if r["diverged"] else str(r["seeds"]) for r in rows]
     if len(set(seeds)) == 1:
-        common.append(f"{seeds[0]} seed{'' if seeds[0] == '1' else 's'}")
+        number, _, rest = seeds[0].partition(",")
+        common.append(f"{number} seed{'' if number == '1' else 's'}" + (f" ({rest.strip()})" if rest else ""))
     else:
         columns["seeds"] = seeds
     columns["test %"] = [percent(row["test_accuracy"]) for row in rows]

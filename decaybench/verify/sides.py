@@ -53,7 +53,11 @@ class Subject:
         """Mean squared distance to fixed random targets: a loss for whatever shape the output has."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(step)  # the same dropout on every side
-            out = model(self.batches[step])
+            try:
+                out = model(self.batches[step])
+            except Exception as error:
+                shape = tuple(self.batches[step].shape)
+                raise UsageError(f"The model fails in training on {shape}: {type(error).__name__}: {error}.") from error
         if not isinstance(out, Tensor):
             raise UsageError(f"The model returns {type(out).__name__}; verify needs one tensor.")
         target = torch.randn(out.shape, generator=torch.Generator().manual_seed(step), dtype=out.dtype)
@@ -61,7 +65,8 @@ class Subject:
 
     def clip_norm(self) -> float:
         """Half the norm of the first gradient, so that clipping acts whatever the model is."""
-        gradients = torch.autograd.grad(self.loss(self.model, 0), list(self.model.parameters()), allow_unused=True)
+        trainable = [p for p in self.model.parameters() if p.requires_grad]
+        gradients = torch.autograd.grad(self.loss(self.model, 0), trainable, allow_unused=True)
         return 0.5 * float(nn.utils.get_total_norm([g for g in gradients if g is not None]))
 
 
@@ -91,7 +96,7 @@ class Side:
             self.model, alphas = Unused(self.model), frozenset(f"model.{name}" for name in alphas)
         (spec,) = parse("optimizer", OPTIMIZERS[case.optimizer])
         named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-        lr = subject.lr or catalog.default_lr(spec.name)
+        lr = catalog.default_lr(spec.name) if subject.lr is None else subject.lr
         self.plan = way.build(Setup(named, alphas, subject.decay, maker(spec, lr)))
         self.parameters = list(named.values())
         (cosine,) = parse("schedule", "cosine")

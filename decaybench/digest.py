@@ -1,0 +1,11 @@
+"""The name of a value: a hash of its canonical form."""
+
+import hashlib
+import json
+from typing import Any
+
+
+def digest(value: Any) -> str:
+    """A hash of the canonical JSON of a value."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
