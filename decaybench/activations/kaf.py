@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from decaybench.activations.kernels import kernel as named
-from decaybench.activations.ops import Function, atoms
+from decaybench.activations.ops import atoms, kaf
 
 TARGETS: dict[str, Callable[[Tensor], Tensor]] = {
     "elu": F.elu,
@@ -85,7 +85,7 @@ class KAF(nn.Module):
             raise ValueError(f"KAF({len(self.alpha)}) takes (N, {len(self.alpha)}, …), not {tuple(s.shape)}")
         wide = torch.promote_types(s.dtype, torch.float32)  # half precision is for storing, not for summing
         alpha = self.alpha.to(wide)
-        return Function.apply(s.to(wide), alpha, self.kernel, self.precision, self.boundary).to(s.dtype)  # type: ignore[no-any-return]
+        return kaf(s.to(wide), alpha, self.kernel, self.precision, self.boundary).to(s.dtype)  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
         return f"{len(self.alpha)}, D={self.D}, boundary={self.boundary}, kernel={self.kernel!r}, init={self.init!r}"

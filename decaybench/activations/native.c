@@ -85,13 +85,21 @@ static inline void look_up(Row row[ROW], const Strip *strip, int i, const REAL *
     row[0] = (*(const Row *)(strip->inside + i) - row[0]) * inverse;
 }
 
+static inline Row load(const REAL *from, int n) {
+    if (n >= ROW) return *(const Row *)from;
+    Row v = {0};
+    memcpy(&v, from, n * sizeof(REAL));
+    return v;
+}
+
 static inline void store(REAL *to, Row v, int n) {
     if (n >= ROW) *(Row *)to = v;
     else memcpy(to, &v, n * sizeof(REAL));
 }
 
 // The tables (group, pieces, ROW) of some channels from their coefficients alpha (group, D), and their tails (group).
-static void build(const Grid *g, const REAL *alpha, int group, REAL *table, REAL *tail) {
+// For the slope, slot j holds the coefficient of uʲ⁻¹ in f′, in units of s.
+static void build(const Grid *g, const REAL *alpha, int group, REAL *table, REAL *tail, int slope) {
     for (int c = 0; c < group; c++, alpha += g->D) {
         double wide[g->D], sum = 0;
         for (int j = 0; j < g->D; j++) wide[j] = alpha[j], sum += wide[j];
@@ -106,10 +114,11 @@ static void build(const Grid *g, const REAL *alpha, int group, REAL *table, REAL
                 r += e[w] * *(const Half *)d, s += e[w] * *(const Half *)(d + 4);
             }
             for (int j = 0; j < 4; j++) table[j] = p[j], table[4 + j] = q[j];
-            table += ROW;
-            if (l == k) break;
-            for (int j = 0; j < 4; j++) table[j] = r[j], table[4 + j] = s[j];
-            table += ROW;
+            if (l > k)
+                for (int j = 0; j < 4; j++) table[ROW + j] = r[j], table[ROW + 4 + j] = s[j];
+            for (int i = 0; slope && i <= l - k; i++)
+                for (int j = 1; j < ROW; j++) table[i * ROW + j] = j < 7 ? j * table[i * ROW + j + 1] * g->inverse : 0;
+            table += (l - k + 1) * ROW;
         }
     }
 }
@@ -141,7 +150,7 @@ int kaf_forward(const REAL *s, const REAL *alpha, REAL *f, long outer, long C, l
         REAL *table = malloc((size_t)group * g->pieces * ROW * sizeof(REAL)), *tail = malloc(group * sizeof(REAL));
         int *offset = offsets(group, inner, g->pieces);
         Strip strip;
-        build(g, alpha + from * g->D, group, table, tail);
+        build(g, alpha + from * g->D, group, table, tail, 0);
         for (long o = 0; o < outer; o++) {
             const long begin = (o * C + from) * inner;
             for (long i = 0; i < length; i += STRIP) {
@@ -189,12 +198,13 @@ int kaf_backward(const REAL *grad, const REAL *s, const REAL *alpha, REAL *grad_
         const int group = from + shape.group <= C ? shape.group : (int)(C - from);
         const long length = group * inner, size = (long)group * g->pieces * ROW;
         REAL *table = malloc(size * sizeof(REAL)), *tail = malloc(group * sizeof(REAL));
-        REAL *moments = calloc(size, sizeof(REAL)); // Σ grad·uʲ⁻¹ of each piece, in slot j; slot 0 stays empty
+        // Σ grad·uʲ⁻¹ of each piece, in slot j; slot 0 stays empty. Two of them in turn: a sum does not wait for the last.
+        REAL *moments = calloc(2 * size, sizeof(REAL));
         double *total = calloc(size, sizeof(double)), *beyond = calloc(group, sizeof(double));
         int *offset = offsets(group, inner, g->pieces);
         Strip strip;
         long unflushed = 0;
-        build(g, alpha + from * g->D, group, table, tail);
+        build(g, alpha + from * g->D, group, table, tail, 1);
         for (long o = 0; o < outer; o++) {
             const long begin = (o * C + from) * inner;
             for (long i = 0; i < length; i += STRIP) {
@@ -203,17 +213,16 @@ int kaf_backward(const REAL *grad, const REAL *s, const REAL *alpha, REAL *grad_
                 REAL *down = grad_s + begin + i;
                 locate(&strip, x, offset + i, n, g);
                 for (int b = 0; b < n; b += ROW) {
-                    const int m = n - b < ROW ? n - b : ROW;
-                    Row row[ROW], term[ROW], upstream = {0};
-                    memcpy(&upstream, up + b, m * sizeof(REAL));
+                    Row row[ROW], term[ROW];
+                    const Row upstream = load(up + b, n - b);
                     look_up(row, &strip, b, table, inverse);
-                    Row slope = 6 * row[7];
-                    for (int j = 5; j > 0; j--) slope = slope * row[0] + (REAL)j * row[j + 1];
-                    store(down + b, slope * inverse * upstream, m);
+                    Row slope = row[6];
+                    for (int j = 5; j > 0; j--) slope = slope * row[0] + row[j];
+                    store(down + b, slope * upstream, n - b);
                     term[0] = (Row){0}, term[1] = upstream;
                     for (int j = 2; j < ROW; j++) term[j] = term[j - 1] * row[0];
                     transpose(term);
-                    for (int l = 0; l < m; l++) *(Row *)(moments + strip.at[b + l]) += term[l];
+                    for (int l = 0; l < ROW; l++) *(Row *)(moments + (l & 1) * size + strip.at[b + l]) += term[l];
                 }
                 for (int l = 0; l < n && strip.outside; l++) {
                     const int c = (int)((i + l) / inner);
@@ -223,9 +232,9 @@ int kaf_backward(const REAL *grad, const REAL *s, const REAL *alpha, REAL *grad_
                 odd |= strip.odd;
             }
             unflushed += inner;
-            if (unflushed >= FLUSH) flush(moments, total, size), unflushed = 0;
+            if (unflushed >= FLUSH) flush(moments, total, size), flush(moments + size, total, size), unflushed = 0;
         }
-        flush(moments, total, size);
+        flush(moments, total, size), flush(moments + size, total, size);
         for (int c = 0; c < group; c++) {
             double *sums = calloc(g->D, sizeof(double));
             for (int k = 0; k < g->pieces; k++)

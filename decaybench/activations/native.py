@@ -5,6 +5,7 @@ Without a compiler, or with one that fails, there is no library and everything t
 
 import ctypes
 import hashlib
+import math
 import os
 import platform
 import shutil
@@ -13,6 +14,7 @@ import tempfile
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,7 +80,17 @@ def _load(path: Path, command: tuple[str, ...], source: str) -> ctypes.CDLL:
         finally:
             if path.parent != Path(folder):
                 shutil.rmtree(folder, ignore_errors=True)
-    return ctypes.CDLL(str(path))
+    return _declared(ctypes.CDLL(str(path)))
+
+
+def _declared(made: ctypes.CDLL) -> ctypes.CDLL:
+    """Says what the functions take: tensors, (outer, C, inner), the grid of a KAF, threads."""
+    for name, tensors in (("kaf_forward", 3), ("kaf_backward", 5), ("prelu_forward", 3), ("prelu_backward", 5)):
+        grid = [ctypes.c_void_p] if name.startswith("kaf") else []
+        function = getattr(made, name)
+        function.argtypes = [*[ctypes.c_void_p] * tensors, *[ctypes.c_long] * 3, *grid, ctypes.c_int]
+        function.restype = ctypes.c_int if grid else None
+    return made
 
 
 def _processor() -> str:
@@ -95,22 +107,21 @@ def usable(s: Tensor) -> ctypes.CDLL | None:
     return library(s.dtype) if s.device.type == "cpu" and s.numel() >= max(WORTH, 1) else None
 
 
-def layout(s: Tensor) -> tuple[Tensor, tuple[ctypes.c_long, ctypes.c_long, ctypes.c_long]]:
+def layout(s: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
     """A tensor (N, C, …) without gaps, and (outer, C, inner) as it lies in memory."""
-    n, c = s.shape[0], s.shape[1]
-    rest = s[0, 0].numel() if n and c else 0
-    if s.ndim in (4, 5) and not s.is_contiguous():
+    n, c, *more = s.shape
+    rest = math.prod(more)
+    if s.is_contiguous():
+        return s, (n, c, rest)
+    if s.ndim in (4, 5):
         form = torch.channels_last if s.ndim == 4 else torch.channels_last_3d
         if s.is_contiguous(memory_format=form):
-            return s, (ctypes.c_long(n * rest), ctypes.c_long(c), ctypes.c_long(1))
-    return s.contiguous(), (ctypes.c_long(n), ctypes.c_long(c), ctypes.c_long(rest))
+            return s, (n * rest, c, 1)
+    return s.contiguous(), (n, c, rest)
 
 
-def pointer(t: Tensor) -> ctypes.c_void_p:
-    """Where its numbers lie."""
-    return ctypes.c_void_p(t.data_ptr())
-
-
-def threads() -> ctypes.c_int:
-    """As many as torch uses."""
-    return ctypes.c_int(torch.get_num_threads())
+def call(function: Any, *tensors: Tensor, shape: tuple[int, int, int], grid: Any = None) -> int:
+    """Calls a function of native.c with as many threads as torch uses."""
+    more = () if grid is None else (grid,)
+    found: int = function(*(t.data_ptr() for t in tensors), *shape, *more, torch.get_num_threads())
+    return found

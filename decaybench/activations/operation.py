@@ -1,0 +1,116 @@
+"""What an operation of ours needs to be one of torch's: a schema, a shape for compilers, a rule for vmap."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_LIBRARY = torch.library.Library("decaybench", "DEF")  # type: ignore[no-untyped-call]
+
+
+def operation(
+    schema: str, real: Callable[..., Any], fake: Callable[..., Any], vmap: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Makes an operation known to torch's dispatcher.
+
+    Args:
+        schema: Its name, arguments and results, as torch writes them.
+        real: Does it, on any device.
+        fake: Gives empty tensors of the right shape.
+        vmap: For a dimension that ``torch.func.vmap`` adds.
+    """
+    name = schema.partition("(")[0]
+    _LIBRARY.define(schema)  # type: ignore[no-untyped-call]
+    _LIBRARY.impl(name, real, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+    torch.library.register_fake(f"decaybench::{name}", fake, lib=_LIBRARY)
+    torch.library.register_vmap(f"decaybench::{name}", vmap, lib=_LIBRARY)
+    return getattr(torch.ops.decaybench, name).default  # type: ignore[no-any-return]
+
+
+def differentiable(
+    op: Callable[..., Any], backward_op: Callable[..., Any], second: Callable[..., tuple[Tensor, ...]], tensors: int
+) -> Callable[..., Any]:
+    """Gives an operation of some tensors and some constants its gradient, for autograd and for ``torch.func``.
+
+    Args:
+        op: (*tensors, *constants) to a tensor.
+        backward_op: (grad, *tensors, *constants) to the gradients of the tensors.
+        second: (grad, tensors, constants, upstream gradients of what ``backward_op`` returns) to the gradients of
+            grad and of the tensors, in torch's own differentiable operations.
+        tensors: How many.
+    """
+
+    class Eager(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *args: Any) -> Any:
+            ctx.save_for_backward(*args[:tensors])
+            ctx.constants = args[tensors:]
+            return op(*args)
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Any:
+            args = (grad, *ctx.saved_tensors, *ctx.constants)
+            down = Backward.apply(*args) if torch.is_grad_enabled() else backward_op(*args)
+            return *down, *[None] * len(ctx.constants)
+
+    class Functional(torch.autograd.Function):  # what torch.func needs, at twice the overhead
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(*args: Any) -> Any:
+            return op(*args)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            ctx.save_for_backward(*inputs[:tensors])
+            ctx.constants = inputs[tensors:]
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Any:
+            return *Backward.apply(grad, *ctx.saved_tensors, *ctx.constants), *[None] * len(ctx.constants)
+
+    class Backward(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(*args: Any) -> Any:
+            return backward_op(*args)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            ctx.save_for_backward(*inputs[: tensors + 1])
+            ctx.constants = inputs[tensors + 1 :]
+
+        @staticmethod
+        def backward(ctx: Any, *upstream: Tensor) -> Any:
+            grad, *saved = ctx.saved_tensors
+            return *second(grad, saved, ctx.constants, upstream), *[None] * len(ctx.constants)
+
+    def apply(*args: Any) -> Any:
+        functional = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+        return (Functional if functional else Eager).apply(*args)
+
+    return apply
+
+
+def merged(x: Tensor, dim: int | None, batch: int, channels: int) -> Tensor:
+    """Moves a vmapped dimension (None: every replica has the same) into the channels: replicas are more channels.
+
+    Args:
+        x: With B at ``dim``.
+        dim: Where.
+        batch: B.
+        channels: Which dimension, without B, the channels are: 1 of (N, C, …), 0 of (C, …).
+
+    Returns:
+        B·C instead of C channels.
+    """
+    x = x.expand(batch, *x.shape) if dim is None else x.movedim(dim, 0)
+    x = x.movedim(0, channels)
+    return x.reshape(*x.shape[:channels], -1, *x.shape[channels + 2 :])
+
+
+def split(x: Tensor, batch: int, channels: int) -> Tensor:
+    """The reverse: B is then the dimension ``channels``."""
+    return x.reshape(*x.shape[:channels], batch, -1, *x.shape[channels + 1 :])
