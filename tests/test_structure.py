@@ -21,7 +21,7 @@ FLOORS = [
     {"config", "construct", "role", "cells"},
     {"grid", "strategies", "optimizers", "alphas", "data", "device", "summary", "groups"},
     {"model", "frame", "recipes", "foreign"},
-    {"train", "audit", "verify"},
+    {"train", "audit", "verify", "bench"},
     {"study", "snapshot", "report"},
     {"cli"},
     {"__main__"},

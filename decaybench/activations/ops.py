@@ -64,9 +64,8 @@ def _backward(
         if not call(compiled.kaf_backward, up, dense, alpha, down, to_alpha, shape=shape, grid=_grid(found)):
             return down, to_alpha
     elif found is not None and torch.isfinite(s).all():
-        down = table.grad_s(grad, s, alpha, found)
-        counted = s.device.type == "cpu"  # elsewhere bincount adds in any order
-        return down, table.grad_alpha(grad, s, alpha, found) if counted else walk.grad_alpha(grad, s, alpha, d, k)
+        down, counted = table.backward(grad, s, alpha, found)
+        return down, walk.grad_alpha(grad, s, alpha, d, k) if counted is None else counted
     return walk.grad_s(grad, s, alpha, d, k), walk.grad_alpha(grad, s, alpha, d, k)
 
 

@@ -43,46 +43,42 @@ def forward(s: Tensor, alpha: Tensor, p: Pieces) -> Tensor:
     table, out = _table(alpha, p), torch.empty_like(s)
     for tile in _tiles(s):
         x, place = _places(s[tile], p)
-        u = (x - table[0][place]) * p.inverse
-        value = table[ROW - 1][place]
+        u = (x - table[0].take(place)).mul_(p.inverse)
+        value = table[ROW - 1].take(place)
         for j in range(ROW - 2, 0, -1):
-            value = value * u + table[j][place]
+            value = value.mul_(u).add_(table[j].take(place))
         if p.tail:
             value += (s[tile] - p.high).clamp(min=0) * _tail(alpha, p, s.ndim)
         out[tile] = value
     return out
 
 
-def grad_s(grad: Tensor, s: Tensor, alpha: Tensor, p: Pieces) -> Tensor:
-    """The gradient of s, (N, C, …)."""
-    table, out = _table(alpha, p), torch.empty_like(s)
-    for tile in _tiles(s):
-        x, place = _places(s[tile], p)
-        u = (x - table[0][place]) * p.inverse
-        slope = (ROW - 2) * table[ROW - 1][place]
-        for j in range(ROW - 3, 0, -1):
-            slope = slope * u + j * table[j + 1][place]
-        slope *= p.inverse
-        slope = torch.where(s[tile] > p.high, _tail(alpha, p, s.ndim), slope)
-        out[tile] = grad[tile] * torch.where(s[tile] < p.low, 0.0, slope)
-    return out
+def backward(grad: Tensor, s: Tensor, alpha: Tensor, p: Pieces) -> tuple[Tensor, Tensor | None]:
+    """The gradients of s (N, C, …) and of α (C, D), for finite s.
 
-
-def grad_alpha(grad: Tensor, s: Tensor, alpha: Tensor, p: Pieces) -> Tensor:
-    """The gradient of α, (C, D), on the CPU, where ``bincount`` adds in order: the same bits every time."""
-    C, D = alpha.shape
-    centre = torch.from_numpy(p.centre).to(s.dtype).repeat(C)
-    moments = torch.zeros(ROW, C * p.count, dtype=torch.float64)  # Σ grad·uʲ⁻¹ in slot j
+    That of α only on the CPU, where ``bincount`` adds in order, the same bits every time; elsewhere None.
+    """
+    C, cells = len(alpha), len(alpha) * p.count
+    table, down = _table(alpha, p), torch.empty_like(s)
+    counted = s.device.type == "cpu"
+    moments = torch.zeros(ROW, cells, dtype=torch.float64)  # Σ grad·uʲ⁻¹ in slot j
     beyond = torch.zeros(C, dtype=torch.float64)
     for tile in _tiles(s):
         x, place = _places(s[tile], p)
-        u = (x - centre[place]) * p.inverse
-        power, flat = grad[tile].double(), place.flatten()
-        for j in range(1, ROW):
-            moments[j] += torch.bincount(flat, power.flatten(), C * p.count)
-            power = power * u
-        if p.tail:
+        u = (x - table[0].take(place)).mul_(p.inverse)
+        slope = (ROW - 2) * table[ROW - 1].take(place)
+        for j in range(ROW - 3, 0, -1):
+            slope = slope.mul_(u).add_(table[j + 1].take(place), alpha=j)
+        slope = torch.where(s[tile] > p.high, _tail(alpha, p, s.ndim), slope.mul_(p.inverse))
+        down[tile] = grad[tile] * slope.masked_fill_(s[tile] < p.low, 0.0)
+        power, flat = grad[tile].clone(), place.flatten()
+        for j in range(1, ROW if counted else 0):
+            moments[j] += torch.bincount(flat, power.flatten(), cells)
+            power *= u
+        if p.tail and counted:
             beyond += per_channel(grad[tile].double() * (s[tile] - p.high).clamp(min=0))
-    basis = torch.from_numpy(p.dense).permute(2, 1, 0).reshape(-1, D)  # (ROW·K, D)
+    if not counted:
+        return down, None
+    basis = torch.from_numpy(p.dense).permute(2, 1, 0).reshape(-1, p.D)  # (ROW·K, D)
     total = moments.reshape(ROW, C, p.count).permute(1, 0, 2).reshape(C, -1) @ basis
-    return (total + p.tail * beyond[:, None]).to(alpha.dtype)
+    return down, (total + p.tail * beyond[:, None]).to(alpha.dtype)

@@ -6,6 +6,7 @@ import typer
 
 from decaybench import __version__
 from decaybench.cli.audit import audit
+from decaybench.cli.bench import bench
 from decaybench.cli.list import print_catalog
 from decaybench.cli.report import report
 from decaybench.cli.run import run
@@ -22,6 +23,7 @@ app.command()(run)
 app.command()(report)
 app.command()(audit)
 app.command()(verify)
+app.add_typer(bench, name="bench")
 app.command("list")(print_catalog)
 
 

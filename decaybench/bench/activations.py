@@ -1,0 +1,155 @@
+"""What a learned activation costs, forward and backward, beside torch's own and beside its definition.
+
+What was tried for the CPU (2 cores of a Zen 3, AVX2, float32; the input 128×32×28×28, D = 20; one run each):
+
+- the definition, with its (…, D) tensor: 2541 ms;
+- the Gaussian factored into two exponentials and a Horner polynomial of degree D − 1, in torch's operations: 743 ms,
+  and more with D. In C it would have been near to what follows for D = 20, and fifteen times as much for D = 256;
+- the function of each channel as polynomials of degree 6 on pieces of the line (`decaybench.activations.pieces`), in C:
+  24 ms with one gather for each coefficient, 14 ms with rows that are loaded whole and transposed in registers, 7 ms once
+  nothing in the inner loop had a variable length. The same in torch's operations, tile by tile: 194 ms;
+- numba and ``torch.compile`` were left out: both take several seconds to compile, and one of them needs a C++ compiler
+  anyway; a C compiler takes 0.5 s, once. Triton, for GPUs, has not been tried: no GPU was at hand.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from decaybench.activations import KAF, PReLU
+from decaybench.activations.kaf import plain
+from decaybench.activations.kernels import kernel
+from decaybench.bench.timing import best, peak_memory
+
+MAIN = (128, 32, 28, 28)
+SHAPES = (MAIN, (128, 16, 14, 14), (512, 256), (128, 10, 7, 7))
+Row = dict[str, Any]
+
+
+def definition(module: KAF) -> Callable[[Tensor], Tensor]:
+    """The same function written plainly."""
+    d = torch.tensor(module.atoms, device=module.alpha.device)
+    value = kernel(module.kernel, module.precision).value
+    return lambda s: plain(s, module.alpha, d, value)
+
+
+def step(module: Callable[[Tensor], Tensor], shape: tuple[int, ...], device: torch.device, last: bool) -> Any:
+    """A forward and backward pass over one input."""
+    s = torch.randn(shape, device=device)
+    s = (s.to(memory_format=torch.channels_last) if last else s).requires_grad_()
+    upstream = torch.randn_like(s)
+
+    def run() -> None:
+        s.grad = None
+        module(s).backward(upstream)
+
+    return run
+
+
+def costs(device: torch.device, rounds: int) -> Iterator[Row]:
+    """Each shape, contiguous and channels_last: the time of each activation, and its ratios."""
+    for shape in SHAPES:
+        for last in (False, True) if len(shape) == 4 else (False,):
+            C = shape[1]
+            kaf = KAF(C).to(device)
+            modules = {"nn.ReLU": nn.ReLU(), "nn.PReLU": nn.PReLU(C), "PReLU": PReLU(C), "KAF": kaf}
+            runs = {k: step(m.to(device), shape, device, last) for k, m in modules.items()}
+            times = best(runs, rounds, device)
+            times |= best({"definition": step(definition(kaf), shape, device, last)}, 1 + rounds // 10, device)
+            for name, ms in times.items():
+                yield {
+                    "shape": "×".join(map(str, shape)) + (" channels_last" if last else ""),
+                    "activation": name,
+                    "ms": ms,
+                    "× nn.ReLU": ms / times["nn.ReLU"],
+                    "× nn.PReLU": ms / times["nn.PReLU"],
+                    "definition ÷": times["definition"] / ms,
+                }
+
+
+def growth(device: torch.device, rounds: int) -> Iterator[Row]:
+    """How the time of a KAF changes with D, with the kernel, and with the number of inputs."""
+    options: list[dict[str, Any]] = [{"D": D} for D in (8, 20, 64, 256)]
+    options += [{"kernel": "relu", "init": "random"}, {"kernel": "softplus"}]
+    made = {str(o): KAF(MAIN[1], **o).to(device) for o in options}
+    times = best({k: step(m, MAIN, device, False) for k, m in made.items()}, rounds, device)
+    kernels = {str(o): definition(made[str(o)]) for o in options if "kernel" in o}
+    plains = best({k: step(f, MAIN, device, False) for k, f in kernels.items()}, 1 + rounds // 10, device)
+    for key, ms in times.items():
+        ratio = plains[key] / ms if key in plains else None
+        yield {
+            "KAF": key,
+            "shape": "×".join(map(str, MAIN)),
+            "ms": ms,
+            "ns per number": _ns(ms, MAIN),
+            "definition ÷": ratio,
+        }
+    for n in (16, 32, 64, 128, 256):
+        shape = (n, *MAIN[1:])
+        (ms,) = best({"KAF": step(made["{'D': 20}"], shape, device, False)}, rounds, device).values()
+        yield {"KAF": "{'D': 20}", "shape": "×".join(map(str, shape)), "ms": ms, "ns per number": _ns(ms, shape)}
+
+
+def _ns(ms: float, shape: tuple[int, ...]) -> float:
+    return 1e6 * ms / torch.Size(shape).numel()
+
+
+def memory(device: torch.device) -> Iterator[Row]:
+    """The peak of a forward and backward pass, in tensors of the input's size: output and gradient are two of them."""
+    size = 4 * torch.Size(MAIN).numel()
+    for name, module in {"nn.ReLU": nn.ReLU(), "nn.PReLU": nn.PReLU(32), "PReLU": PReLU(32), "KAF": KAF(32)}.items():
+        run = step(module.to(device), MAIN, device, False)
+        run()
+        run.__closure__[1].cell_contents.grad = None  # the input's, of the pass before
+        used = peak_memory(run, device)
+        yield {"activation": name, "peak, inputs": None if used is None else used / size}
+
+
+def first_calls() -> Iterator[Row]:
+    """The first call in a new process: with nothing compiled before, with it compiled, and without a compiler."""
+    code = (
+        "import time, torch; from decaybench.activations import KAF\n"
+        "s = torch.randn(128, 32, 28, 28, requires_grad=True); m = KAF(32)\n"
+        "t = time.perf_counter(); m(s).sum().backward(); print(time.perf_counter() - t)"
+    )
+    with tempfile.TemporaryDirectory() as cache:
+        for name, more in (("compiles", {}), ("compiled before", {}), ("no compiler", {"DECAYBENCH_NATIVE": "0"})):
+            environment = {**os.environ, "DECAYBENCH_CACHE": cache, **more}
+            done = subprocess.run(
+                [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+            )
+            yield {"first call": name, "s": float(done.stdout)}
+
+
+def copy_rate(device: torch.device, rounds: int) -> float:
+    """GB/s of a copy of the main input, read and written: what no activation can exceed."""
+    a, b = torch.randn(MAIN, device=device), torch.empty(MAIN, device=device)
+    (ms,) = best({"copy": lambda: b.copy_(a)}, rounds, device).values()
+    return 2 * a.nbytes / ms / 1e6
+
+
+def goals(rows: list[Row]) -> Iterator[Row]:
+    """The goals for the main shape, and what was measured."""
+    main = {r["activation"]: r for r in rows if r["shape"] == "×".join(map(str, MAIN))}
+    kaf, prelu = main["KAF"], main["PReLU"]
+    yield _goal("KAF: times faster than its definition, at least", 80, kaf["definition ÷"], kaf["definition ÷"] >= 80)
+    yield _goal("KAF: times the cost of nn.PReLU, at most", 1.0, kaf["× nn.PReLU"], kaf["× nn.PReLU"] <= 1)
+    faster = 1 / prelu["× nn.PReLU"]
+    yield _goal("PReLU: times faster than nn.PReLU, at least", 3, faster, faster >= 3)
+    yield _goal("PReLU: times the cost of nn.ReLU, at most", 1.5, prelu["× nn.ReLU"], prelu["× nn.ReLU"] <= 1.5)
+
+
+def _goal(text: str, goal: float, measured: float, met: bool) -> Row:
+    return {"goal": text, "is": goal, "measured": measured, "met": "yes" if met else "no"}
+
+
+def started() -> str:
+    """When."""
+    return time.strftime("%Y-%m-%d %H:%M")

@@ -1,0 +1,47 @@
+"""Times several things in turn, so that what else the machine does falls on all of them."""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+
+def best(contenders: Mapping[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, float]:
+    """The shortest time of each in milliseconds, over rounds in which each runs once, after one to warm up."""
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in range(rounds + 1):
+        for name, run in contenders.items():
+            _wait(device)
+            start = time.perf_counter()
+            run()
+            _wait(device)
+            if number:
+                times[name].append(1e3 * (time.perf_counter() - start))
+    return {name: min(series) for name, series in times.items()}
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_memory(run: Callable[[], object], device: torch.device) -> int | None:
+    """Bytes that a call needs at its peak beyond what was there before; None where this cannot be measured."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        return torch.cuda.max_memory_allocated(device) - before
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # from here on, the peak is counted anew
+        before = _status("VmRSS")
+        run()
+        return _status("VmHWM") - before
+    except OSError:
+        return None
+
+
+def _status(key: str) -> int:
+    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(f"{key}:"))
+    return 1024 * int(line.split()[1])

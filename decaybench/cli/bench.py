@@ -1,0 +1,55 @@
+"""``decaybench bench …``."""
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from decaybench.cli.guard import guarded, say
+
+bench = typer.Typer(help="Measure speed, side by side with the plain alternative.", no_args_is_help=True)
+
+
+@bench.callback()
+def _several() -> None:
+    """Measure speed, side by side with the plain alternative. Nothing else should compute meanwhile."""
+
+
+@bench.command()
+@guarded
+def activations(
+    device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1, mps")] = "cpu",
+    rounds: Annotated[int, typer.Option(min=1, help="Times each is measured; the best counts.")] = 20,
+    format: Annotated[str, typer.Option(metavar="table|json", help="How to write it.")] = "table",
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Learned activations against torch's own and against their definition, forward and backward."""
+    import torch
+
+    from decaybench.bench import activations as measure
+    from decaybench.device import device_name, resolve
+    from decaybench.errors import UsageError
+    from decaybench.report.bench import print_rows, to_json
+
+    if format not in ("table", "json"):
+        raise UsageError(f"--format {format!r}: allowed are table and json.")
+    where = resolve(device)
+    say("Measuring, about a minute …")
+    costs = list(measure.costs(where, rounds))
+    found = {
+        "goals": list(measure.goals(costs)),
+        "forward + backward": costs,
+        "growth with D, with the kernel, with the input": list(measure.growth(where, rounds)),
+        "memory": list(measure.memory(where)),
+        "first call in a new process": list(measure.first_calls()),
+    }
+    about = f"{device_name(where)}, {torch.get_num_threads()} threads, torch {torch.__version__}, {measure.started()}; "
+    about += f"a copy moves {measure.copy_rate(where, rounds):.3g} GB/s"
+    if format == "json":
+        typer.echo(to_json({"machine": about, **found}), nl=False)
+        return
+    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+    console.print(about)
+    for title, rows in found.items():
+        print_rows(title, rows, console)
