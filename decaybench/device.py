@@ -34,7 +34,15 @@ def device_name(device: torch.device) -> str:
     """The name of the chip."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{platform.processor() or platform.machine()} ({os.cpu_count()} cores)"
+    return f"{_processor()} ({os.cpu_count()} cores)"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):  # not Linux, or a chip that does not say
+        return platform.processor() or platform.machine()
 
 
 def provenance(device: torch.device) -> dict[str, Any]:

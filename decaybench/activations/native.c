@@ -11,6 +11,7 @@
 
 #define ROW 8     // numbers of a row
 #define FLUSH 4096 // numbers that are summed in REAL before the sum goes on in double
+#define FEW 8192 // numbers of a channel
 #define STRIP 1024 // numbers that are looked at together
 #define SHORT 16  // fewer numbers than this of one channel in a row: take several channels at once
 
@@ -74,7 +75,7 @@ static void locate(Strip *strip, const REAL *restrict s, const int *restrict off
         strip->at[i] = (offset[i] + k) * ROW;
         strip->inside[i] = x;
     }
-    for (int i = n; i < n + ROW; i++) strip->at[i] = 0, strip->inside[i] = 0;
+    for (int i = n; i < n + ROW; i++) strip->at[i] = strip->at[n - 1], strip->inside[i] = strip->inside[n - 1];
     strip->odd = odd, strip->outside = outside;
 }
 
@@ -97,15 +98,44 @@ static inline void store(REAL *to, Row v, int n) {
     else memcpy(to, &v, n * sizeof(REAL));
 }
 
+typedef struct {
+    long outer, C, inner;
+    int group;
+} Shape;
+
+static Shape shape_of(long outer, long C, long inner) {
+    int group = inner >= SHORT ? 1 : (int)((SHORT + inner - 1) / inner);
+    return (Shape){outer, C, inner, group < C ? group : (int)C};
+}
+
+// The pieces on which the numbers of a task lie. Where they are few, this pass costs less than building all pieces.
+typedef struct {
+    int from, to;
+} Range;
+
+static Range range_of(const REAL *s, const Shape shape, long first, long length, const Grid *g) {
+    if (shape.outer * shape.inner > FEW) return (Range){0, g->pieces - 1};
+    REAL least = g->high, most = g->low;
+    for (long o = 0; o < shape.outer; o++) {
+        const REAL *x = s + (o * shape.C + first) * shape.inner;
+        for (long i = 0; i < length; i++) least = x[i] < least ? x[i] : least, most = x[i] > most ? x[i] : most;
+    }
+    const REAL low = g->low, high = g->high, scale = g->scale; // as in locate, so that it rounds as there
+    least = least > low ? least : low, most = most < high ? most : high;
+    const int from = (int)((least - low) * scale), to = (int)((most - low) * scale), last = g->pieces - 1;
+    return (Range){from < last ? from : last, to < last ? to : last};
+}
+
 // The tables (group, pieces, ROW) of some channels from their coefficients alpha (group, D), and their tails (group).
 // For the slope, slot j holds the coefficient of uʲ⁻¹ in f′, in units of s.
-static void build(const Grid *g, const REAL *alpha, int group, REAL *table, REAL *tail, int slope) {
+static void build(const Grid *g, const REAL *alpha, int group, Range range, REAL *all, REAL *tail, int slope) {
     for (int c = 0; c < group; c++, alpha += g->D) {
+        REAL *table = all + ((long)c * g->pieces + range.from) * ROW;
         double wide[g->D], sum = 0;
         for (int j = 0; j < g->D; j++) wide[j] = alpha[j], sum += wide[j];
         tail[c] = g->tail * sum;
-        for (int k = 0; k < g->pieces; k += 2) { // two at a time: half of the latency of a multiply-add is hidden
-            const int l = k + 1 < g->pieces ? k + 1 : k;
+        for (int k = range.from; k <= range.to; k += 2) { // two at a time hide half of the latency of a multiply-add
+            const int l = k < range.to ? k + 1 : k;
             const double *b = g->basis + (long)k * g->width * ROW, *d = g->basis + (long)l * g->width * ROW;
             const double *a = wide + g->first[k], *e = wide + g->first[l];
             Half p = {g->centre[k]}, q = {0}, r = {g->centre[l]}, s = {0};
@@ -123,52 +153,61 @@ static void build(const Grid *g, const REAL *alpha, int group, REAL *table, REAL
     }
 }
 
-typedef struct {
-    long outer, C, inner;
-    int group;
-} Shape;
+// Short segments are copied together, several of them a strip: how many.
+static long together(long length) { return length <= STRIP / 2 ? STRIP / length : 1; }
 
-static Shape shape_of(long outer, long C, long inner) {
-    int group = inner >= SHORT ? 1 : (int)((SHORT + inner - 1) / inner);
-    return (Shape){outer, C, inner, group < C ? group : (int)C};
+static int *offsets(int group, long inner, long rows, int pieces) { // of each position of a strip, in rows of the table
+    const long n = group * inner * rows;
+    int *offset = malloc(n * sizeof(int));
+    for (long i = 0; i < n; i++) offset[i] = (int)(i % (group * inner) / inner) * pieces;
+    return offset;
 }
 
-static int *offsets(int group, long inner, int pieces) { // of each position of a segment, in rows
-    int *offset = malloc((group * inner + ROW) * sizeof(int));
-    for (long i = 0; i < group * inner + ROW; i++) offset[i] = i < group * inner ? (int)(i / inner) * pieces : 0;
-    return offset;
+static void copy(REAL *to, long to_stride, const REAL *from, long from_stride, long rows, long length) {
+    for (long r = 0; r < rows; r++, to += to_stride, from += from_stride)
+        for (long i = 0; i < length; i += ROW) store(to + i, load(from + i, (int)(length - i)), (int)(length - i));
+}
+
+static int evaluate(const REAL *x, REAL *y, const int *offset, int n, const Grid *g, const REAL *table, const REAL *tail) {
+    const REAL high = g->high, inverse = g->inverse;
+    Strip strip;
+    locate(&strip, x, offset, n, g);
+    for (int b = 0; b < n; b += ROW) {
+        Row row[ROW];
+        look_up(row, &strip, b, table, inverse);
+        Row v = row[7];
+        for (int j = 6; j > 0; j--) v = v * row[0] + row[j];
+        store(y + b, v, n - b);
+    }
+    for (int l = 0; l < n && strip.outside; l++)
+        if (x[l] > high) y[l] += (x[l] - high) * tail[offset[l] / g->pieces];
+    return strip.odd;
 }
 
 int kaf_forward(const REAL *s, const REAL *alpha, REAL *f, long outer, long C, long inner, const Grid *g, int threads) {
     const Shape shape = shape_of(outer, C, inner);
-    const REAL high = g->high, inverse = g->inverse;
     int odd = 0;
 #pragma omp parallel for num_threads(threads) schedule(dynamic) reduction(| : odd)
     for (long from = 0; from < C; from += shape.group) {
         const int group = from + shape.group <= C ? shape.group : (int)(C - from);
         const long length = group * inner;
         REAL *table = malloc((size_t)group * g->pieces * ROW * sizeof(REAL)), *tail = malloc(group * sizeof(REAL));
-        int *offset = offsets(group, inner, g->pieces);
-        Strip strip;
-        build(g, alpha + from * g->D, group, table, tail, 0);
-        for (long o = 0; o < outer; o++) {
-            const long begin = (o * C + from) * inner;
-            for (long i = 0; i < length; i += STRIP) {
-                const int n = length - i < STRIP ? (int)(length - i) : STRIP;
-                const REAL *x = s + begin + i;
-                REAL *y = f + begin + i;
-                locate(&strip, x, offset + i, n, g);
-                for (int b = 0; b < n; b += ROW) {
-                    Row row[ROW];
-                    look_up(row, &strip, b, table, inverse);
-                    Row v = row[7];
-                    for (int j = 6; j > 0; j--) v = v * row[0] + row[j];
-                    store(y + b, v, n - b);
-                }
-                for (int l = 0; l < n && strip.outside; l++)
-                    if (x[l] > high) y[l] += (x[l] - high) * tail[(i + l) / inner];
-                odd |= strip.odd;
-            }
+        const long rows = together(length), stride = C * inner;
+        int *offset = offsets(group, inner, rows, g->pieces);
+        const Range range = range_of(s, shape, from, length, g);
+        build(g, alpha + from * g->D, group, range, table, tail, 0);
+        for (long o = 0; o < outer; o += rows) {
+            const REAL *x = s + o * stride + from * inner;
+            REAL *y = f + o * stride + from * inner;
+            if (rows > 1) {
+                const long r = o + rows <= outer ? rows : outer - o;
+                REAL in[STRIP], out[STRIP];
+                copy(in, length, x, stride, r, length);
+                odd |= evaluate(in, out, offset, (int)(r * length), g, table, tail);
+                copy(y, stride, out, length, r, length);
+            } else
+                for (long i = 0; i < length; i += STRIP)
+                    odd |= evaluate(x + i, y + i, offset + i, (int)(length - i < STRIP ? length - i : STRIP), g, table, tail);
         }
         free(table), free(tail), free(offset);
     }
@@ -188,59 +227,82 @@ static void flush(REAL *sums, double *total, long n) {
     for (long i = 0; i < n; i++) total[i] += sums[i], sums[i] = 0;
 }
 
+// Σ grad·uʲ⁻¹ of each piece, in slot j of its row; slot 0 stays empty. Of one channel there are two, in turn and `other`
+// apart, so that no sum waits for the one before. beyond: Σ grad·(s − high) of each channel, right of the pieces.
+typedef struct {
+    REAL *moments;
+    long other;
+    double *beyond;
+} Sums;
+
+static int differentiate(const REAL *x, const REAL *up, REAL *down, const int *offset, int n, const Grid *g,
+                         const REAL *table, const REAL *tail, Sums sums) {
+    const REAL low = g->low, high = g->high, inverse = g->inverse;
+    Strip strip;
+    locate(&strip, x, offset, n, g);
+    for (int b = 0; b < n; b += ROW) {
+        Row row[ROW], term[ROW];
+        const Row upstream = load(up + b, n - b);
+        look_up(row, &strip, b, table, inverse);
+        Row slope = row[6];
+        for (int j = 5; j > 0; j--) slope = slope * row[0] + row[j];
+        store(down + b, slope * upstream, n - b);
+        term[0] = (Row){0}, term[1] = upstream;
+        for (int j = 2; j < ROW; j++) term[j] = term[j - 1] * row[0];
+        transpose(term);
+        for (int l = 0; l < ROW; l++) *(Row *)(sums.moments + (l & 1) * sums.other + strip.at[b + l]) += term[l];
+    }
+    for (int l = 0; l < n && strip.outside; l++) {
+        const int c = offset[l] / g->pieces;
+        if (x[l] > high) down[l] = up[l] * tail[c], sums.beyond[c] += (double)up[l] * (x[l] - high);
+        else if (x[l] < low) down[l] = 0;
+    }
+    return strip.odd;
+}
+
 int kaf_backward(const REAL *grad, const REAL *s, const REAL *alpha, REAL *grad_s, REAL *grad_alpha, long outer, long C,
                  long inner, const Grid *g, int threads) {
     const Shape shape = shape_of(outer, C, inner);
-    const REAL low = g->low, high = g->high, inverse = g->inverse;
     int odd = 0;
 #pragma omp parallel for num_threads(threads) schedule(dynamic) reduction(| : odd)
     for (long from = 0; from < C; from += shape.group) {
         const int group = from + shape.group <= C ? shape.group : (int)(C - from);
         const long length = group * inner, size = (long)group * g->pieces * ROW;
         REAL *table = malloc(size * sizeof(REAL)), *tail = malloc(group * sizeof(REAL));
-        // Σ grad·uʲ⁻¹ of each piece, in slot j; slot 0 stays empty. Two of them in turn: a sum does not wait for the last.
-        REAL *moments = calloc(2 * size, sizeof(REAL));
+        const long other = group == 1 ? size : 0;
+        REAL *moments = calloc(size + other, sizeof(REAL));
         double *total = calloc(size, sizeof(double)), *beyond = calloc(group, sizeof(double));
-        int *offset = offsets(group, inner, g->pieces);
-        Strip strip;
+        const long rows = together(length), stride = C * inner;
+        int *offset = offsets(group, inner, rows, g->pieces);
+        Sums sums = {moments, other, beyond};
         long unflushed = 0;
-        build(g, alpha + from * g->D, group, table, tail, 1);
-        for (long o = 0; o < outer; o++) {
-            const long begin = (o * C + from) * inner;
-            for (long i = 0; i < length; i += STRIP) {
-                const int n = length - i < STRIP ? (int)(length - i) : STRIP;
-                const REAL *x = s + begin + i, *up = grad + begin + i;
-                REAL *down = grad_s + begin + i;
-                locate(&strip, x, offset + i, n, g);
-                for (int b = 0; b < n; b += ROW) {
-                    Row row[ROW], term[ROW];
-                    const Row upstream = load(up + b, n - b);
-                    look_up(row, &strip, b, table, inverse);
-                    Row slope = row[6];
-                    for (int j = 5; j > 0; j--) slope = slope * row[0] + row[j];
-                    store(down + b, slope * upstream, n - b);
-                    term[0] = (Row){0}, term[1] = upstream;
-                    for (int j = 2; j < ROW; j++) term[j] = term[j - 1] * row[0];
-                    transpose(term);
-                    for (int l = 0; l < ROW; l++) *(Row *)(moments + (l & 1) * size + strip.at[b + l]) += term[l];
+        const Range range = range_of(s, shape, from, length, g);
+        build(g, alpha + from * g->D, group, range, table, tail, 1);
+        for (long o = 0; o < outer; o += rows) {
+            const long begin = o * stride + from * inner;
+            const REAL *x = s + begin, *up = grad + begin;
+            REAL *down = grad_s + begin;
+            if (rows > 1) {
+                const long r = o + rows <= outer ? rows : outer - o;
+                REAL in[STRIP], upstream[STRIP], out[STRIP];
+                copy(in, length, x, stride, r, length), copy(upstream, length, up, stride, r, length);
+                odd |= differentiate(in, upstream, out, offset, (int)(r * length), g, table, tail, sums);
+                copy(down, stride, out, length, r, length);
+            } else
+                for (long i = 0; i < length; i += STRIP) {
+                    const int n = (int)(length - i < STRIP ? length - i : STRIP);
+                    odd |= differentiate(x + i, up + i, down + i, offset + i, n, g, table, tail, sums);
                 }
-                for (int l = 0; l < n && strip.outside; l++) {
-                    const int c = (int)((i + l) / inner);
-                    if (x[l] > high) down[l] = up[l] * tail[c], beyond[c] += (double)up[l] * (x[l] - high);
-                    else if (x[l] < low) down[l] = 0;
-                }
-                odd |= strip.odd;
-            }
-            unflushed += inner;
-            if (unflushed >= FLUSH) flush(moments, total, size), flush(moments + size, total, size), unflushed = 0;
+            unflushed += inner * rows;
+            if (unflushed >= FLUSH) flush(moments, total, size), flush(moments + size, total, other), unflushed = 0;
         }
-        flush(moments, total, size), flush(moments + size, total, size);
+        flush(moments, total, size), flush(moments + size, total, other);
         for (int c = 0; c < group; c++) {
-            double *sums = calloc(g->D, sizeof(double));
-            for (int k = 0; k < g->pieces; k++)
-                project(total + ((long)c * g->pieces + k) * ROW, g, k, sums + g->first[k]);
-            for (int j = 0; j < g->D; j++) grad_alpha[(from + c) * g->D + j] = sums[j] + g->tail * beyond[c];
-            free(sums);
+            double *to_alpha = calloc(g->D, sizeof(double));
+            for (int k = range.from; k <= range.to; k++)
+                project(total + ((long)c * g->pieces + k) * ROW, g, k, to_alpha + g->first[k]);
+            for (int j = 0; j < g->D; j++) grad_alpha[(from + c) * g->D + j] = to_alpha[j] + g->tail * beyond[c];
+            free(to_alpha);
         }
         free(table), free(tail), free(moments), free(total), free(beyond), free(offset);
     }

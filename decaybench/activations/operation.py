@@ -1,6 +1,6 @@
 """What an operation of ours needs to be one of torch's: a schema, a shape for compilers, a rule for vmap."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -28,8 +28,12 @@ def operation(
     return getattr(torch.ops.decaybench, name).default  # type: ignore[no-any-return]
 
 
+Function = type[torch.autograd.Function]
+Second = Callable[[Tensor, Sequence[Tensor], tuple[Any, ...], tuple[Tensor, ...]], tuple[Tensor, ...]]
+
+
 def differentiable(
-    op: Callable[..., Any], backward_op: Callable[..., Any], second: Callable[..., tuple[Tensor, ...]], tensors: int
+    op: Callable[..., Any], backward_op: Callable[..., Any], second: Second, tensors: int
 ) -> Callable[..., Any]:
     """Gives an operation of some tensors and some constants its gradient, for autograd and for ``torch.func``.
 
@@ -40,6 +44,13 @@ def differentiable(
             grad and of the tensors, in torch's own differentiable operations.
         tensors: How many.
     """
+    again = _gradient(backward_op, second, tensors + 1)
+    eager, functional = _eager(op, backward_op, again, tensors), _functional(op, again, tensors)
+    return lambda *args: (functional if transformed() else eager).apply(*args)
+
+
+def _eager(op: Callable[..., Any], backward_op: Callable[..., Any], again: Function, tensors: int) -> Function:
+    """For autograd, at little overhead."""
 
     class Eager(torch.autograd.Function):
         @staticmethod
@@ -51,47 +62,59 @@ def differentiable(
         @staticmethod
         def backward(ctx: Any, grad: Tensor) -> Any:
             args = (grad, *ctx.saved_tensors, *ctx.constants)
-            down = Backward.apply(*args) if torch.is_grad_enabled() else backward_op(*args)
+            down = again.apply(*args) if torch.is_grad_enabled() else backward_op(*args)
             return *down, *[None] * len(ctx.constants)
 
-    class Functional(torch.autograd.Function):  # what torch.func needs, at twice the overhead
-        generate_vmap_rule = True
+    return Eager
+
+
+class _Composable(torch.autograd.Function):
+    """The form that ``torch.func`` needs."""
+
+    generate_vmap_rule = True
+    tensors: int
+
+    @classmethod
+    def setup_context(cls, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.save_for_backward(*inputs[: cls.tensors])
+        ctx.constants = inputs[cls.tensors :]
+
+
+def _functional(op: Callable[..., Any], again: Function, count: int) -> Function:
+    class Functional(_Composable):
+        tensors = count
 
         @staticmethod
         def forward(*args: Any) -> Any:
             return op(*args)
 
         @staticmethod
-        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-            ctx.save_for_backward(*inputs[:tensors])
-            ctx.constants = inputs[tensors:]
-
-        @staticmethod
         def backward(ctx: Any, grad: Tensor) -> Any:
-            return *Backward.apply(grad, *ctx.saved_tensors, *ctx.constants), *[None] * len(ctx.constants)
+            down = again.apply(grad, *ctx.saved_tensors, *ctx.constants)
+            return *down, *[None] * len(ctx.constants)
 
-    class Backward(torch.autograd.Function):
-        generate_vmap_rule = True
+    return Functional
+
+
+def _gradient(backward_op: Callable[..., Any], second: Second, count: int) -> Function:
+    class Gradient(_Composable):
+        tensors = count
 
         @staticmethod
         def forward(*args: Any) -> Any:
             return backward_op(*args)
 
         @staticmethod
-        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-            ctx.save_for_backward(*inputs[: tensors + 1])
-            ctx.constants = inputs[tensors + 1 :]
-
-        @staticmethod
         def backward(ctx: Any, *upstream: Tensor) -> Any:
             grad, *saved = ctx.saved_tensors
             return *second(grad, saved, ctx.constants, upstream), *[None] * len(ctx.constants)
 
-    def apply(*args: Any) -> Any:
-        functional = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
-        return (Functional if functional else Eager).apply(*args)
+    return Gradient
 
-    return apply
+
+def transformed() -> bool:
+    """Whether this runs inside ``torch.func``'s grad or vmap."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
 def merged(x: Tensor, dim: int | None, batch: int, channels: int) -> Tensor:

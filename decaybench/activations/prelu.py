@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from decaybench.activations import native
 from decaybench.activations.native import call, layout
-from decaybench.activations.operation import differentiable, merged, operation, split
+from decaybench.activations.operation import differentiable, merged, operation, split, transformed
 
 
 class PReLU(nn.PReLU):
@@ -18,7 +18,8 @@ class PReLU(nn.PReLU):
     """
 
     def forward(self, s: Tensor) -> Tensor:
-        if s.device.type != "cpu" or s.ndim < 2 or s.numel() < native.WORTH or s.dtype not in native.TYPES:
+        ours = s.device.type == "cpu" and s.ndim >= 2 and s.dtype in native.TYPES
+        if not ours or (s.numel() < native.WORTH and not transformed()):  # under vmap, torch's own warns or fails
             return super().forward(s)
         if self.num_parameters not in (1, s.shape[1]):
             raise ValueError(f"PReLU({self.num_parameters}) takes (N, {self.num_parameters}, …), not {tuple(s.shape)}")

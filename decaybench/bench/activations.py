@@ -6,8 +6,8 @@ What was tried for the CPU (2 cores of a Zen 3, AVX2, float32; the input 128×32
 - the Gaussian factored into two exponentials and a Horner polynomial of degree D − 1, in torch's operations: 743 ms,
   and more with D. In C it would have been near to what follows for D = 20, and fifteen times as much for D = 256;
 - the function of each channel as polynomials of degree 6 on pieces of the line (`decaybench.activations.pieces`), in C:
-  24 ms with one gather for each coefficient, 14 ms with rows that are loaded whole and transposed in registers, 7 ms once
-  nothing in the inner loop had a variable length. The same in torch's operations, tile by tile: 194 ms;
+  36 ms with one gather for each coefficient, 19 ms with rows that are loaded whole and transposed in registers, 7 ms
+  once nothing in the inner loop had a variable length. The same in torch's operations, tile by tile: 194 ms;
 - numba and ``torch.compile`` were left out: both take several seconds to compile, and one of them needs a C++ compiler
   anyway; a C compiler takes 0.5 s, once. Triton, for GPUs, has not been tried: no GPU was at hand.
 """
@@ -48,7 +48,7 @@ def step(module: Callable[[Tensor], Tensor], shape: tuple[int, ...], device: tor
 
     def run() -> None:
         s.grad = None
-        module(s).backward(upstream)
+        torch.autograd.backward(module(s), upstream)
 
     return run
 
@@ -65,7 +65,7 @@ def costs(device: torch.device, rounds: int) -> Iterator[Row]:
             times |= best({"definition": step(definition(kaf), shape, device, last)}, 1 + rounds // 10, device)
             for name, ms in times.items():
                 yield {
-                    "shape": "×".join(map(str, shape)) + (" channels_last" if last else ""),
+                    "shape": _text(shape) + (" channels_last" if last else ""),
                     "activation": name,
                     "ms": ms,
                     "× nn.ReLU": ms / times["nn.ReLU"],
@@ -94,22 +94,53 @@ def growth(device: torch.device, rounds: int) -> Iterator[Row]:
     for n in (16, 32, 64, 128, 256):
         shape = (n, *MAIN[1:])
         (ms,) = best({"KAF": step(made["{'D': 20}"], shape, device, False)}, rounds, device).values()
-        yield {"KAF": "{'D': 20}", "shape": "×".join(map(str, shape)), "ms": ms, "ns per number": _ns(ms, shape)}
+        yield {"KAF": "{'D': 20}", "shape": _text(shape), "ms": ms, "ns per number": _ns(ms, shape)}
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape))
 
 
 def _ns(ms: float, shape: tuple[int, ...]) -> float:
     return 1e6 * ms / torch.Size(shape).numel()
 
 
+LEARNED: dict[str, Callable[[], nn.Module]] = {
+    "nn.ReLU": nn.ReLU,
+    "nn.PReLU": lambda: nn.PReLU(MAIN[1]),
+    "PReLU": lambda: PReLU(MAIN[1]),
+}
+LEARNED |= {"KAF": lambda: KAF(MAIN[1])}
+
+
 def memory(device: torch.device) -> Iterator[Row]:
     """The peak of a forward and backward pass, in tensors of the input's size: output and gradient are two of them."""
-    size = 4 * torch.Size(MAIN).numel()
-    for name, module in {"nn.ReLU": nn.ReLU(), "nn.PReLU": nn.PReLU(32), "PReLU": PReLU(32), "KAF": KAF(32)}.items():
-        run = step(module.to(device), MAIN, device, False)
-        run()
-        run.__closure__[1].cell_contents.grad = None  # the input's, of the pass before
-        used = peak_memory(run, device)
-        yield {"activation": name, "peak, inputs": None if used is None else used / size}
+    for name in LEARNED:
+        if device.type == "cuda":
+            yield {"activation": name, "peak, inputs": peak(name, device)}
+            continue
+        # In a process of its own, whose allocator gives back what is freed, so that the peak is that of this pass.
+        code = f"from decaybench.bench.activations import peak; print(peak({name!r}))"
+        found = _python(code, MALLOC_MMAP_THRESHOLD_="65536", MALLOC_TRIM_THRESHOLD_="0")
+        yield {"activation": name, "peak, inputs": None if found == "None" else float(found)}
+
+
+def peak(name: str, device: torch.device = torch.device("cpu")) -> float | None:  # noqa: B008
+    """The peak of one activation; the first pass compiles, starts threads and is not counted."""
+    s = torch.randn(MAIN, device=device).requires_grad_()
+    module, upstream = LEARNED[name]().to(device), torch.randn(MAIN, device=device)
+    torch.autograd.backward(module(s), upstream)
+    s.grad = None
+    used = peak_memory(lambda: torch.autograd.backward(module(s), upstream), device)
+    return None if used is None else used / s.nbytes
+
+
+def _python(code: str, **environment: str) -> str:
+    """What a new process prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
 
 
 def first_calls() -> Iterator[Row]:
@@ -120,12 +151,9 @@ def first_calls() -> Iterator[Row]:
         "t = time.perf_counter(); m(s).sum().backward(); print(time.perf_counter() - t)"
     )
     with tempfile.TemporaryDirectory() as cache:
-        for name, more in (("compiles", {}), ("compiled before", {}), ("no compiler", {"DECAYBENCH_NATIVE": "0"})):
-            environment = {**os.environ, "DECAYBENCH_CACHE": cache, **more}
-            done = subprocess.run(
-                [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-            )
-            yield {"first call": name, "s": float(done.stdout)}
+        for name, native in (("compiles", "1"), ("compiled before", "1"), ("no compiler", "0")):
+            seconds = float(_python(code, DECAYBENCH_CACHE=cache, DECAYBENCH_NATIVE=native))
+            yield {"first call": name, "s": seconds}
 
 
 def copy_rate(device: torch.device, rounds: int) -> float:
@@ -137,7 +165,7 @@ def copy_rate(device: torch.device, rounds: int) -> float:
 
 def goals(rows: list[Row]) -> Iterator[Row]:
     """The goals for the main shape, and what was measured."""
-    main = {r["activation"]: r for r in rows if r["shape"] == "×".join(map(str, MAIN))}
+    main = {r["activation"]: r for r in rows if r["shape"] == _text(MAIN)}
     kaf, prelu = main["KAF"], main["PReLU"]
     yield _goal("KAF: times faster than its definition, at least", 80, kaf["definition ÷"], kaf["definition ÷"] >= 80)
     yield _goal("KAF: times the cost of nn.PReLU, at most", 1.0, kaf["× nn.PReLU"], kaf["× nn.PReLU"] <= 1)

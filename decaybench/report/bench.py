@@ -25,15 +25,9 @@ def print_rows(title: str, rows: Sequence[Row], console: Console) -> None:
 
 
 def _number(value: object) -> str:
-    if value is None:
-        return ""
-    return (
-        f"{value:.3g}"
-        if isinstance(value, float) and abs(value) < 100
-        else str(round(value))
-        if isinstance(value, float)
-        else str(value)
-    )
+    if not isinstance(value, float):
+        return "" if value is None else str(value)
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
 def to_json(found: dict[str, Any]) -> str:
