@@ -9,6 +9,8 @@ import pytest
 
 from helpers import REPOSITORY
 
+pytestmark = pytest.mark.slow
+
 
 def python(code: str, tmp_path: Path, **environment: str) -> str:
     environment = {**os.environ, "DECAYBENCH_CACHE": str(tmp_path), "PYTHONPATH": str(REPOSITORY), **environment}
