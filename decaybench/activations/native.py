@@ -1,4 +1,4 @@
-"""Compiles native.c for this machine when it is first needed, keeps the result, and calls it.
+"""Compiles the C files for this machine when it is first needed, keeps the result, and calls it.
 
 Without a compiler, or with one that fails, there is no library and everything takes torch's path instead.
 """
@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import tempfile
 from functools import lru_cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ TYPES = {torch.float32: "float", torch.float64: "double"}
 
 
 class Grid(ctypes.Structure):
-    """`Pieces` as native.c has it."""
+    """`Pieces` as kaf.c has it."""
 
     _fields_ = (
         *((name, ctypes.c_int) for name in ("pieces", "width", "D")),
@@ -55,16 +54,18 @@ def library(dtype: torch.dtype) -> ctypes.CDLL | None:
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if dtype not in TYPES or not compiler or os.environ.get("DECAYBENCH_NATIVE") == "0":
         return None
-    source = resources.files("decaybench.activations") / "native.c"
+    folder = Path(__file__).with_name("c")
+    files = [folder / name for name in ("kaf.c", "prelu.c")]
     command = (compiler, *FLAGS, f"-DREAL={TYPES[dtype]}")
-    key = hashlib.sha256("\0".join([*command, source.read_text("utf-8"), _processor()]).encode()).hexdigest()[:16]
+    texts = [f.read_text("utf-8") for f in (*files, folder / "shape.h")]
+    key = hashlib.sha256("\0".join([*command, *texts, _processor()]).encode()).hexdigest()[:16]
     try:
-        return _load(cache_dir() / f"native-{key}.so", command, str(source))
+        return _load(cache_dir() / f"native-{key}.so", (*command, *map(str, files)))
     except (OSError, subprocess.SubprocessError):
         return None
 
 
-def _load(path: Path, command: tuple[str, ...], source: str) -> ctypes.CDLL:
+def _load(path: Path, command: tuple[str, ...]) -> ctypes.CDLL:
     """Compiles where it is missing, under a temporary name: two processes at once do no harm."""
     if not path.exists():
         try:
@@ -75,7 +76,7 @@ def _load(path: Path, command: tuple[str, ...], source: str) -> ctypes.CDLL:
             path = Path(folder) / path.name
         made = Path(folder) / "made.so"
         try:
-            subprocess.run([*command, source, "-o", str(made), "-lm"], check=True, capture_output=True, timeout=60)
+            subprocess.run([*command, "-o", str(made)], check=True, capture_output=True, timeout=60)
             made.replace(path)
         finally:
             if path.parent != Path(folder):
@@ -121,7 +122,7 @@ def layout(s: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
 
 
 def call(function: Any, *tensors: Tensor, shape: tuple[int, int, int], grid: Any = None) -> int:
-    """Calls a function of native.c with as many threads as torch uses."""
+    """Calls a C function with as many threads as torch uses."""
     more = () if grid is None else (grid,)
     found: int = function(*(t.data_ptr() for t in tensors), *shape, *more, torch.get_num_threads())
     return found

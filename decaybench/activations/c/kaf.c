@@ -1,19 +1,13 @@
-// KAF and PReLU, forward and backward, for the CPU. Compiled once with -DREAL=float and once with -DREAL=double.
-//
-// A tensor is seen as (outer, C, inner), contiguous. Work is cut by channel: a task owns `group` channels, builds what
-// it needs for them, and walks over outer; nothing is shared, and the sums have one order whatever the threads.
+// KAF, forward and backward.
 //
 // The function of a channel is a table of pieces. A row is {centre, c0 … c6}: f(s) = Σ cⱼ uʲ, u = (s − centre)·inverse.
 
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
+#include "shape.h"
 
 #define ROW 8     // numbers of a row
 #define FLUSH 4096 // numbers that are summed in REAL before the sum goes on in double
 #define FEW 8192 // numbers of a channel
 #define STRIP 1024 // numbers that are looked at together
-#define SHORT 16  // fewer numbers than this of one channel in a row: take several channels at once
 
 typedef double Half __attribute__((vector_size(4 * sizeof(double)), aligned(sizeof(double)), may_alias));
 typedef REAL Row __attribute__((vector_size(ROW * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
@@ -96,16 +90,6 @@ static inline Row load(const REAL *from, int n) {
 static inline void store(REAL *to, Row v, int n) {
     if (n >= ROW) *(Row *)to = v;
     else memcpy(to, &v, n * sizeof(REAL));
-}
-
-typedef struct {
-    long outer, C, inner;
-    int group;
-} Shape;
-
-static Shape shape_of(long outer, long C, long inner) {
-    int group = inner >= SHORT ? 1 : (int)((SHORT + inner - 1) / inner);
-    return (Shape){outer, C, inner, group < C ? group : (int)C};
 }
 
 // The pieces on which the numbers of a task lie. Where they are few, this pass costs less than building all pieces.
@@ -223,10 +207,6 @@ static inline void project(const double *m, const Grid *g, int k, double *restri
                    m[5] * b[5 * W + w] + m[6] * b[6 * W + w] + m[7] * b[7 * W + w];
 }
 
-static void flush(REAL *sums, double *total, long n) {
-    for (long i = 0; i < n; i++) total[i] += sums[i], sums[i] = 0;
-}
-
 // Σ grad·uʲ⁻¹ of each piece, in slot j of its row; slot 0 stays empty. Of one channel there are two, in turn and `other`
 // apart, so that no sum waits for the one before. beyond: Σ grad·(s − high) of each channel, right of the pieces.
 typedef struct {
@@ -307,51 +287,4 @@ int kaf_backward(const REAL *grad, const REAL *s, const REAL *alpha, REAL *grad_
         free(table), free(tail), free(moments), free(total), free(beyond), free(offset);
     }
     return odd;
-}
-
-void prelu_forward(const REAL *s, const REAL *slope, REAL *f, long outer, long C, long inner, int threads) {
-    const int rows = inner >= SHORT; // otherwise the channels are the row
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (long r = 0; r < (rows ? outer * C : outer); r++) {
-        const long n = rows ? inner : C * inner;
-        const REAL *x = s + r * n;
-        REAL *y = f + r * n;
-        if (rows) {
-            const REAL a = slope[r % C];
-            for (long i = 0; i < n; i++) y[i] = x[i] > 0 ? x[i] : a * x[i];
-        } else if (inner == 1) {
-            for (long i = 0; i < n; i++) y[i] = x[i] > 0 ? x[i] : slope[i] * x[i];
-        } else {
-            for (long i = 0; i < n; i++) y[i] = x[i] > 0 ? x[i] : slope[i / inner] * x[i];
-        }
-    }
-}
-
-void prelu_backward(const REAL *grad, const REAL *s, const REAL *slope, REAL *grad_s, REAL *grad_slope, long outer, long C,
-                    long inner, int threads) {
-    const Shape shape = shape_of(outer, C, inner);
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (long from = 0; from < C; from += shape.group) {
-        const int group = from + shape.group <= C ? shape.group : (int)(C - from);
-        const long length = group * inner;
-        REAL *a = malloc(length * sizeof(REAL)), *sums = calloc(length, sizeof(REAL)); // one sum for each position
-        double *total = calloc(length, sizeof(double));
-        for (long i = 0; i < length; i++) a[i] = slope[from + i / inner];
-        for (long o = 0; o < outer; o++) {
-            const REAL *x = s + (o * C + from) * inner, *up = grad + (o * C + from) * inner;
-            REAL *down = grad_s + (o * C + from) * inner;
-            for (long i = 0; i < length; i++) {
-                down[i] = x[i] > 0 ? up[i] : a[i] * up[i];
-                sums[i] += x[i] > 0 ? 0 : x[i] * up[i];
-            }
-            if (o % 256 == 255) flush(sums, total, length);
-        }
-        flush(sums, total, length);
-        for (int c = 0; c < group; c++) {
-            double sum = 0;
-            for (long i = 0; i < inner; i++) sum += total[c * inner + i];
-            grad_slope[from + c] = sum;
-        }
-        free(a), free(sums), free(total);
-    }
 }
