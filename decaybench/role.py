@@ -97,6 +97,15 @@ def roles(model: nn.Module, example: Tensor | None = None) -> dict[str, Role]:
     return found
 
 
+def mark_by_behaviour(model: nn.Module, example: Tensor) -> None:
+    """Marks the modules of unknown type that turn out to be activations when the model sees an example input."""
+    owners = dict(model.named_modules())
+    before, after = roles(model), roles(model, example)
+    for name in before:
+        if before[name] == "unknown" and after[name] == "activation":
+            mark_activation(owner_of(owners, name)[0])
+
+
 def _precedence(role: Role) -> int:
     """Of a parameter with several owners: an activation's before all, what is known before what is not."""
     return {"activation": 0, "embedding": 1, "unknown": 3}.get(role, 2)
@@ -113,7 +122,9 @@ def owner_of(owners: dict[str, nn.Module], full_name: str) -> tuple[nn.Module, s
     if isinstance(owners[prefix], ParametrizationList):  # …linear.parametrizations.weight.original0
         prefix, _, name = prefix.rpartition(".")
         prefix = prefix.removesuffix("parametrizations").removesuffix(".")
-    while isinstance(owners[prefix], nn.ParameterList | nn.ParameterDict):  # a box, not a module that does anything
+    while prefix and isinstance(
+        owners[prefix], nn.ParameterList | nn.ParameterDict
+    ):  # a box, not a module that does anything
         prefix, _, box = prefix.rpartition(".")
         name = f"{box}.{name}"
     return owners[prefix], name

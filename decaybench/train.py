@@ -18,11 +18,12 @@ from decaybench.data import Batches, Data, Part
 from decaybench.errors import DecaybenchError, UsageError
 from decaybench.model import build_model
 from decaybench.optimizers import maker, scheduler
-from decaybench.role import roles
+from decaybench.role import mark_by_behaviour, roles
 from decaybench.strategies import Plan, Setup
 from decaybench.streams import model_fingerprint, stream_seed
 
 EVALUATION_BATCH = 2048
+EXAMPLE = 16  # images that show what a module of unknown type in somebody's own network does
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ def train(config: RunConfig, data: Data) -> Generator[Epoch, None, dict[str, Any
     model = build_model(config, data.shape, data.classes)
     initial = model_fingerprint(model)
     model.to(device)
+    mark_by_behaviour(model, data.train.x[:EXAMPLE])
     plan = make_plan(config, model)
     batches = Batches(data.train, config)
     schedulers = [scheduler(o, config.schedule, config.epochs, len(batches)) for o in plan.optimizers]

@@ -13,11 +13,11 @@ from decaybench.errors import UsageError
 from decaybench.model import build_model
 from decaybench.optimizers import maker, scheduler
 from decaybench.records import decode, dumps, loads
-from decaybench.role import mark_activation
+from decaybench.role import mark_activation, mark_by_behaviour
 from decaybench.spec import parse
 from decaybench.strategies import Plan, Setup
 from decaybench.streams import model_fingerprint
-from decaybench.train import _train_epoch, evaluate, make_plan
+from decaybench.train import _train_epoch, evaluate, make_plan, setup
 from helpers import CPU, finish, one
 
 STRATEGIES = [*catalog.STRATEGIES, "loss-penalty,penalty=l1", "two-optimizers,alpha_optimizer=adam"]
@@ -208,3 +208,32 @@ def test_the_curve_of_an_activation_that_takes_only_images_is_unknown() -> None:
             return self.a * x.square()
 
     assert curve(ImagesOnly()) is None
+
+
+OWN = """
+import torch
+from torch import nn
+
+class Snaky(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.frequency = nn.Parameter(torch.ones(channels))
+    def forward(self, x):
+        return x + torch.sin(self.frequency * x) ** 2
+
+def net(shape, classes, activation):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), Snaky(8), nn.Linear(8, classes))
+"""
+
+
+def test_an_activation_that_a_network_brings_along_is_found_by_what_it_does(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(OWN)
+    config = one(network="own.py:net", activation="relu", strategy="exclude-alpha")
+    data = load(config, CPU)
+    model = build_model(config, data.shape, data.classes)
+    mark_by_behaviour(model, data.train.x[:16])
+    assert setup(config, model).alphas == {"2.frequency"}
+    before = torch.get_rng_state()
+    assert [layer["name"] for layer in finish(config, data)[1]["layers"]] == ["2"]
+    assert torch.equal(torch.get_rng_state(), before)

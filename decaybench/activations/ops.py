@@ -21,10 +21,9 @@ def atoms(D: int, boundary: float) -> list[float]:
     return [(i - (D - 1) / 2) * delta for i in range(D)]
 
 
-def _known(s: Tensor, alpha: Tensor, name: str, precision: float, boundary: float) -> tuple[Kernel, list[float], Any]:
-    D = alpha.shape[1]
-    found = pieces(name, precision, D, boundary, s.dtype == torch.float32)
-    return kernel(name, precision), atoms(D, boundary), found
+def _atomwise(alpha: Tensor, name: str, precision: float, boundary: float) -> tuple[Tensor, list[float], Kernel]:
+    """What `walk` needs."""
+    return alpha, atoms(alpha.shape[1], boundary), kernel(name, precision)
 
 
 def _forward(s: Tensor, alpha: Tensor, name: str, precision: float, boundary: float) -> Tensor:
@@ -40,22 +39,23 @@ def _forward(s: Tensor, alpha: Tensor, name: str, precision: float, boundary: fl
     Returns:
         (N, C, …), laid out as s.
     """
-    k, d, found = _known(s, alpha, name, precision, boundary)
-    if found is None:
-        return walk.forward(s, alpha, d, k)
-    if compiled := native.usable(s):
+    found = pieces(name, precision, alpha.shape[1], boundary, s.dtype == torch.float32)
+    if found is not None and (compiled := native.usable(s)):
         dense, shape = layout(s)
         out, alpha = torch.empty_like(dense), alpha.contiguous()
-        odd = call(compiled.kaf_forward, dense, alpha, out, shape=shape, grid=_grid(found))
-        return walk.forward(s, alpha, d, k) if odd else out
-    return table.forward(s, alpha, found) if torch.isfinite(s).all() else walk.forward(s, alpha, d, k)
+        if not call(compiled.kaf_forward, dense, alpha, out, shape=shape, grid=_grid(found)):
+            return out
+    elif found is not None and torch.isfinite(s).all():
+        return table.forward(s, alpha, found)
+    return walk.forward(s, *_atomwise(alpha, name, precision, boundary))  # too many pieces, or NaN or ±Inf among s
 
 
 def _backward(
     grad: Tensor, s: Tensor, alpha: Tensor, name: str, precision: float, boundary: float
 ) -> tuple[Tensor, Tensor]:
     """The gradients of s (N, C, …) and of α (C, D): everything is computed again from s and α."""
-    k, d, found = _known(s, alpha, name, precision, boundary)
+    found = pieces(name, precision, alpha.shape[1], boundary, s.dtype == torch.float32)
+    known = _atomwise(alpha, name, precision, boundary)
     if found is not None and (compiled := native.usable(s)):
         dense, shape = layout(s)
         up = grad if grad.stride() == dense.stride() else torch.empty_like(dense).copy_(grad)
@@ -65,8 +65,8 @@ def _backward(
             return down, to_alpha
     elif found is not None and torch.isfinite(s).all():
         down, counted = table.backward(grad, s, alpha, found)
-        return down, walk.grad_alpha(grad, s, alpha, d, k) if counted is None else counted
-    return walk.grad_s(grad, s, alpha, d, k), walk.grad_alpha(grad, s, alpha, d, k)
+        return down, walk.grad_alpha(grad, s, *known) if counted is None else counted
+    return walk.grad_s(grad, s, *known), walk.grad_alpha(grad, s, *known)
 
 
 @lru_cache(maxsize=64)
