@@ -10,14 +10,14 @@ from typing import TypeVar
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-from decaybench.activations.kaf import KAF
+from decaybench.activations import KAF, KAF2D
 from decaybench.behaviour import captured_calls, role_by_behaviour
 from decaybench.known import Role, known_role
 
 T = TypeVar("T")
 
 _MARK = "_decaybench_role"
-_ACTIVATIONS = (nn.PReLU, KAF)
+_ACTIVATIONS = (nn.PReLU, KAF, KAF2D)
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 # In torch's own layers, and only there, the name of a parameter is a documented part of the type.

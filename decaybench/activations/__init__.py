@@ -1,6 +1,7 @@
 """The activations, one file each. Every one is built with the number of channels and its options."""
 
 from decaybench.activations.kaf import KAF
+from decaybench.activations.kaf2d import KAF2D
 from decaybench.activations.prelu import PReLU
 
-__all__ = ["KAF", "PReLU"]
+__all__ = ["KAF", "KAF2D", "PReLU"]

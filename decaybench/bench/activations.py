@@ -23,9 +23,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from decaybench.activations import KAF, PReLU
+from decaybench.activations import KAF, KAF2D, PReLU
 from decaybench.activations.kaf import plain
+from decaybench.activations.kaf2d import plain2d
 from decaybench.activations.kernels import kernel
+from decaybench.activations.ops import atoms
 from decaybench.bench.timing import best, peak_memory
 
 MAIN = (128, 32, 28, 28)
@@ -44,7 +46,8 @@ def step(module: Callable[[Tensor], Tensor], shape: tuple[int, ...], device: tor
     """A forward and backward pass over one input."""
     s = torch.randn(shape, device=device)
     s = (s.to(memory_format=torch.channels_last) if last else s).requires_grad_()
-    upstream = torch.randn_like(s)
+    with torch.no_grad():
+        upstream = torch.randn_like(module(s))
 
     def run() -> None:
         s.grad = None
@@ -78,9 +81,9 @@ def growth(device: torch.device, rounds: int) -> Iterator[Row]:
     """How the time of a KAF changes with D, with the kernel, and with the number of inputs."""
     options: list[dict[str, Any]] = [{"D": D} for D in (8, 20, 64, 256)]
     options += [{"kernel": "relu", "init": "random"}, {"kernel": "softplus"}]
-    made = {str(o): KAF(MAIN[1], **o).to(device) for o in options}
+    made = {", ".join(f"{k}={v}" for k, v in o.items()): KAF(MAIN[1], **o).to(device) for o in options}
     times = best({k: step(m, MAIN, device, False) for k, m in made.items()}, rounds, device)
-    kernels = {str(o): definition(made[str(o)]) for o in options if "kernel" in o}
+    kernels = {key: definition(module) for key, module in made.items() if "kernel" in key}
     plains = best({k: step(f, MAIN, device, False) for k, f in kernels.items()}, 1 + rounds // 10, device)
     for key, ms in times.items():
         ratio = plains[key] / ms if key in plains else None
@@ -91,10 +94,18 @@ def growth(device: torch.device, rounds: int) -> Iterator[Row]:
             "ns per number": _ns(ms, MAIN),
             "definition ÷": ratio,
         }
+    two = KAF2D(MAIN[1] // 2).to(device)
+    d = torch.tensor(atoms(two.D, two.boundary), device=device)
+    pairs: dict[str, Callable[[Tensor], Tensor]] = {
+        "KAF2D": two,
+        "definition": lambda s: plain2d(s, two.alpha, d, two.precision),
+    }
+    ours, theirs = best({k: step(m, MAIN, device, False) for k, m in pairs.items()}, 1 + rounds // 10, device).values()
+    yield {"KAF": "KAF2D, D=10", "shape": _text(MAIN), "ms": ours, "definition ÷": theirs / ours}
     for n in (16, 32, 64, 128, 256):
         shape = (n, *MAIN[1:])
-        (ms,) = best({"KAF": step(made["{'D': 20}"], shape, device, False)}, rounds, device).values()
-        yield {"KAF": "{'D': 20}", "shape": _text(shape), "ms": ms, "ns per number": _ns(ms, shape)}
+        (ms,) = best({"KAF": step(made["D=20"], shape, device, False)}, rounds, device).values()
+        yield {"KAF": "D=20", "shape": _text(shape), "ms": ms, "ns per number": _ns(ms, shape)}
 
 
 def _text(shape: tuple[int, ...]) -> str:
