@@ -1,7 +1,6 @@
 """``decaybench audit``."""
 
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -10,21 +9,13 @@ from rich.console import Console
 
 from decaybench.catalog import RECIPES
 from decaybench.cli.guard import guarded, say
+from decaybench.cli.report import Format
 from decaybench.errors import DecaybenchError, UsageError, unknown
 from decaybench.known import Role
 from decaybench.spec import plain_value
 
 if TYPE_CHECKING:
     from decaybench.audit import Audit
-
-
-class Format(StrEnum):
-    """How the audit is written."""
-
-    table = "table"
-    markdown = "markdown"
-    csv = "csv"
-    json = "json"
 
 
 @guarded
