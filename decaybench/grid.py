@@ -167,6 +167,8 @@ def read_study(study: str | None, overrides: Mapping[str, Any]) -> Study:
         _check_shorthands(overrides, merged.strategy)
     except ValidationError as error:
         raise UsageError(explain(error, where)) from error
+    except UsageError as error:
+        raise UsageError(f"{where}{error}") from error
     if "name" not in overrides and merged.grid_id() != original.grid_id():
         # Options made it another study: it gets a folder of its own, the same one every time.
         prefix = original.name if study or len(merged.dataset) > 1 else merged.dataset[0].name.rpartition(":")[2]
@@ -188,8 +190,12 @@ def _read_toml(study: str, builtin: Mapping[str, Any]) -> dict[str, Any]:
         raise unknown("study", study, builtin)
     try:
         return tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{study} is not valid TOML: {error}.") from error
+    except UnicodeDecodeError as error:
+        before = error.object[: error.start]
+        line, column = before.count(b"\n") + 1, len(before) - before.rfind(b"\n")
+        raise UsageError(f"{study} is not valid TOML: it is not UTF-8 (at line {line}, column {column}).") from error
     except OSError as error:
         raise UsageError(f"{study} cannot be read: {error.strerror}.") from error
 

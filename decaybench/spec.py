@@ -1,7 +1,9 @@
 """One name with its options: ``kaf``, ``kaf,D=8,kernel=relu``, ``my_module:Swish,beta=2``."""
 
 import itertools
+import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -81,10 +83,15 @@ def parse(family: str, value: object) -> list[Spec]:
         name, *pairs = (part.strip() for part in value.split(","))
         if bad := [p for p in pairs if "=" not in p]:
             raise UsageError(f"{family} {value!r}: {bad[0]!r} is not key=value; write {name},key=value.")
-        return [Spec.make(family, name, dict(_pair(family, name, p) for p in pairs))]
+        options = [_pair(family, name, p) for p in pairs]
+        if twice := {k for k, _ in options if [key for key, _ in options].count(k) > 1}:
+            raise UsageError(f"{family} {value!r}: {min(twice)} is given twice; in a file a list gives several.")
+        return [Spec.make(family, name, dict(options))]
     if isinstance(value, Mapping) and isinstance(value.get("name"), str):
         name = value["name"]
         keys = [k for k in value if k != "name"]
+        if empty := [k for k in keys if value[k] == []]:
+            raise UsageError(f"{family} {name}: {empty[0]} = [] needs at least one value.")
         choices = [v if isinstance(v, list) else [v] for v in (value[k] for k in keys)]
         return [
             Spec.make(family, name, dict(zip(keys, combination, strict=True)))
@@ -113,6 +120,13 @@ def plain_value(text: str) -> Scalar:
     return text
 
 
+def _nearest(problem: Any) -> str:
+    """A hint where the value is nearly one of those that are allowed."""
+    allowed = re.findall(r"'([^']+)'", str(problem.get("ctx", {}).get("expected", "")))
+    near = get_close_matches(str(problem["input"]), allowed, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
 def explain(error: ValidationError, prefix: str = "") -> str:
     """One sentence for each thing pydantic found: the field, the value, what is allowed."""
     sentences = []
@@ -122,9 +136,9 @@ def explain(error: ValidationError, prefix: str = "") -> str:
             sentences.append(f"{prefix}{field}: there is no such field.")
             continue
         message = problem["msg"].removeprefix("Value error, ")
-        message = message[:1].lower() + message[1:]
+        message = message[:1].lower() + message[1:] + _nearest(problem)
         if problem["loc"]:
-            sentences.append(f"{prefix}{field} = {problem['input']!r}: {message}.")
+            sentences.append(f"{prefix}{field} = {problem['input']!r}: {message}".rstrip("?.") + ".")
         else:
             sentences.append(f"{prefix.removesuffix(', option ')}: {message}.")
     return "\n".join(sentences)

@@ -150,6 +150,11 @@ def test_a_study_goes_on_after_a_run_that_diverges(here: Path) -> None:
         (["run", "--dataset", "broken2.py:ragged"], 2, "numpy cannot read what it returned"),
         (["run", "--dataset", "broken2.py:texts"], 2, "train_x holds <U1, not real numbers"),
         (["run", "--dataset", "broken2.py:sizes"], 2, "images for training and test differ in shape"),
+        (["run", "--activation", "kaf,D=8,D=9"], 2, "D is given twice"),
+        (["run", "--strategy", "loss-penalty,penalty=elastic"], 2, "did you mean 'elastic-net'"),
+        (["run", "--augment", "croop"], 2, "did you mean 'crop'"),
+        (["run", "bad.toml"], 2, "bad.toml: activation kaf: D = [] needs at least one value."),
+        (["run", "latin.toml"], 2, "latin.toml is not valid TOML: it is not UTF-8 (at line 2, column 9)."),
         (["report"], 2, "start with: decaybench run"),
         (["run", "--device", "foo", "--dry-run"], 2, "--device 'foo': allowed are auto"),
         (["run", "--dataset", "broken2.py:fails"], 2, "dataset broken2.py:fails fails: ValueError: no such luck."),
@@ -166,6 +171,8 @@ def test_bad_input_is_one_clear_sentence_without_a_traceback(
     cli: Cli, tmp_path: Path, arguments: list[str], code: int, message: str
 ) -> None:
     (tmp_path / "broken.py").write_text("1 / 0\n")
+    (tmp_path / "bad.toml").write_text("activation = { name = 'kaf', D = [] }\n")
+    (tmp_path / "latin.toml").write_bytes(b"seeds = 1\nname = '\xe9'\n")
     (tmp_path / "broken2.py").write_text(
         "import torch\nX = 3\ndef gg(): ...\ndef act(channels): return 'x'\n"
         "def net(shape, classes, activation): return torch.nn.Flatten()\n"

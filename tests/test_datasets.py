@@ -61,6 +61,14 @@ def test_mnist_through_torchvision(data_dir: Path) -> None:
     check(files.mnist(), GREY[:, None])
 
 
+def test_files_that_are_there_but_damaged_are_not_called_missing(data_dir: Path) -> None:
+    write_mnist(data_dir / "MNIST" / "raw")
+    victim = data_dir / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    victim.write_bytes(victim.read_bytes()[:-5])
+    with pytest.raises(DecaybenchError, match=r"The data set MNIST in .* cannot be read .*; replace its files"):
+        files.mnist()
+
+
 @pytest.mark.parametrize(("name", "key"), [("CIFAR10", b"labels"), ("CIFAR100", b"fine_labels")])
 def test_cifar_through_torchvision(data_dir: Path, monkeypatch, name: str, key: bytes) -> None:
     build = getattr(torchvision.datasets, name)

@@ -115,8 +115,15 @@ def _through_torchvision(name: str, read: Callable[[Any], Parts], advice: str) -
     try:
         try:
             sets = [build(data_dir(), download=False, **part) for part in parts]
+        except (ValueError, EOFError, OSError) as error:
+            raise DecaybenchError(
+                f"The data set {name} in {data_dir()} cannot be read "
+                f"({type(error).__name__}: {error}); replace its files."
+            ) from error
         except RuntimeError:  # torchvision's word for "not there"
             sets = [build(data_dir(), download=True, **part) for part in parts]
+    except DecaybenchError:
+        raise
     except Exception as error:
         raise DecaybenchError(
             f"The data set {name} is not in {data_dir()} and could not be downloaded by torchvision "
