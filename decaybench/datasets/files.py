@@ -115,12 +115,12 @@ def _through_torchvision(name: str, read: Callable[[Any], Parts], advice: str) -
     try:
         try:
             sets = [build(data_dir(), download=False, **part) for part in parts]
-        except (ValueError, EOFError, OSError) as error:
-            raise DecaybenchError(
-                f"The data set {name} in {data_dir()} cannot be read "
-                f"({type(error).__name__}: {error}); replace its files."
-            ) from error
-        except RuntimeError:  # torchvision's word for "not there"
+        except (RuntimeError, ValueError, EOFError, OSError) as error:
+            if "not found" not in str(error):
+                raise DecaybenchError(
+                    f"The data set {name} in {data_dir()} cannot be read "
+                    f"({type(error).__name__}: {error}); replace its files."
+                ) from error
             sets = [build(data_dir(), download=True, **part) for part in parts]
     except DecaybenchError:
         raise
