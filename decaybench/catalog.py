@@ -88,6 +88,16 @@ ACTIVATIONS: Mapping[str, Entry] = {
         "decaybench.activations.kaf:KAF",
         o.KAFOptions,
     ),
+    "swish": Entry(
+        "s·σ(βs), learned β per channel (Ramachandran et al. 2017)",
+        "decaybench.activations.swish:Swish",
+        o.SwishOptions,
+    ),
+    "xielu": Entry(
+        "two learned curvatures; decays to ln 2, not to 0 (Huang et al. 2024)",
+        "decaybench.activations.xielu:XIELU",
+        o.XIELUOptions,
+    ),
 }
 
 

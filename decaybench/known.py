@@ -12,6 +12,7 @@ _RULES: tuple[tuple[str, str, Role], ...] = (
     (r"(.*\.)?kafnets", r"KAF\w*\.\w+", "activation"),  # the KAF authors' own code
     (r"rational|rational_kat_cu|kat_rational", r"\w+\.(numerator|denominator|weight_\w+)", "activation"),
     (r"timm", r"(StarReLU\.\w+|FilterResponseNormTlu2d\.tau|EvoNorm2d\w+\.v)", "activation"),
+    (r"decaybench", r"XIELU\.\w+", "activation"),
     (r"transformers", r"(XIELUActivation|\w*Snake\w*)\.\w+", "activation"),
     (r".*", r"(Swish|SwishBeta|LearnedSwish)\.beta", "activation"),  # Ramachandran et al. 2017
     (r".*", r"(DyT|DynamicTanh)\.alpha\w*", "activation"),  # Zhu et al. 2025: tanh(αx) instead of a norm

@@ -83,6 +83,26 @@ class KAFOptions(Options):
         return self
 
 
+class SwishOptions(Options):
+    """Where β starts."""
+
+    beta: float = 1.0
+
+
+class XIELUOptions(Options):
+    """Where both curvatures start, `p` right and `n` left of 0, and the fixed slope there."""
+
+    p: PositiveFloat = 0.8
+    n: PositiveFloat = 0.8
+    beta: NonNegativeFloat = 0.5
+
+    @model_validator(mode="after")
+    def _softplus_reaches_it(self) -> Self:
+        if self.n <= self.beta:
+            raise ValueError("n must be above beta, since n = beta + softplus(alpha_n)")
+        return self
+
+
 class ForumOptions(Options):
     """Channels of the first layer; the second has twice as many."""
 

@@ -47,6 +47,15 @@ FORMULAS: dict[str, Callable[[Tensor, list[Tensor]], Tensor]] = {
     "leaky-relu": lambda s, p: torch.where(s > 0, s, 0.01 * s),
     "prelu": lambda s, p: torch.where(s > 0, s, p[0].reshape(1, -1, *[1] * (s.ndim - 2)) * s),
     "prelu,shared=true": lambda s, p: torch.where(s > 0, s, p[0] * s),
+    "swish": lambda s, p: s / (1 + torch.exp(-p[0].reshape(1, -1, *[1] * (s.ndim - 2)) * s)),
+    "xielu": lambda s, p: (
+        torch.where(
+            s > 0,
+            torch.log1p(torch.exp(p[0])) * s**2,
+            (0.5 + torch.log1p(torch.exp(p[1]))) * (torch.exp(s) - 1 - s),
+        )
+        + 0.5 * s
+    ),
     "kaf": lambda s, p: kaf_formula(s, p[0], 20, KERNELS["gaussian"]),
     "kaf,init=random": lambda s, p: kaf_formula(s, p[0], 20, KERNELS["gaussian"]),
     "kaf,init=random,D=7": lambda s, p: kaf_formula(s, p[0], 7, KERNELS["gaussian"]),
@@ -148,3 +157,18 @@ def test_far_away_inputs_give_nothing_and_nan_stays_nan() -> None:
     assert out[:2].abs().max() < 1e-8
     assert out[2].isnan()
     assert torch.isfinite(out[3])
+
+
+def test_xielu_is_that_of_transformers_and_decays_to_ln_2() -> None:
+    from transformers.activations import XIELUActivation
+
+    from decaybench.activations.xielu import XIELU
+
+    ours, theirs = XIELU(4), XIELUActivation(dtype=torch.float32)
+    s = torch.randn(50, 4) * 3
+    torch.testing.assert_close(ours(s), theirs._xielu_python(s), rtol=1e-5, atol=1e-5)
+    for p in ours.parameters():
+        p.data.zero_()
+    assert float(ours(torch.ones(1, 4))[0, 0].detach()) == pytest.approx(0.5 + float(torch.log(torch.tensor(2.0))))
+    with pytest.raises(ValueError, match="above beta"):
+        XIELU(4, n=0.4)

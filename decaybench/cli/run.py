@@ -33,7 +33,7 @@ def run(
     ] = None,
     dataset: Annotated[Many, _option("digits, fashion-mnist, cifar10 …")] = None,
     network: Annotated[Many, _option("forum, mlp, kafnet, vgg, resnet18")] = None,
-    activation: Annotated[Many, _option("relu, leaky-relu, prelu, kaf; with options: kaf,D=8")] = None,
+    activation: Annotated[Many, _option("relu, leaky-relu, prelu, kaf, swish, xielu; with options: kaf,D=8")] = None,
     strategy: Annotated[Many, _option("no-decay, decay-all, exclude-alpha …")] = None,
     penalty: Annotated[Many, _option("Of loss-penalty: l1, l2, elastic-net.")] = None,
     alpha_optimizer: Annotated[Many, _option("Of two-optimizers: the second one's kind.")] = None,
