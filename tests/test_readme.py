@@ -95,3 +95,14 @@ def test_the_answer_shown_is_what_verify_prints(cli: Cli) -> None:
 def test_every_recipe_is_explained() -> None:
     for name in catalog.RECIPES:
         assert f"| `{name}` |" in README
+
+
+def test_the_figures_of_speed_are_those_of_the_committed_run() -> None:
+    run = (REPOSITORY / "results" / "bench" / "README.md").read_text("utf-8")
+    table = section("What a learned activation costs")
+    main = [line.split() for line in run.splitlines() if re.match(r"128×32×28×28 +\S+ +[\d.]+ ", line)]
+    assert len(main) == 5
+    for _, name, *figures in main:
+        shown = {"PReLU": "| our `PReLU` |", "KAF": "| our `KAF` |", "definition": "| the KAF as it is defined"}
+        (row,) = [line for line in table.splitlines() if line.startswith(shown.get(name, f"| `{name}` |"))]
+        assert [cell.strip() for cell in row.split("|")][2:5] == figures[:3], name
