@@ -21,7 +21,7 @@ _ACTIVATIONS = (nn.PReLU, KAF, KAF2D)
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 # In torch's own layers, and only there, the name of a parameter is a documented part of the type.
-_OWN = re.compile(r"(in_proj_|out_proj\.|[qkv]_proj_)?(weight|bias)\w*")
+_OWN = re.compile(r"(in_proj_|[qkv]_proj_)?(weight|bias)\w*")
 _LAYERS = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
 
 

@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from decaybench.cli.guard import guarded, say
+from decaybench.cli.verify import Format
 
 bench = typer.Typer(help="Measure speed, side by side with the plain alternative.", no_args_is_help=True)
 
@@ -21,7 +22,7 @@ def _several() -> None:
 def activations(
     device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1, mps")] = "cpu",
     rounds: Annotated[int, typer.Option(min=1, help="Times each is measured; the best counts.")] = 20,
-    format: Annotated[str, typer.Option(metavar="table|json", help="How to write it.")] = "table",
+    format: Annotated[Format, typer.Option(help="How to write it.")] = Format.table,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Learned activations against torch's own and against their definition, forward and backward."""
@@ -29,11 +30,8 @@ def activations(
 
     from decaybench.bench import activations as measure
     from decaybench.device import device_name, resolve
-    from decaybench.errors import UsageError
     from decaybench.report.bench import print_rows, to_json
 
-    if format not in ("table", "json"):
-        raise UsageError(f"--format {format!r}: allowed are table and json.")
     where = resolve(device)
     say("Measuring, about a minute …")
     costs = list(measure.costs(where, rounds))
@@ -46,7 +44,7 @@ def activations(
     }
     about = f"{device_name(where)}, {torch.get_num_threads()} threads, torch {torch.__version__}, {measure.started()}; "
     about += f"a copy moves {measure.copy_rate(where, rounds):.3g} GB/s"
-    if format == "json":
+    if format is Format.json:
         typer.echo(to_json({"machine": about, **found}), nl=False)
         return
     console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
