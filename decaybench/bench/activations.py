@@ -8,8 +8,8 @@ What was tried for the CPU (2 cores of a Zen 3, AVX2, float32; the input 128×32
 - the function of each channel as polynomials of degree 6 on pieces of the line (`decaybench.activations.pieces`), in C:
   36 ms with one gather for each coefficient, 19 ms with rows that are loaded whole and transposed in registers, 7 ms
   once nothing in the inner loop had a variable length. The same in torch's operations, tile by tile: 194 ms;
-- the definition through ``torch.compile``: 276 ms, and 9.0 s for the first call, which needs a C++ compiler; a C compiler
-  needs 0.5 s, once. Not tried: numba, and Triton for GPUs, since no GPU was at hand.
+- the definition through ``torch.compile``: 276 ms, and 9.0 s for the first call, which needs a C++ compiler; a C
+  compiler needs 0.5 s, once. Not tried: numba, and Triton for GPUs, since no GPU was at hand.
 """
 
 import os
