@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,7 +79,7 @@ class Batches:
         self._part, self._config = part, config
         self._order = generator(config.seed, "order")
         self._augmentation = generator(config.seed, "augmentation")
-        self._hash = hashlib.sha256()
+        self._digest = b""
 
     def __len__(self) -> int:
         n, size = len(self._part.y), self._config.batch_size
@@ -90,7 +91,7 @@ class Batches:
         A last batch of one example is left out: batch normalization cannot take it.
         """
         order = torch.randperm(len(self._part.y), generator=self._order)
-        self._hash.update(order.numpy().tobytes())
+        self._note(order)
         order = order.to(self._part.x.device)
         for index in torch.split(order, self._config.batch_size)[: len(self)]:
             x, y = self._part.x[index], self._part.y[index]
@@ -98,7 +99,7 @@ class Batches:
 
     def _draw(self, low: int, high: int, size: tuple[int, ...]) -> Tensor:
         drawn = torch.randint(low, high, size, generator=self._augmentation)
-        self._hash.update(drawn.numpy().tobytes())
+        self._note(drawn)
         return drawn.to(self._part.x.device)
 
     def _augmented(self, x: Tensor) -> Tensor:
@@ -113,7 +114,21 @@ class Batches:
     @property
     def fingerprint(self) -> str:
         """A hash of the order and the augmentation so far."""
-        return self._hash.hexdigest()[:16]
+        return self._digest.hex()[:16]
+
+    def _note(self, drawn: Tensor) -> None:
+        self._digest = hashlib.sha256(self._digest + drawn.numpy().tobytes()).digest()
+
+    def state(self) -> dict[str, Any]:
+        """What decides the epochs to come."""
+        generators = {"order": self._order.get_state(), "augmentation": self._augmentation.get_state()}
+        return {**generators, "digest": self._digest.hex()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes back to a `state`."""
+        self._order.set_state(state["order"])
+        self._augmentation.set_state(state["augmentation"])
+        self._digest = bytes.fromhex(state["digest"])
 
 
 def random_crop(x: Tensor, margin: int, offsets: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
-"""How a record is written: plain JSON, arrays exact as base64 of their bytes."""
+"""How a record is written: plain JSON, arrays exact, as base64 of their compressed bytes."""
 
 import base64
 import json
+import zlib
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -10,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from decaybench.digest import digest
 
+# Where learned functions are drawn, in units of the activation's input; the bins of its inputs lie between.
+EDGES = [round(-6 + 0.25 * i, 2) for i in range(49)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -52,7 +55,7 @@ class _History(BaseModel):
 class _Array(BaseModel):
     dtype: Literal["<f4"]
     shape: list[int]
-    base64: str
+    zlib: str
 
 
 class _Layer(BaseModel):
@@ -63,6 +66,9 @@ class _Layer(BaseModel):
     quantiles: list[list[float | None]]
     distance_from_start: float | None
     distance_from_zero: float | None
+    distance_from_relu: float | None
+    inputs: list[float | None] | None
+    curve: dict[str, dict[str, list[float | None]] | None]
 
 
 class _Record(BaseModel):
@@ -82,18 +88,21 @@ class DamagedRecordError(Exception):
 
 
 def encode(array: npt.NDArray[Any]) -> dict[str, Any]:
-    """An array as JSON values: type, shape, base64 of the little-endian bytes."""
+    """An array as JSON values: type, shape, base64 of the little-endian bytes, compressed."""
     little = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
     return {
         "dtype": little.dtype.str,
         "shape": list(little.shape),
-        "base64": base64.b64encode(little.tobytes()).decode(),
+        "zlib": base64.b64encode(zlib.compress(little.tobytes(), 9)).decode(),
     }
 
 
 def decode(value: dict[str, Any]) -> npt.NDArray[Any]:
     """The array that `encode` wrote."""
-    raw = base64.b64decode(value["base64"], validate=True)
+    try:
+        raw = zlib.decompress(base64.b64decode(value["zlib"], validate=True))
+    except zlib.error as error:
+        raise ValueError(str(error)) from error
     return np.frombuffer(raw, np.dtype(value["dtype"])).reshape(value["shape"])
 
 

@@ -40,8 +40,19 @@ class StudyFolder:
     def runs(self) -> Path:
         return self.path / "runs"
 
+    @property
+    def progress_file(self) -> Path:
+        return self.path / "progress.json"
+
     def _record(self, run_id: str) -> Path:
         return self.runs / f"{run_id}.json"
+
+    def _checkpoint(self, name: str) -> Path:
+        return self.path / "checkpoints" / f"{name}.pt"
+
+    def has(self, run_id: str) -> bool:
+        """Whether there is a record of this run."""
+        return self._record(run_id).exists()
 
     def write_study(self, text: str) -> None:
         """Writes study.toml.
@@ -59,13 +70,40 @@ class StudyFolder:
         """
         self._write(self._record(record["run_id"]), dumps(record))
 
-    def _write(self, path: Path, text: str) -> None:
+    def write_checkpoint(self, name: str, content: bytes) -> None:
+        """Keeps the state of a training that is going on.
+
+        Raises:
+            DecaybenchError: When the folder cannot be written.
+        """
+        self._write(self._checkpoint(name), content)
+
+    def checkpoints(self) -> dict[str, bytes]:
+        """The states that are kept, by name."""
+        found = {}
+        for path in sorted((self.path / "checkpoints").glob("*.pt")):
+            with contextlib.suppress(OSError):
+                found[path.stem] = path.read_bytes()
+        return found
+
+    def remove_checkpoint(self, name: str) -> None:
+        """Removes a state that is no longer needed, and the folder of states with the last one."""
+        with contextlib.suppress(OSError):
+            self._checkpoint(name).unlink(missing_ok=True)
+            self._checkpoint(name).parent.rmdir()
+
+    def write_progress(self, text: str) -> None:
+        """Notes how far a study is; what cannot be written is no loss."""
+        with contextlib.suppress(DecaybenchError):
+            self._write(self.progress_file, text)
+
+    def _write(self, path: Path, content: str | bytes) -> None:
         temporary = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=".tmp")
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content if isinstance(content, bytes) else content.encode())
                 file.flush()
                 os.fsync(file.fileno())
             Path(temporary).chmod(0o644)
@@ -122,7 +160,10 @@ class StudyFolder:
         try:
             if self.runs.exists():
                 shutil.rmtree(self.runs)
-            self.study_file.unlink(missing_ok=True)
+            for path in (self.study_file, self.progress_file):
+                path.unlink(missing_ok=True)
+            for name in self.checkpoints():
+                self.remove_checkpoint(name)
         except OSError as error:
             raise DecaybenchError(f"Cannot delete {error.filename}: {error.strerror}.") from error
 

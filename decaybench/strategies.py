@@ -24,12 +24,14 @@ class Setup:
         decay: λ.
         optimizer: Makes the run's optimizer from parameters or param groups. Keywords: ``weight_decay``
             (default 0), and ``kind`` and ``lr`` (default: the run's).
+        leading: Dimensions in front of a parameter's own: 1 where several seeds share one tensor.
     """
 
     named: dict[str, Parameter]
     alphas: frozenset[str]
     decay: float
     optimizer: Callable[..., Optimizer]
+    leading: int = 0
 
     def group(self, which: Group) -> list[Parameter]:
         """The parameters that are activation parameters, all the others ("weights"), or all."""
@@ -92,7 +94,7 @@ def two_optimizers(s: Setup, alpha_optimizer: str | None = None, alpha_lr: float
 
 def exclude_1d(s: Setup) -> Plan:
     """The rule of timm and nanoGPT: no decay for biases and whatever has one dimension or none."""
-    spared = {name for name, p in s.named.items() if p.ndim <= 1 or name.endswith(".bias")}
+    spared = {name for name, p in s.named.items() if p.ndim - s.leading <= 1 or name.endswith(".bias")}
     groups = [
         {"params": [p for name, p in s.named.items() if name not in spared], "weight_decay": s.decay},
         {"params": [p for name, p in s.named.items() if name in spared], "weight_decay": 0.0},

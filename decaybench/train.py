@@ -1,35 +1,41 @@
-"""Trains one run and yields what happens. No printing, no files."""
+"""Trains runs, one or several at once, and says what happens. No printing, no files."""
 
 import math
-from collections import Counter
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR
 
+from decaybench.activations.native import any_size
 from decaybench.alphas import Watch
 from decaybench.config import RunConfig
-from decaybench.construct import construct
-from decaybench.data import Batches, Data, Part
-from decaybench.errors import DecaybenchError, UsageError
+from decaybench.data import Batches, Data
+from decaybench.errors import DecaybenchError
 from decaybench.model import build_model
-from decaybench.optimizers import maker, scheduler
-from decaybench.role import mark_by_behaviour, roles
-from decaybench.strategies import Plan, Setup
+from decaybench.optimizers import scheduler
+from decaybench.plan import make_plan
+from decaybench.replicas.size import capacity
+from decaybench.replicas.stack import Alone, Replicas, Stack
+from decaybench.role import mark_by_behaviour
+from decaybench.score import clip, evaluate
+from decaybench.strategies import Plan
 from decaybench.streams import model_fingerprint, stream_seed
 
-EVALUATION_BATCH = 2048
+SEEN = 256  # validation images, on whose activations learned functions are compared
 EXAMPLE = 16  # images that show what a module of unknown type in somebody's own network does
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch gave: loss and accuracy (a fraction) of each part; NaN or infinite when it diverged."""
+    """What one epoch of a run gave: loss and accuracy (a fraction) of each part; NaN or infinite when it diverged."""
 
+    config: RunConfig
     number: int
     scores: dict[str, float]
 
@@ -38,121 +44,219 @@ class Epoch:
         return not all(math.isfinite(v) for k, v in self.scores.items() if k.endswith("loss"))
 
 
-def setup(config: RunConfig, model: nn.Module) -> Setup:
-    """What the strategy of a run works with."""
-    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    alphas = frozenset(name for name, role in roles(model).items() if role == "activation" and name in named)
-    return Setup(named, alphas, config.weight_decay, maker(config.optimizer, config.lr))
+@dataclass(frozen=True)
+class Finished:
+    """A run is done: its record, without provenance; plain values that JSON can hold."""
+
+    config: RunConfig
+    record: dict[str, Any]
 
 
-def make_plan(config: RunConfig, model: nn.Module) -> Plan:
-    """What the strategy of a run decides for this model.
+@dataclass(frozen=True)
+class Cell:
+    """Replicas that differ only in their seed share parameters, optimizers and schedulers."""
+
+    rows: slice
+    plan: Plan
+    schedulers: list[LambdaLR]
+
+
+@dataclass
+class Run:
+    """What is noted about one run while it trains."""
+
+    config: RunConfig
+    initial: str
+    watch: Watch
+    history: list[Epoch] = field(default_factory=list)
+    over: bool = False
+
+
+class Training:
+    """Some runs on the same data that train together: a replica axis, where there is more than one.
 
     Raises:
-        UsageError: When a strategy of somebody's own returns no plan, or forgets or repeats a parameter.
+        DecaybenchError: From any step, when code of the network, the activation or the strategy fails.
     """
-    given = setup(config, model)
-    plan = construct("strategy", config.strategy, given)
-    if not isinstance(plan, Plan):
-        raise UsageError(f"The strategy {config.strategy.name} returned {type(plan).__name__}, not a decaybench.Plan.")
-    held = Counter(id(p) for o in plan.optimizers for group in o.param_groups for p in group["params"])
-    wrong = [f"{name} is in {held[id(p)]} param groups" for name, p in given.named.items() if held[id(p)] != 1]
-    if wrong:
-        raise UsageError(f"The strategy {config.strategy.name}: {', '.join(wrong)}; each parameter belongs in one.")
-    return plan
+
+    def __init__(self, configs: Sequence[RunConfig], data: Data) -> None:
+        configs = sorted(configs, key=lambda c: c.cell_id)
+        first, device = configs[0], data.train.x.device
+        models = [build_model(c, data.shape, data.classes).to(data.train.x.dtype) for c in configs]
+        initial = [model_fingerprint(model) for model in models]
+        for model in models:
+            model.to(device)
+        self._data, self._first = data, first
+        stacked = capacity(first, data) > 0
+        if not stacked:
+            assert len(models) == 1, "such runs train one by one"
+            mark_by_behaviour(models[0], data.train.x[:EXAMPLE])
+        self.net: Replicas = Stack(models) if stacked else Alone(models[0])
+        self._batches = {c.seed: Batches(data.train, c) for c in configs}
+        steps = len(self._batches[first.seed])
+        self.cells: list[Cell] = []
+        for _, group in groupby(range(len(configs)), key=lambda r: configs[r].cell_id):
+            rows = list(group)
+            self.cells.append(self._cell(configs[rows[0]], slice(rows[0], rows[-1] + 1), steps))
+        self.runs = [Run(c, i, Watch(m)) for c, i, m in zip(configs, initial, models, strict=True)]
+        self.epoch, self.done = 0, 0  # whole epochs, and steps of the one under way
+        self._begin()
+
+    def _cell(self, config: RunConfig, rows: slice, steps: int) -> Cell:
+        shared = self.net.cell(rows) if isinstance(self.net, Stack) else None
+        plan = make_plan(config, self.net.models[rows.start], shared)
+        return Cell(rows, plan, [scheduler(o, config.schedule, config.epochs, steps) for o in plan.optimizers])
+
+    @property
+    def finished(self) -> bool:
+        return all(run.over for run in self.runs)
+
+    def _begin(self) -> None:
+        """Starts an epoch."""
+        self._start = {seed: batches.state() for seed, batches in self._batches.items()}
+        self._iterators = {seed: batches.epoch() for seed, batches in self._batches.items()}
+        x = self._data.train.x
+        self._loss = torch.zeros(len(self.runs), device=x.device, dtype=x.dtype)
+        self._correct = torch.zeros(len(self.runs), device=x.device, dtype=torch.long)
+        self._seen = self.done = 0
+        self._random = torch.Generator().manual_seed(stream_seed(self._first.seed, f"dropout/{self.epoch + 1}")).get_state()
+
+    def place(self) -> dict[str, Any]:
+        """Where in the data this training is, and what it has noted since the epoch began."""
+        noted = {"loss": self._loss, "correct": self._correct, "seen": self._seen, "random": self._random}
+        return {"epoch": self.epoch, "done": self.done, "batches": self._start, **noted}
+
+    def go_to(self, place: dict[str, Any]) -> None:
+        """Goes to a `place`: draws again the batches that were done."""
+        self.epoch = place["epoch"]
+        for seed, batches in self._batches.items():
+            batches.restore(place["batches"][seed])
+        self._begin()
+        for _ in range(place["done"]):
+            self._batch()
+        device = self._data.train.x.device
+        self.done, self._seen, self._random = place["done"], place["seen"], place["random"]
+        self._loss, self._correct = place["loss"].to(device), place["correct"].to(device)
+
+    def _batch(self) -> tuple[Tensor, Tensor]:
+        """The next x (R, B, C, H, W) and y (R, B)."""
+        drawn = {seed: next(iterator) for seed, iterator in self._iterators.items()}
+        pairs = [drawn[run.config.seed] for run in self.runs]
+        if len(pairs) == 1:
+            return pairs[0][0][None], pairs[0][1][None]
+        return torch.stack([x for x, _ in pairs]), torch.stack([y for _, y in pairs])
+
+    def advance(self) -> list[Epoch | Finished]:
+        """One step; after the last one of an epoch, what the epoch gave."""
+        with self._guarded():
+            self._step(*self._batch())
+        self.done += 1
+        if self.done < len(self._batches[self._first.seed]):
+            return []
+        with self._guarded():
+            scores = self._scores()
+        self.epoch += 1
+        events = [event for run, s in zip(self.runs, scores, strict=True) if not run.over for event in self._note(run, s)]
+        if not self.finished:
+            self._begin()
+        return events
+
+    def _step(self, x: Tensor, y: Tensor) -> None:
+        for model in self.net.models:
+            model.train()
+        out = self.net(x)  # (R, classes, B)
+        loss = F.cross_entropy(out, y, reduction="none").mean(1)  # (R,)
+        self.net.zero_grad()
+        loss.sum().backward()  # type: ignore[no-untyped-call]
+        self.net.share()
+        for cell in self.cells:
+            if cell.plan.penalty is not None:
+                torch.autograd.backward(cell.plan.penalty())
+        if self._first.clip_norm is not None:
+            clip(list(self.net.gradients()), self._first.clip_norm)
+        for cell in self.cells:
+            for optimizer in cell.plan.optimizers:
+                optimizer.step()
+            if cell.plan.after_step is not None:
+                cell.plan.after_step()
+            for s in cell.schedulers:
+                s.step()
+        self._loss = self._loss + loss.detach() * y.shape[1]
+        self._correct = self._correct + (out.detach().argmax(1) == y).sum(1)
+        self._seen += y.shape[1]
+
+    def _scores(self) -> list[dict[str, float]]:
+        """Of each replica: training as the batches were met, without any penalty; the other parts as it is now."""
+        parts = {"train": (self._loss.cpu().double() / self._seen, self._correct.cpu().double() / self._seen)}
+        parts |= {name: evaluate(self.net, getattr(self._data, name)) for name in ("validation", "test")}
+        return [
+            {f"{name}_{what}": float(pair[i][r]) for name, pair in parts.items() for i, what in enumerate(("loss", "accuracy"))}
+            for r in range(len(self.runs))
+        ]
+
+    def _note(self, run: Run, scores: dict[str, float]) -> list[Epoch | Finished]:
+        epoch = Epoch(run.config, self.epoch, scores)
+        run.history.append(epoch)
+        run.watch.look()
+        run.over = epoch.diverged or self.epoch == run.config.epochs
+        if not run.over:
+            return [epoch]
+        finished = Finished(run.config, self._record(run))
+        if epoch.diverged:
+            self._retire(self.runs.index(run))
+        return [epoch, finished]
+
+    def _retire(self, row: int) -> None:
+        """A replica that diverged goes on from zeros, unseen, so that nothing infinite slows the others down."""
+        for parameter in self.net.parameters().values():
+            if len(self.runs) > 1:
+                parameter[row].zero_()
+        cell = next(c for c in self.cells if row in range(c.rows.start, c.rows.stop))
+        for optimizer in cell.plan.optimizers:
+            for p, state in optimizer.state.items():
+                for value in state.values():
+                    if isinstance(value, Tensor) and value.shape == p.shape and len(self.runs) > 1:
+                        value[row - cell.rows.start].zero_()
+
+    def _record(self, run: Run) -> dict[str, Any]:
+        last = run.history[-1]
+        batches = self._batches[run.config.seed].fingerprint
+        return {
+            "run_id": run.config.run_id,
+            "config": run.config.model_dump(),
+            "fingerprints": {"data": self._data.fingerprint, "initial": run.initial, "batches": batches},
+            "diverged": last.number if last.diverged else None,
+            "history": {key: [_json(e.scores[key]) for e in run.history] for key in last.scores},
+            "layers": run.watch.summary(self._data.validation.x[:SEEN]),
+        }
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Dropout draws from torch's own generators: they are this training's within, and as they were outside."""
+        device = self._data.train.x.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            if isinstance(self.net, Alone):
+                if device.type == "cuda":
+                    torch.manual_seed(stream_seed(self._first.seed, f"dropout/{self.epoch + 1}/{self.done}"))
+                torch.set_rng_state(self._random)
+            try:
+                with any_size() if isinstance(self.net, Stack) else nullcontext():
+                    yield
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:
+                parts = ", ".join(s.label for s in (self._first.network, self._first.activation, self._first.strategy))
+                reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+                raise DecaybenchError(f"Training {parts} (seed {self._first.seed}) fails: {reason}.") from error
+            if isinstance(self.net, Alone):
+                self._random = torch.get_rng_state()
 
 
-def train(config: RunConfig, data: Data) -> Generator[Epoch, None, dict[str, Any]]:
-    """Trains one run on the device its data is on.
-
-    Yields:
-        One `Epoch` after each epoch; the last one is where it diverged, if it did.
-
-    Returns:
-        The record of the run, without provenance; plain values that JSON can hold.
-    """
-    device = data.train.x.device
-    model = build_model(config, data.shape, data.classes)
-    initial = model_fingerprint(model)
-    model.to(device)
-    mark_by_behaviour(model, data.train.x[:EXAMPLE])
-    plan = make_plan(config, model)
-    batches = Batches(data.train, config)
-    schedulers = [scheduler(o, config.schedule, config.epochs, len(batches)) for o in plan.optimizers]
-    watch = Watch(model)
-    history: list[Epoch] = []
-    for number in range(1, config.epochs + 1):
-        with _dropout(config, number, device):
-            scores = _train_epoch(model, plan, batches, schedulers, config.clip_norm)
-        for name in ("validation", "test"):
-            scores |= evaluate(model, getattr(data, name), name)
-        watch.look()
-        history.append(Epoch(number, scores))
-        yield history[-1]
-        if history[-1].diverged:
-            break
-    return {
-        "run_id": config.run_id,
-        "config": config.model_dump(),
-        "fingerprints": {"data": data.fingerprint, "initial": initial, "batches": batches.fingerprint},
-        "diverged": history[-1].number if history[-1].diverged else None,
-        "history": {key: [_json(e.scores[key]) for e in history] for key in history[0].scores},
-        "layers": watch.summary(),
-    }
-
-
-@contextmanager
-def _dropout(config: RunConfig, epoch: int, device: torch.device) -> Iterator[None]:
-    """Dropout draws from torch's own generators: each epoch has its seed, and leaves them as they were."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(stream_seed(config.seed, f"dropout/{epoch}"))
-        try:
-            yield
-        except Exception as error:
-            parts = ", ".join(s.label for s in (config.network, config.activation, config.strategy))
-            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-            raise DecaybenchError(f"Training {parts} (seed {config.seed}) fails: {reason}.") from error
-
-
-def _train_epoch(
-    model: nn.Module, plan: Plan, batches: Batches, schedulers: list[Any], clip_norm: float | None
-) -> dict[str, float]:
-    """One pass; the loss and accuracy are those of the batches as they were met, without any penalty."""
-    model.train()
-    loss_sum = correct = torch.zeros(())  # on the device after the first batch: no waiting for each step
-    seen = 0
-    for x, y in batches.epoch():
-        out = model(x)  # (B, classes)
-        loss = F.cross_entropy(out, y)
-        model.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss if plan.penalty is None else loss + plan.penalty())
-        if clip_norm is not None:
-            # One norm over all optimizers, summed in the model's order: the same for every strategy.
-            nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
-        for optimizer in plan.optimizers:
-            optimizer.step()
-        if plan.after_step is not None:
-            plan.after_step()
-        for s in schedulers:
-            s.step()
-        loss_sum = loss_sum + loss.detach() * len(y)
-        correct = correct + (out.detach().argmax(1) == y).sum()
-        seen += len(y)
-    return {"train_loss": float(loss_sum) / seen, "train_accuracy": float(correct) / seen}
-
-
-@torch.no_grad()
-def evaluate(model: nn.Module, part: Part, name: str) -> dict[str, float]:
-    """Loss and accuracy of a model on one part of the data."""
-    model.eval()
-    pairs = zip(torch.split(part.x, EVALUATION_BATCH), torch.split(part.y, EVALUATION_BATCH), strict=True)
-    loss, correct = torch.zeros(2, dtype=torch.float64)
-    for x, y in pairs:
-        out: Tensor = model(x)  # (B, classes)
-        loss += F.cross_entropy(out, y, reduction="sum").cpu().double()
-        correct += (out.argmax(1) == y).sum().cpu()
-    n = len(part.y)
-    return {f"{name}_loss": float(loss) / n, f"{name}_accuracy": float(correct) / n}
+def train(configs: Sequence[RunConfig], data: Data) -> Iterator[Epoch | Finished]:
+    """Trains runs together to their end, on the device their data is on."""
+    training = Training(configs, data)
+    while not training.finished:
+        yield from training.advance()
 
 
 def _json(x: float) -> float | None:

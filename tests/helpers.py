@@ -8,7 +8,7 @@ import torch
 from decaybench.config import RunConfig
 from decaybench.data import Data, load
 from decaybench.grid import Study, read_study
-from decaybench.train import Epoch, train
+from decaybench.train import Epoch, Finished, train
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
@@ -28,10 +28,6 @@ def one(**overrides: Any) -> RunConfig:
 
 def finish(config: RunConfig, data: Data | None = None) -> tuple[list[Epoch], dict[str, Any]]:
     """Trains a run to its end: its epochs and its record."""
-    training = train(config, data or load(config, CPU))
-    epochs = []
-    while True:
-        try:
-            epochs.append(next(training))
-        except StopIteration as done:
-            return epochs, done.value
+    *epochs, last = train([config], data or load(config, CPU))
+    assert isinstance(last, Finished)
+    return [e for e in epochs if isinstance(e, Epoch)], last.record

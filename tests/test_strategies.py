@@ -9,7 +9,7 @@ from decaybench.activations.kaf import KAF
 from decaybench.construct import construct
 from decaybench.role import mark_activation
 from decaybench.strategies import Plan
-from decaybench.train import setup
+from decaybench.plan import setup
 from helpers import one
 
 LR, DECAY = 0.1, 0.01

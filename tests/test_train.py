@@ -12,12 +12,13 @@ from decaybench.data import Batches, load
 from decaybench.errors import UsageError
 from decaybench.model import build_model
 from decaybench.optimizers import maker, scheduler
+from decaybench.plan import make_plan, setup
 from decaybench.records import decode, dumps, loads
 from decaybench.role import mark_activation, mark_by_behaviour
 from decaybench.spec import parse
 from decaybench.strategies import Plan, Setup
 from decaybench.streams import model_fingerprint
-from decaybench.train import _train_epoch, evaluate, make_plan, setup
+from decaybench.train import Training
 from helpers import CPU, finish, one
 
 STRATEGIES = [*catalog.STRATEGIES, "loss-penalty,penalty=l1", "two-optimizers,alpha_optimizer=adam"]

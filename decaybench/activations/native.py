@@ -11,6 +11,8 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -103,9 +105,28 @@ def _processor() -> str:
     return "\n".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))}))
 
 
+_any_size = False
+
+
+@contextmanager
+def any_size() -> Iterator[None]:
+    """Within it small calls are compiled, too: a run gives the same bits whatever trains beside it in one call."""
+    global _any_size
+    before, _any_size = _any_size, True
+    try:
+        yield
+    finally:
+        _any_size = before
+
+
+def large(s: Tensor) -> bool:
+    """Whether a tensor has enough numbers for a compiler to be worth its while."""
+    return s.numel() >= (1 if _any_size else max(WORTH, 1))
+
+
 def usable(s: Tensor) -> ctypes.CDLL | None:
     """The library for a tensor, if it is on the CPU and large enough."""
-    return library(s.dtype) if s.device.type == "cpu" and s.numel() >= max(WORTH, 1) else None
+    return library(s.dtype) if s.device.type == "cpu" and large(s) else None
 
 
 def layout(s: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
@@ -114,6 +135,8 @@ def layout(s: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
     rest = math.prod(more)
     if s.is_contiguous():
         return s, (n, c, rest)
+    if s.movedim(0, -1).is_contiguous():
+        return s, (1, c, n * rest)
     if s.ndim in (4, 5):
         form = torch.channels_last if s.ndim == 4 else torch.channels_last_3d
         if s.is_contiguous(memory_format=form):

@@ -40,14 +40,20 @@ def _forward(s: Tensor, alpha: Tensor, name: str, precision: float, boundary: fl
         (N, C, …), laid out as s.
     """
     found = pieces(name, precision, alpha.shape[1], boundary, s.dtype == torch.float32)
-    if found is not None and (compiled := native.usable(s)):
+    if found is None:  # too many pieces
+        return walk.forward(s, *_atomwise(alpha, name, precision, boundary))
+    if compiled := native.usable(s):
         dense, shape = layout(s)
         out, alpha = torch.empty_like(dense), alpha.contiguous()
         if not call(compiled.kaf_forward, dense, alpha, out, shape=shape, grid=_grid(found)):
             return out
-    elif found is not None and torch.isfinite(s).all():
+    elif torch.isfinite(s).all():
         return table.forward(s, alpha, found)
-    return walk.forward(s, *_atomwise(alpha, name, precision, boundary))  # too many pieces, or NaN or ±Inf among s
+    else:
+        out = table.forward(torch.nan_to_num(s), alpha, found)
+    odd = _odd(s)
+    out[:, odd] = walk.forward(s[:, odd], *_atomwise(alpha[odd], name, precision, boundary))
+    return out
 
 
 def _backward(
@@ -56,17 +62,31 @@ def _backward(
     """The gradients of s (N, C, …) and of α (C, D): everything is computed again from s and α."""
     found = pieces(name, precision, alpha.shape[1], boundary, s.dtype == torch.float32)
     known = _atomwise(alpha, name, precision, boundary)
-    if found is not None and (compiled := native.usable(s)):
+    if found is None:
+        return walk.grad_s(grad, s, *known), walk.grad_alpha(grad, s, *known)
+    if compiled := native.usable(s):
         dense, shape = layout(s)
         up = grad if grad.stride() == dense.stride() else torch.empty_like(dense).copy_(grad)
         alpha = alpha.contiguous()
         down, to_alpha = torch.empty_like(dense), torch.empty_like(alpha)
         if not call(compiled.kaf_backward, up, dense, alpha, down, to_alpha, shape=shape, grid=_grid(found)):
             return down, to_alpha
-    elif found is not None and torch.isfinite(s).all():
-        down, counted = table.backward(grad, s, alpha, found)
-        return down, walk.grad_alpha(grad, s, *known) if counted is None else counted
-    return walk.grad_s(grad, s, *known), walk.grad_alpha(grad, s, *known)
+    else:
+        finite = bool(torch.isfinite(s).all())
+        down, counted = table.backward(grad, s if finite else torch.nan_to_num(s), alpha, found)
+        to_alpha = walk.grad_alpha(grad, s, *known) if counted is None else counted
+        if finite:
+            return down, to_alpha
+    odd = _odd(s)
+    known = _atomwise(alpha[odd], name, precision, boundary)
+    down[:, odd] = walk.grad_s(grad[:, odd], s[:, odd], *known)
+    to_alpha[odd] = walk.grad_alpha(grad[:, odd], s[:, odd], *known)
+    return down, to_alpha
+
+
+def _odd(s: Tensor) -> Tensor:
+    """The channels (C,) that hold a NaN or ±Inf. They go atom by atom, and the others have nothing to do with it."""
+    return ~torch.isfinite(s).all(0).flatten(1).all(1) if s.ndim > 2 else ~torch.isfinite(s).all(0)
 
 
 @lru_cache(maxsize=64)

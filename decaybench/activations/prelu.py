@@ -19,10 +19,11 @@ class PReLU(nn.PReLU):
 
     def forward(self, s: Tensor) -> Tensor:
         ours = s.device.type == "cpu" and s.ndim >= 2 and s.dtype in native.TYPES
-        if not ours or (s.numel() < native.WORTH and not transformed()):  # under vmap, torch's own warns or fails
+        if not ours or (not native.large(s) and not transformed()):  # under vmap, torch's own warns or fails
             return super().forward(s)
-        if self.num_parameters not in (1, s.shape[1]):
-            raise ValueError(f"PReLU({self.num_parameters}) takes (N, {self.num_parameters}, …), not {tuple(s.shape)}")
+        given = len(self.weight)
+        if given not in (1, s.shape[1]):
+            raise ValueError(f"PReLU({given}) takes (N, {given}, …), not {tuple(s.shape)}")
         return _learned(s, self.weight.to(s.dtype).expand(s.shape[1]))  # type: ignore[no-any-return]
 
 

@@ -1,111 +1,91 @@
-"""Progress on stderr while a study runs: a live line in a terminal, plain lines elsewhere."""
+"""Progress on stderr while a study runs: a live picture in a terminal, plain lines elsewhere."""
 
 import sys
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
+from rich.live import Live as Screen
+from rich.text import Text
 
 from decaybench.config import RunConfig
+from decaybench.progress import Progress
+from decaybench.results import StudyFolder
 
 if TYPE_CHECKING:
     from decaybench.study import Event
 
-
-def duration(seconds: float) -> str:
-    """Seconds for people."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+OFTEN = 1.0  # seconds between two notes for ``decaybench status``
 
 
 class Live:
-    """Shows the events of a study.
+    """Shows the events of a study, and notes them for ``decaybench status``."""
 
-    Attributes:
-        finished: Runs finished since it started.
-    """
-
-    def __init__(self, study: str, missing: list[RunConfig], done: int) -> None:
-        self._todo, self._done = missing, done
-        self._study, self.finished = study, 0
-        self._start = time.monotonic()
-        self._begun = False
+    def __init__(self, progress: Progress, folder: StudyFolder) -> None:
+        self.progress, self._folder = progress, folder
         console = Console(file=sys.stderr)
-        columns: list[ProgressColumn] = [MofNCompleteColumn()]
-        if console.width >= 120:
-            columns = [TextColumn("{task.description}", markup=False), BarColumn(20), *columns]
-        text = TextColumn("{task.fields[text]}", markup=False)
-        self._progress = Progress(*columns, text, console=console, transient=True) if console.is_terminal else None
-        if self._progress is not None:
-            total = done + len(missing)
-            self._task = self._progress.add_task(study, total=total, completed=done, text="")
+        self._screen = Screen(console=console, transient=True) if console.is_terminal else None
+        self._noted = -OFTEN
+        self._begun = False
 
     def __enter__(self) -> Self:
-        if self._progress is not None:
-            self._progress.start()
+        if self._screen is not None:
+            self._screen.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._progress is not None:
-            self._progress.stop()
+        if self._screen is not None:
+            self._screen.stop()
+        if self._begun:
+            self._folder.write_progress(self.progress.dumps())
 
     def message(self, text: str) -> None:
         """Says one thing."""
-        if self._progress is None:
-            print(
-                f"{self._study}: {self._done} runs finished before, {len(self._todo)} to compute. {text}",
-                file=sys.stderr,
-            )
+        p = self.progress
+        if self._screen is None:
+            self._print(f"{p.study}: {p.before} runs finished before, {p.total - p.before} to compute. {text}")
         else:
-            self._progress.update(self._task, text=text)
+            self._screen.update(Text(text))
+
+    def begin(self) -> None:
+        """The runs begin now."""
+        self._begun = True
+        self.progress.start()
 
     def on(self, event: "Event") -> None:
-        """Shows one event; the clock starts with the first, when torch and the data are there."""
-        if not self._begun:
-            self._begun, self._start = True, time.monotonic()
-        if event.record is not None:
-            self.finished += 1
-            self._line(event.config, event)
-        elif self._progress is not None:
-            self._progress.update(self._task, completed=self._done + self.finished, text=self._now(event))
+        """Shows one event."""
+        self.progress.on(event)
+        if event.trouble is not None:
+            self._print(f"Warning: {event.trouble}")
+        if self._screen is not None:
+            self._screen.update(Text("\n".join(self.progress.lines()), overflow="ellipsis", no_wrap=True))
+        else:
+            for i, record in enumerate(event.records, start=1 - len(event.records)):
+                self._print(self._line(record, self.progress.before + self.progress.finished + i))
+        if time.monotonic() - self._noted > OFTEN:
+            self._noted = time.monotonic()
+            self._folder.write_progress(self.progress.dumps())
 
-    def _now(self, event: "Event") -> str:
-        parts = (event.config.activation, event.config.strategy, event.config.network, event.config.dataset)
-        name = f"seed {event.config.seed} · " + " · ".join(spec.label for spec in parts)
-        epoch = event.epoch
-        if epoch is None:
-            return f"{self._left(0.0)} · {name}"
-        scores = f"loss {epoch.scores['train_loss']:.3f} · val {100 * epoch.scores['validation_accuracy']:.1f}%"
-        part = epoch.number / event.config.epochs
-        return f"{self._left(part)} · epoch {epoch.number}/{event.config.epochs} · {scores} · {name}"
-
-    def _left(self, part: float) -> str:
-        share = (self.finished + part) / len(self._todo)
-        elapsed = time.monotonic() - self._start
-        return f"{duration(elapsed / share - elapsed)} left" if share else "…"
-
-    def _line(self, config: RunConfig, event: "Event") -> None:
-        if self._progress is not None:
-            self._progress.update(self._task, completed=self._done + self.finished)
-            return
-        assert event.record is not None
-        total = self._done + len(self._todo)
-        history, diverged = event.record["history"], event.record["diverged"]
+    def _line(self, record: dict[str, Any], number: int) -> str:
+        history, diverged = record["history"], record["diverged"]
         result = (
             f"diverged in epoch {diverged}"
             if diverged
             else f"validation {100 * history['validation_accuracy'][-1]:.2f}%, loss {history['train_loss'][-1]:.4f}"
         )
+        config = RunConfig.model_validate(record["config"])
         parts = (config.dataset, config.network, config.activation, config.strategy, config.optimizer)
         name = " ".join(spec.label for spec in parts)
-        print(
-            f"[{self._done + self.finished}/{total}] {name} lr={config.lr:g} weight_decay={config.weight_decay:g} "
-            f"seed={config.seed}: {result}; {event.record['provenance']['seconds']:.1f} s, {self._left(0.0)}",
-            file=sys.stderr,
-            flush=True,
+        return (
+            f"[{number}/{self.progress.total}] {name} lr={config.lr:g} weight_decay={config.weight_decay:g} "
+            f"seed={config.seed}: {result}; {record['provenance']['seconds']:.1f} s, {self.progress.rate}"
         )
+
+    def _print(self, line: str) -> None:
+        if self._screen is not None:
+            self._screen.console.print(Text(line))
+        else:
+            print(line, file=sys.stderr, flush=True)

@@ -4,6 +4,8 @@ import os
 import re
 import shlex
 import sys
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,10 +13,13 @@ import typer
 
 from decaybench.cli.guard import INTERRUPTED, guarded, say
 from decaybench.cli.interrupt import Prompt
+from decaybench.cli.live import Live
 from decaybench.cli.report import Format, show
 from decaybench.config import RunConfig
 from decaybench.errors import UsageError
+from decaybench.executors.processes import prepare
 from decaybench.grid import Study, read_study, to_toml
+from decaybench.progress import Progress
 from decaybench.results import StudyFolder
 
 DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
@@ -23,6 +28,29 @@ Many = list[str] | None  # read by the study itself, which names the field, the 
 
 def _option(help: str, metavar: str = "NAME") -> Any:
     return typer.Option(help=help, metavar=metavar)
+
+
+class ExecutorName(StrEnum):
+    """Where runs are trained."""
+
+    auto = "auto"
+    inline = "inline"
+    processes = "processes"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is asked of the machine."""
+
+    asked: Study
+    folder: StudyFolder
+    runs: list[RunConfig]
+    missing: list[RunConfig]
+    device: str
+    fresh: bool
+    executor: str
+    workers: str
+    checkpoint_every: float
 
 
 @guarded
@@ -50,6 +78,9 @@ def run(
     validation: Annotated[Many, _option("Share of the training part held out.", "SHARE")] = None,
     train_limit: Annotated[Many, _option("Use only so many training images; or none.", "N")] = None,
     device: Annotated[str, _option("auto, cpu, cuda, cuda:1, mps")] = "auto",
+    executor: Annotated[ExecutorName, typer.Option(help="Where runs are trained.")] = ExecutorName.auto,
+    workers: Annotated[str, _option("Processes; auto is one per core.", "N|auto")] = "auto",
+    checkpoint_every: Annotated[float, typer.Option(min=0.0, metavar="SECONDS", help="Between checkpoints.")] = 60.0,
     results: Annotated[Path, _option("Folder of all studies.", "DIR")] = Path("results"),
     name: Annotated[str | None, _option("Folder of this study in it.")] = None,
     data_dir: Annotated[Path | None, _option("Where data sets are, or are downloaded to.", "DIR")] = None,
@@ -73,6 +104,8 @@ def run(
         if not data_dir.is_dir():
             raise UsageError(f"--data-dir {data_dir}: there is no such folder.")
         os.environ["DECAYBENCH_DATA"] = str(data_dir)
+    if not re.fullmatch(r"auto|[1-9]\d{0,3}", workers):
+        raise UsageError(f"--workers {workers!r}: allowed are auto and whole numbers from 1 on.")
     if not DEVICES.fullmatch(device):
         raise UsageError(f"--device {device!r}: allowed are auto, cpu, cuda, cuda:0, cuda:1, … and mps.")
     loaded = folder.load((r.run_id for r in runs), set_aside=not dry_run)
@@ -85,41 +118,47 @@ def run(
         return
     if fresh:
         _ask(folder, yes)
-    if missing:
-        _compute(asked, missing, folder, device, fresh, done=len(finished))
+    plan = Work(asked, folder, runs, missing, device, fresh, executor.value, workers, checkpoint_every)
+    whole = _compute(plan) if missing else True
     show(folder.load(r.run_id for r in runs), Format.table, None, layers=False, baseline="decay-all")
     say(f"More: decaybench report {shlex.quote(str(folder.path))} --layers")
+    if not whole:
+        raise typer.Exit(1)
 
 
-def _compute(asked: Study, missing: list[RunConfig], folder: StudyFolder, device: str, fresh: bool, done: int) -> None:
-    """Trains what is missing, with progress on stderr."""
-    from decaybench.cli.live import Live
-
-    live = Live(asked.name, missing, done)
+def _compute(plan: Work) -> bool:
+    """Trains what is missing, with progress on stderr; whether every run could be finished."""
+    asked, folder, missing = plan.asked, plan.folder, plan.missing
+    cells = len({run.cell_id for run in plan.runs})
+    progress = Progress(asked.name, cells, len(plan.runs), before=len(plan.runs) - len(missing))
+    live = Live(progress, folder)
 
     def farewell() -> str:
         again = ["decaybench", *(word for word in sys.argv[1:] if word not in ("--fresh", "--yes"))]
         return (
-            f"Interrupted: {done + live.finished} of {done + len(missing)} runs are finished "
+            f"Interrupted: {progress.before + progress.finished} of {progress.total} runs are finished "
             f"and kept in {folder.path}. Go on with: {shlex.join(again)}"
         )
 
     try:
         with Prompt(farewell), live:
             live.message("Starting: importing torch, loading the data …")
-            from decaybench.device import resolve
-            from decaybench.study import run_missing
+            if plan.executor != "inline":
+                prepare()
+            from decaybench.executors.choice import driver
 
-            where = resolve(device)
-            for number, event in enumerate(run_missing(missing, folder, where)):
-                if number == 0:  # from here on it is known to work
-                    if fresh:
-                        folder.clear()
-                    folder.write_study(to_toml(asked))
+            study = driver(folder, plan.device, plan.executor, plan.workers, plan.checkpoint_every, len(missing))
+            study.check(missing)
+            if plan.fresh:  # from here on it is known to work
+                folder.clear()
+            folder.write_study(to_toml(asked))
+            live.begin()
+            for event in study.run(missing):
                 live.on(event)
     except KeyboardInterrupt:
         say(farewell())
         raise typer.Exit(INTERRUPTED) from None
+    return not progress.failed
 
 
 def _ask(folder: StudyFolder, yes: bool) -> None:

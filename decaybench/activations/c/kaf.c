@@ -138,7 +138,10 @@ static void build(const Grid *g, const REAL *alpha, int group, Range range, REAL
 }
 
 // Short segments are copied together, several of them a strip: how many.
-static long together(long length) { return length <= STRIP / 2 ? STRIP / length : 1; }
+static long together(long length, long outer) {
+    const long most = length <= STRIP / 2 ? STRIP / length : 1;
+    return most < outer ? most : outer;
+}
 
 static int *offsets(int group, long inner, long rows, int pieces) { // of each position of a strip, in rows of the table
     const long n = group * inner * rows;
@@ -176,7 +179,7 @@ int kaf_forward(const REAL *s, const REAL *alpha, REAL *f, long outer, long C, l
         const int group = from + shape.group <= C ? shape.group : (int)(C - from);
         const long length = group * inner;
         REAL *table = malloc((size_t)group * g->pieces * ROW * sizeof(REAL)), *tail = malloc(group * sizeof(REAL));
-        const long rows = together(length), stride = C * inner;
+        const long rows = together(length, outer), stride = C * inner;
         int *offset = offsets(group, inner, rows, g->pieces);
         const Range range = range_of(s, shape, from, length, g);
         build(g, alpha + from * g->D, group, range, table, tail, 0);
@@ -252,7 +255,7 @@ int kaf_backward(const REAL *grad, const REAL *s, const REAL *alpha, REAL *grad_
         const long other = group == 1 ? size : 0;
         REAL *moments = calloc(size + other, sizeof(REAL));
         double *total = calloc(size, sizeof(double)), *beyond = calloc(group, sizeof(double));
-        const long rows = together(length), stride = C * inner;
+        const long rows = together(length, outer), stride = C * inner;
         int *offset = offsets(group, inner, rows, g->pieces);
         Sums sums = {moments, other, beyond};
         long unflushed = 0;

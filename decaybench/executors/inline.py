@@ -1,0 +1,20 @@
+"""Jobs done here, one after another: for debugging, and for studies too small for more."""
+
+from collections.abc import Iterator
+
+import torch
+
+from decaybench.executors.work import DataOf, Jobs, Message, Place, one_thread, perform
+
+
+class Inline:
+    """Does jobs in this process."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._place = Place(device)
+
+    def run(self, jobs: Jobs, data: DataOf) -> Iterator[Message]:
+        with one_thread(self._place.device):
+            while job := jobs.take():
+                first = job.configs[0]
+                yield from perform(job, self._place.data(first, data(first)), "here")

@@ -1,0 +1,40 @@
+"""Loss and accuracy of replicas on a part of the data; and the norm of each one's gradient."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from decaybench.data import Part
+from decaybench.replicas.stack import Replicas
+
+EVALUATION_BATCH = 512
+
+
+@torch.no_grad()
+def evaluate(net: Replicas, part: Part) -> tuple[Tensor, Tensor]:
+    """The mean loss and the accuracy of every replica, two tensors (R,) in float64 on the CPU."""
+    R = len(net.models)
+    for model in net.models:
+        model.eval()
+    loss, correct = torch.zeros(2, R, dtype=torch.float64)
+    pairs = zip(part.x.split(EVALUATION_BATCH), part.y.split(EVALUATION_BATCH), strict=True)
+    for x, y in pairs:
+        out = net(x.expand(R, *x.shape))  # (R, classes, B)
+        each = F.cross_entropy(out, y.expand(R, -1), reduction="none")  # (R, B)
+        loss += each.double().sum(1).cpu()
+        correct += (out.argmax(1) == y).sum(1).cpu()
+    return loss / len(part.y), correct / len(part.y)
+
+
+def clip(gradients: Sequence[Tensor], most: float) -> None:
+    """Scales gradients (R, …) in place so that each replica's joint norm is at most ``most``.
+
+    The norm is over all its parameters, whatever optimizers they are in, as in `torch.nn.utils.clip_grad_norm_`.
+    """
+    norms = torch.stack([g.flatten(1).norm(dim=1) for g in gradients])  # (parameters, R)
+    factor = (most / (norms.norm(dim=0) + 1e-6)).clamp(max=1.0)  # (R,)
+    for g in gradients:
+        g.mul_(factor.view(-1, *[1] * (g.ndim - 1)))
+
