@@ -1,4 +1,4 @@
-"""What the activation parameters are: their values, their quantiles, the functions they make of what they really see."""
+"""What the activation parameters are: their values, their quantiles, and their functions of what they really see."""
 
 from dataclasses import dataclass, field
 from typing import Any

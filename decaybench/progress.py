@@ -109,7 +109,9 @@ class Progress:
         first = f"{self.study}: {done} of {self.total} runs ({self.cells} cells) · {self.rate}"
         lines = [first + (f" · {self.failed} failed" if self.failed else "")]
         if self.best and self.worst:
-            named = [f"{what} {100 * a:.1f}% ({name})" for what, (a, name) in (("best", self.best), ("worst", self.worst))]
+            named = [
+                f"{what} {100 * a:.1f}% ({name})" for what, (a, name) in (("best", self.best), ("worst", self.worst))
+            ]
             lines.append("validation: " + ", ".join(named))
         return lines + [f"{worker}: {text}" for worker, text in sorted(self.workers.items())]
 

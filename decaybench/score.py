@@ -19,7 +19,7 @@ def evaluate(net: Replicas, part: Part) -> tuple[Tensor, Tensor]:
     for model in net.models:
         model.eval()
     loss, correct = torch.zeros(2, R, dtype=torch.float64)
-    pairs = zip(part.x.split(EVALUATION_BATCH), part.y.split(EVALUATION_BATCH), strict=True)
+    pairs = zip(torch.split(part.x, EVALUATION_BATCH), torch.split(part.y, EVALUATION_BATCH), strict=True)
     for x, y in pairs:
         out = net(x.expand(R, *x.shape))  # (R, classes, B)
         each = F.cross_entropy(out, y.expand(R, -1), reduction="none")  # (R, B)
@@ -37,4 +37,3 @@ def clip(gradients: Sequence[Tensor], most: float) -> None:
     factor = (most / (norms.norm(dim=0) + 1e-6)).clamp(max=1.0)  # (R,)
     for g in gradients:
         g.mul_(factor.view(-1, *[1] * (g.ndim - 1)))
-

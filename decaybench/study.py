@@ -152,5 +152,5 @@ def _parts(config: RunConfig) -> tuple[str, ...]:
 
 
 def _name(job: Job) -> str:
-    """The name of a job's checkpoint."""
-    return job.configs[0].run_id
+    """The name of a job's checkpoint, whatever the order of its runs."""
+    return min(config.run_id for config in job.configs)

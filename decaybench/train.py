@@ -119,7 +119,9 @@ class Training:
         self._loss = torch.zeros(len(self.runs), device=x.device, dtype=x.dtype)
         self._correct = torch.zeros(len(self.runs), device=x.device, dtype=torch.long)
         self._seen = self.done = 0
-        self._random = torch.Generator().manual_seed(stream_seed(self._first.seed, f"dropout/{self.epoch + 1}")).get_state()
+        self._random = (
+            torch.Generator().manual_seed(stream_seed(self._first.seed, f"dropout/{self.epoch + 1}")).get_state()
+        )
 
     def place(self) -> dict[str, Any]:
         """Where in the data this training is, and what it has noted since the epoch began."""
@@ -156,7 +158,9 @@ class Training:
         with self._guarded():
             scores = self._scores()
         self.epoch += 1
-        events = [event for run, s in zip(self.runs, scores, strict=True) if not run.over for event in self._note(run, s)]
+        events = [
+            event for run, s in zip(self.runs, scores, strict=True) if not run.over for event in self._note(run, s)
+        ]
         if not self.finished:
             self._begin()
         return events
@@ -190,7 +194,11 @@ class Training:
         parts = {"train": (self._loss.cpu().double() / self._seen, self._correct.cpu().double() / self._seen)}
         parts |= {name: evaluate(self.net, getattr(self._data, name)) for name in ("validation", "test")}
         return [
-            {f"{name}_{what}": float(pair[i][r]) for name, pair in parts.items() for i, what in enumerate(("loss", "accuracy"))}
+            {
+                f"{name}_{what}": float(pair[i][r])
+                for name, pair in parts.items()
+                for i, what in enumerate(("loss", "accuracy"))
+            }
             for r in range(len(self.runs))
         ]
 

@@ -45,7 +45,9 @@ SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize("network", ["mlp,width=8", pytest.param("forum,width=4", marks=SLOW)])
-@pytest.mark.parametrize("optimizer", ["sgd", *(pytest.param(o, marks=SLOW) for o in ("sgd,momentum=0", "adam", "adamw", "rmsprop"))])
+@pytest.mark.parametrize(
+    "optimizer", ["sgd", *(pytest.param(o, marks=SLOW) for o in ("sgd,momentum=0", "adam", "adamw", "rmsprop"))]
+)
 def test_a_cohort_is_its_runs_to_1e_10(optimizer: str, network: str) -> None:
     """Every strategy in one cohort, with different decays, rates and seeds, and gradients clipped one by one."""
     study = tiny(
@@ -81,7 +83,9 @@ def test_a_cohort_is_its_runs_to_1e_10(optimizer: str, network: str) -> None:
 @pytest.mark.parametrize("activation", list(catalog.ACTIVATIONS))
 @pytest.mark.parametrize("network", ["mlp,width=16", "forum,width=4", "kafnet", "vgg,depth=3,width=4"])
 def test_every_activation_and_network_is_the_same_in_a_cohort(network: str, activation: str) -> None:
-    runs = tiny(network=network, activation=activation, dataset="synthetic,samples=100,size=9", seeds=2, epochs=1).runs()
+    runs = tiny(
+        network=network, activation=activation, dataset="synthetic,samples=100,size=9", seeds=2, epochs=1
+    ).runs()
     data = double(load(runs[0], CPU))
     assert capacity(runs[0], data) > 0
     many = records(Training(runs, data))
@@ -94,7 +98,9 @@ def test_every_activation_and_network_is_the_same_in_a_cohort(network: str, acti
 @pytest.mark.parametrize("activation", ["prelu", "kaf", "xielu"])
 @pytest.mark.parametrize("network", ["mlp,width=24", "forum,width=5"])
 def test_a_run_has_the_same_bits_whatever_trains_beside_it(network: str, activation: str) -> None:
-    study = tiny(network=network, activation=activation, seeds=3, strategy=["decay-all", "exclude-1d"], augment="crop-flip")
+    study = tiny(
+        network=network, activation=activation, seeds=3, strategy=["decay-all", "exclude-1d"], augment="crop-flip"
+    )
     runs = study.runs()
     data = load(runs[0], CPU)
     torch.set_num_threads(1)
@@ -151,7 +157,12 @@ def test_runs_are_cut_into_cohorts_that_fit() -> None:
 @pytest.mark.parametrize("network", ["mlp", "mlp,dropout=0.5", "vgg,depth=3,width=4,norm=true"])
 @pytest.mark.parametrize("strategy", ["decay-to-init", "two-optimizers,alpha_optimizer=adam", "proximal-l1"])
 def test_a_resumed_training_gives_the_same_bits(strategy: str, network: str) -> None:
-    fields: dict[str, Any] = {"strategy": strategy, "schedule": "cosine,warmup=1", "augment": "crop-flip", "batch_size": 32}
+    fields: dict[str, Any] = {
+        "strategy": strategy,
+        "schedule": "cosine,warmup=1",
+        "augment": "crop-flip",
+        "batch_size": 32,
+    }
     runs = tiny(network=network, activation="kaf", seeds=2 if network == "mlp" else 1, epochs=4, **fields).runs()
     data = load(runs[0], CPU)
     torch.set_num_threads(1)

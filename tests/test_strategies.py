@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from decaybench import catalog
 from decaybench.activations.kaf import KAF
 from decaybench.construct import construct
+from decaybench.plan import setup
 from decaybench.role import mark_activation
 from decaybench.strategies import Plan
-from decaybench.plan import setup
 from helpers import one
 
 LR, DECAY = 0.1, 0.01

@@ -2,19 +2,22 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from decaybench import catalog
 from decaybench.alphas import curve
-from decaybench.data import Batches, load
+from decaybench.data import load
 from decaybench.errors import UsageError
 from decaybench.model import build_model
 from decaybench.optimizers import maker, scheduler
 from decaybench.plan import make_plan, setup
 from decaybench.records import decode, dumps, loads
+from decaybench.replicas.stack import Alone
 from decaybench.role import mark_activation, mark_by_behaviour
+from decaybench.score import evaluate
 from decaybench.spec import parse
 from decaybench.strategies import Plan, Setup
 from decaybench.streams import model_fingerprint
@@ -74,15 +77,26 @@ def test_a_run_that_diverges_is_recorded_and_stops() -> None:
 
 def test_a_record_holds_the_parameters_as_they_were_and_became() -> None:
     config = one(activation="prelu,init=0.4", strategy="no-decay", weight_decay=0.0, lr=1e-30)
-    _, record = finish(config)
-    for layer in record["layers"]:
+    data = load(config, CPU)
+    _, record = finish(config, data)
+    model = build_model(config, data.shape, data.classes)
+    s, (first, second) = data.validation.x.flatten(1), [m for m in model if isinstance(m, nn.Linear)][:2]
+    for linear, layer in zip((first, second), record["layers"], strict=True):
+        s = linear(s).detach()
         assert (decode(layer["initial"]) == torch.tensor(0.4).numpy()).all()
         assert (decode(layer["final"]) == decode(layer["initial"])).all()
         assert layer["distance_from_start"] == 0
         assert len(layer["quantiles"]) == config.epochs + 1
-        # f(s) = s above 0 and 0.4 s below, on a symmetric grid: rms² = (1 + 0.16)/2 · mean s².
-        mean_square = float(torch.linspace(-3, 3, 121).square().mean())
-        assert layer["distance_from_zero"] == pytest.approx(math.sqrt(1.16 / 2 * mean_square), rel=1e-5)
+        # f(s) = s above 0 and 0.4·s below, on the inputs that the layer gets from the validation images.
+        f = torch.where(s > 0, s, 0.4 * s)
+        assert layer["distance_from_zero"] == pytest.approx(float(f.square().mean().sqrt()), rel=1e-4)
+        assert layer["distance_from_relu"] == pytest.approx(
+            0.4 * float(s.clamp(max=0).square().mean().sqrt()), rel=1e-4
+        )
+        counts, _ = np.histogram(s.clamp(-6, 6), np.linspace(-6, 6, 49))
+        assert layer["inputs"] == pytest.approx(counts / counts.sum(), abs=1e-3)
+        assert layer["curve"]["end"]["mean"][::12] == pytest.approx([-2.4, -1.2, 0, 3, 6])
+        s = f
 
 
 def test_history_ends_with_what_the_model_scores() -> None:
@@ -101,9 +115,9 @@ def test_evaluate_against_a_loop() -> None:
         losses.append(-math.log(float(p[y])))
         hits += int(p.argmax() == y)
     model.train()
-    scores = evaluate(model, data.test, "test")
-    assert scores["test_loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
-    assert scores["test_accuracy"] == hits / len(losses)
+    loss, accuracy = evaluate(Alone(model), data.test)
+    assert loss == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+    assert accuracy == hits / len(losses)
 
 
 def test_clipping_is_joint_over_all_optimizers() -> None:
@@ -112,9 +126,9 @@ def test_clipping_is_joint_over_all_optimizers() -> None:
     for strategy in ("exclude-alpha", "two-optimizers"):
         config = one(strategy=strategy, optimizer="sgd,momentum=0", lr=1.0, clip_norm=0.05, batch_size=1000)
         before = build_model(config, data.shape, data.classes)
-        model = build_model(config, data.shape, data.classes)
-        run_one_epoch(model, config, data)
-        moved = [a - b for a, b in zip(model.parameters(), before.parameters(), strict=True)]
+        training = Training([config.model_copy(update={"weight_decay": 0.0})], data)
+        training.advance()
+        moved = [a - b for a, b in zip(training.net.models[0].parameters(), before.parameters(), strict=True)]
         norms.append(float(torch.cat([m.detach().flatten() for m in moved]).norm()))
     assert norms == [pytest.approx(0.05, rel=1e-4)] * 2
 
@@ -168,14 +182,6 @@ def test_a_second_optimizer_of_another_kind_has_its_own_default_rate() -> None:
     config = one(strategy="two-optimizers,alpha_optimizer=adam")
     plan = make_plan(config, build_model(config, (1, 8, 8), 4))
     assert [o.param_groups[0]["lr"] for o in plan.optimizers] == [0.05, 0.001]
-
-
-def run_one_epoch(model: nn.Module, config, data) -> None:
-    config = config.model_copy(update={"weight_decay": 0.0})
-    plan = make_plan(config, model)
-    batches = Batches(data.train, config)
-    schedulers = [scheduler(o, config.schedule, config.epochs, len(batches)) for o in plan.optimizers]
-    _train_epoch(model, plan, batches, schedulers, config.clip_norm)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from decaybench.cli.bench import bench
 from decaybench.cli.list import print_catalog
 from decaybench.cli.report import report
 from decaybench.cli.run import run
+from decaybench.cli.status import status
 from decaybench.cli.verify import verify
 
 app = typer.Typer(
@@ -21,6 +22,7 @@ app = typer.Typer(
 )
 app.command()(run)
 app.command()(report)
+app.command()(status)
 app.command()(audit)
 app.command()(verify)
 app.add_typer(bench, name="bench")

@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import sys
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -36,6 +37,7 @@ class ExecutorName(StrEnum):
     auto = "auto"
     inline = "inline"
     processes = "processes"
+    ray = "ray"
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,9 @@ class Work:
     folder: StudyFolder
     runs: list[RunConfig]
     missing: list[RunConfig]
-    device: str
     fresh: bool
     executor: str
-    workers: str
-    checkpoint_every: float
+    machine: dict[str, Any]  # the fields of `decaybench.machine.Machine`, which imports torch
 
 
 @guarded
@@ -81,6 +81,9 @@ def run(
     executor: Annotated[ExecutorName, typer.Option(help="Where runs are trained.")] = ExecutorName.auto,
     workers: Annotated[str, _option("Processes; auto is one per core.", "N|auto")] = "auto",
     checkpoint_every: Annotated[float, typer.Option(min=0.0, metavar="SECONDS", help="Between checkpoints.")] = 60.0,
+    patience: Annotated[float, typer.Option(min=1.0, metavar="SECONDS", help="Then a silent worker is hung.")] = 600.0,
+    ray_address: Annotated[str, _option("Of the Ray cluster.", "auto|ADDRESS")] = "auto",
+    ray_gpus: Annotated[float, typer.Option(min=0.0, metavar="N", help="GPUs for each job, 0.25 say.")] = 0.0,
     results: Annotated[Path, _option("Folder of all studies.", "DIR")] = Path("results"),
     name: Annotated[str | None, _option("Folder of this study in it.")] = None,
     data_dir: Annotated[Path | None, _option("Where data sets are, or are downloaded to.", "DIR")] = None,
@@ -118,7 +121,8 @@ def run(
         return
     if fresh:
         _ask(folder, yes)
-    plan = Work(asked, folder, runs, missing, device, fresh, executor.value, workers, checkpoint_every)
+    machine = {k: given[k] for k in ("device", "workers", "checkpoint_every", "patience", "ray_address", "ray_gpus")}
+    plan = Work(asked, folder, runs, missing, fresh, executor.value, {**machine, "executor": executor.value})
     whole = _compute(plan) if missing else True
     show(folder.load(r.run_id for r in runs), Format.table, None, layers=False, baseline="decay-all")
     say(f"More: decaybench report {shlex.quote(str(folder.path))} --layers")
@@ -141,13 +145,13 @@ def _compute(plan: Work) -> bool:
         )
 
     try:
-        with Prompt(farewell), live:
+        with Prompt(farewell), live, redirect_stdout(sys.stderr):  # whatever others print: stdout is for the table
             live.message("Starting: importing torch, loading the data …")
-            if plan.executor != "inline":
+            if plan.executor in ("auto", "processes"):
                 prepare()
-            from decaybench.executors.choice import driver
+            from decaybench.machine import Machine, driver
 
-            study = driver(folder, plan.device, plan.executor, plan.workers, plan.checkpoint_every, len(missing))
+            study = driver(folder, Machine(**plan.machine), len(missing))
             study.check(missing)
             if plan.fresh:  # from here on it is known to work
                 folder.clear()

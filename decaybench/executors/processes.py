@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from decaybench.executors.work import DataOf, Job, Jobs, Message
 
+PRELOAD = ["decaybench.executors.work", "torch._dynamo"]  # torch imports the second with the first optimizer
 PATIENCE = 600.0  # seconds without a sign of life after which a worker counts as hung
 
 
 def prepare() -> None:
     """Starts what workers are forked from: it imports torch meanwhile, and workers then start at once."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["decaybench.executors.work"])
+    context.set_forkserver_preload(PRELOAD)
     from multiprocessing.forkserver import ensure_running
 
     ensure_running()
@@ -34,13 +35,13 @@ class Worker:
     def __init__(self, number: int, device: str) -> None:
         context = multiprocessing.get_context("forkserver")
         self.name = f"worker {number}"
-        self.number, self.job, self.alive = number, None, time.monotonic()
+        self.number, self.alive = number, time.monotonic()
+        self.job: Job | None = None
         self.connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, device, self.name), daemon=True)
         self._process.start()
         theirs.close()
         self._told: Any = None
-        self.job: Job | None
 
     def give(self, job: "Job", data: "DataOf") -> None:
         """Sends it a job; with the data, if it does not have them."""

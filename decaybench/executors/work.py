@@ -117,6 +117,7 @@ def perform(job: Job, data: Data, worker: str = "") -> Iterator[Message]:
 
 
 def _train(job: Job, data: Data, worker: str) -> Iterator[Message]:
+    yield Message(job, worker)
     about = provenance(data.train.x.device)
     start = sign = saved = time.monotonic()
     training = Training(job.configs, data)
@@ -149,8 +150,8 @@ def shared(data: Data) -> Data | None:
     """The same data in memory that processes share; None where there is no room: each loads its own then."""
     try:
         for part in (data.train, data.validation, data.test):
-            part.x.share_memory_()
-            part.y.share_memory_()
+            for tensor in (part.x, part.y):
+                tensor.share_memory_()  # type: ignore[no-untyped-call]
     except (RuntimeError, OSError):
         return None
     return data

@@ -32,7 +32,7 @@ class _Convolution(torch.autograd.Function):
         return out.view(R, O, h, w, B)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         columns, weight = ctx.saved_tensors
         shape, windows, stride, padding = ctx.shapes
         R, O = weight.shape[:2]
@@ -69,7 +69,7 @@ def _folded(windows: Tensor, shape: torch.Size, stride: Pair, padding: Pair) -> 
 
 
 def _conv2d(layer: nn.Conv2d, p: Parameters, x: Tensor) -> Tensor:
-    out: Tensor = _Convolution.apply(x, p["weight"], p.get("bias"), layer.stride, layer.padding)  # type: ignore[no-untyped-call]
+    out: Tensor = _Convolution.apply(x, p["weight"], p.get("bias"), layer.stride, layer.padding)
     return out
 
 

@@ -114,7 +114,9 @@ def _activation(module: nn.Module, own: Parameters, x: Tensor) -> Tensor:
     R, C = x.shape[:2]
     if all(p.shape[1:2] == (C,) for p in own.values()):  # per channel: replicas are more channels
         merged = {name: p.flatten(0, 1) for name, p in own.items()}  # each (R·C, …)
-        flat = functional_call(module, merged, (x.flatten(0, 1).movedim(-1, 0),))  # (B, R·C, …), the batch last in memory
+        flat = functional_call(
+            module, merged, (x.flatten(0, 1).movedim(-1, 0),)
+        )  # (B, R·C, …), the batch last in memory
         return flat.movedim(0, -1).view(x.shape)  # type: ignore[no-any-return]
     each = vmap(lambda p, s: functional_call(module, p, (s,)))
     return each(own, x.movedim(-1, 1)).movedim(1, -1)  # type: ignore[no-any-return]

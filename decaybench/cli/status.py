@@ -1,0 +1,79 @@
+"""``decaybench status``: how far a study is, from another terminal or after it was left."""
+
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from decaybench.cli.guard import guarded
+from decaybench.errors import DecaybenchError, UsageError
+from decaybench.grid import read_study
+from decaybench.progress import Progress, loads, name_of
+from decaybench.results import StudyFolder
+
+FRESH = 60.0  # seconds; a study on another machine that noted nothing for longer is not running
+
+
+@guarded
+def status(
+    directory: Annotated[
+        Path | None,
+        typer.Argument(metavar="DIR", help="A study folder; without it, the one that changed last."),
+    ] = None,
+    cells: Annotated[bool, typer.Option("--cells", help="Show every cell.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Show how far a study is that is running or was left."""
+    folder = StudyFolder(directory or _latest())
+    try:
+        asked = read_study(str(folder.study_file), {})
+        runs = asked.runs()
+    except DecaybenchError as error:
+        raise UsageError(f"{folder.path} is no study that was begun: {error}") from error
+    done = {run.run_id for run in runs if folder.has(run.run_id)}
+    progress = _noted(folder)
+    running = progress is not None and _alive(progress, folder)
+    state = "complete" if len(done) == len(runs) else "running" if running else "left"
+    typer.echo(f"{folder.path}: {state}, {len(done)} of {len(runs)} runs are finished")
+    if progress is not None and running:
+        for line in progress.lines():
+            typer.echo(line)
+    elif state == "left":
+        typer.echo(f"Go on with: decaybench run {folder.study_file} --results {folder.path.parent}")
+    if cells:
+        for cell_id in dict.fromkeys(run.cell_id for run in runs):
+            cell = [run for run in runs if run.cell_id == cell_id]
+            many = sum(run.run_id in done for run in cell)
+            rest = f"{cell[0].optimizer.label} lr={cell[0].lr:g} weight_decay={cell[0].weight_decay:g}"
+            typer.echo(f"{many}/{len(cell)} {name_of(cell[0])} {rest}")
+
+
+def _latest(results: Path = Path("results")) -> Path:
+    """The study below ``results`` that changed last."""
+    folders = [path.parent for path in results.glob("*/study.toml")]
+    if not folders:
+        raise UsageError(f"There is no study below {results}/; start with: decaybench run.")
+    return max(folders, key=lambda f: max(p.stat().st_mtime for p in (f, f / "study.toml")))
+
+
+def _noted(folder: StudyFolder) -> Progress | None:
+    try:
+        return loads(folder.progress_file.read_text("utf-8"))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _alive(progress: Progress, folder: StudyFolder) -> bool:
+    """Whether the process that noted this still runs."""
+    if progress.host != platform.node():
+        return time.time() - folder.progress_file.stat().st_mtime < FRESH
+    try:
+        os.kill(progress.pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is there, and somebody else's
+        return True
+    return True

@@ -1,0 +1,65 @@
+"""Where a study is done: the device, the executor, how many workers."""
+
+import os
+from dataclasses import dataclass
+
+from decaybench.device import resolve
+from decaybench.executors.cluster import Cluster, connect
+from decaybench.executors.inline import Inline
+from decaybench.executors.processes import PATIENCE, Processes
+from decaybench.executors.work import Executor
+from decaybench.results import StudyFolder
+from decaybench.study import Driver
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What is asked of the machine.
+
+    Attributes:
+        device: ``auto``, ``cpu``, ``cuda`` …
+        executor: ``inline``, ``processes``, ``ray``, or ``auto``: processes where there is more than one worker.
+        workers: A number or ``auto``: one for each core, or one for a GPU.
+        checkpoint_every: Seconds between two checkpoints.
+        patience: Seconds without a sign of life after which a worker counts as hung.
+        ray_address: Of the cluster.
+        ray_gpus: GPUs for each job on it.
+    """
+
+    device: str = "auto"
+    executor: str = "auto"
+    workers: str = "auto"
+    checkpoint_every: float = 60.0
+    patience: float = PATIENCE
+    ray_address: str = "auto"
+    ray_gpus: float = 0.0
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def driver(folder: StudyFolder, machine: Machine, runs: int) -> Driver:
+    """Builds what runs a study.
+
+    Args:
+        folder: Where the records go.
+        machine: Where the runs are trained.
+        runs: How many there are to do.
+
+    Raises:
+        UsageError: When the device or the cluster is not there.
+    """
+    if machine.executor == "ray":
+        count = connect(machine.ray_address)
+        where = resolve("cpu" if machine.device == "auto" and not machine.ray_gpus else machine.device)
+        gpus = machine.ray_gpus or float(where.type == "cuda")
+        return Driver(Cluster(where, gpus, machine.patience), folder, where, count, machine.checkpoint_every)
+    where = resolve(machine.device)
+    each = cores() if where.type == "cpu" else 1
+    count = min(runs, each if machine.workers == "auto" else int(machine.workers))
+    executor: Executor = Inline(where)
+    if machine.executor == "processes" or (machine.executor == "auto" and count > 1):
+        executor = Processes(str(where), count, machine.patience)
+    return Driver(executor, folder, where, count, machine.checkpoint_every)
