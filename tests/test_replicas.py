@@ -1,4 +1,4 @@
-"""Runs trained together are the same runs: to 1e-10 those of the plain modules, bit for bit those trained one by one."""
+"""Runs trained together are the same runs: to 1e-10 those of plain modules, bit for bit those trained one by one."""
 
 from typing import Any
 

@@ -23,11 +23,11 @@ FLOORS = [
     {"model", "frame", "recipes", "foreign", "plan"},
     {"replicas"},
     {"score"},
-    {"train", "audit", "verify", "bench"},
+    {"train", "audit", "verify"},
     {"checkpoint"},
     {"executors"},
     {"study", "snapshot", "report"},
-    {"machine", "progress"},
+    {"machine", "progress", "bench"},
     {"cli"},
     {"__main__"},
 ]

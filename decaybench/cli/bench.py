@@ -1,7 +1,7 @@
 """``decaybench bench …``."""
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -30,7 +30,6 @@ def activations(
 
     from decaybench.bench import activations as measure
     from decaybench.device import device_name, resolve
-    from decaybench.report.bench import print_rows, to_json
 
     where = resolve(device)
     say("Measuring, about a minute …")
@@ -44,6 +43,39 @@ def activations(
     }
     about = f"{device_name(where)}, {torch.get_num_threads()} threads, torch {torch.__version__}, {measure.started()}; "
     about += f"a copy moves {measure.copy_rate(where, rounds):.3g} GB/s"
+    _show(about, found, format)
+
+
+@bench.command()
+@guarded
+def study(
+    epochs: Annotated[int, typer.Option(min=1, help="Of every run.")] = 1,
+    workers: Annotated[int, typer.Option(min=0, help="Processes of the study; 0 is one per core.")] = 0,
+    format: Annotated[Format, typer.Option(help="How to write it.")] = Format.table,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Whole studies against the script a user would write, on the CPU."""
+    from decaybench.executors.processes import prepare
+
+    prepare()
+    import torch
+
+    from decaybench.bench import study as measure
+    from decaybench.device import device_name
+    from decaybench.machine import cores
+
+    say("Measuring, some minutes …")
+    found = {
+        "a study and a script": list(measure.contest(workers or cores(), epochs)),
+        "cost beyond training": [measure.overhead()],
+        "growth with the number of runs": list(measure.growth()),
+    }
+    _show(f"{device_name(torch.device('cpu'))}, torch {torch.__version__}", found, format)
+
+
+def _show(about: str, found: dict[str, list[dict[str, Any]]], format: Format) -> None:
+    from decaybench.report.bench import print_rows, to_json
+
     if format is Format.json:
         typer.echo(to_json({"machine": about, **found}), nl=False)
         return

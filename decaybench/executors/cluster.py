@@ -10,6 +10,7 @@ import socket
 import time
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,7 @@ class Cluster:
         going: dict[Any, list[Any]] = {}  # a stream of messages: its job, when it last gave a sign
         while True:
             while job := jobs.take():
-                stream = remote.remote(job, self._data(job.configs[0], data), self._device, os.getcwd())
+                stream = remote.remote(job, self._data(job.configs[0], data), self._device, str(Path.cwd()))
                 going[stream] = [job, None]
             if not going:
                 return
@@ -128,7 +129,7 @@ def _perform(job: Job, stored: Stored, device: str, folder: str) -> Iterator[Mes
     """What a worker of the cluster does."""
     import ray
 
-    if os.path.isdir(folder):  # noqa: PTH112 - the user's own files, where the machines share them
+    if Path(folder).is_dir():  # the user's own files, where the machines share them
         os.chdir(folder)
     arrays, classes, fingerprint = stored
     with warnings.catch_warnings():
@@ -138,5 +139,4 @@ def _perform(job: Job, stored: Stored, device: str, folder: str) -> Iterator[Mes
     where = torch.device(device)
     node = ray.get_runtime_context().get_node_id()[:6]
     with one_thread(where):
-        for message in perform(job, on(data, where), f"node {node}/{os.getpid()}"):
-            yield message
+        yield from perform(job, on(data, where), f"node {node}/{os.getpid()}")

@@ -21,22 +21,22 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair) -> Tensor:
-        R, O = weight.shape[:2]
+        R, out = weight.shape[:2]
         windows = _windows(_padded(x, padding), weight.shape[-2:], stride)  # (R, C, k, l, h, w, B)
         h, w, B = windows.shape[-3:]
         columns = windows.reshape(R, -1, h * w * B)  # (R, C·k·l, h·w·B)
         ctx.save_for_backward(columns, weight)
         ctx.shapes = x.shape, windows.shape, stride, padding
         flat = weight.flatten(2)  # (R, O, C·k·l)
-        out = flat @ columns if bias is None else torch.baddbmm(bias[:, :, None], flat, columns)
-        return out.view(R, O, h, w, B)
+        product = flat @ columns if bias is None else torch.baddbmm(bias[:, :, None], flat, columns)
+        return product.view(R, out, h, w, B)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         columns, weight = ctx.saved_tensors
         shape, windows, stride, padding = ctx.shapes
-        R, O = weight.shape[:2]
-        grad = grad.reshape(R, O, -1)
+        R, out = weight.shape[:2]
+        grad = grad.reshape(R, out, -1)
         to_weight = (grad @ columns.transpose(1, 2)).view_as(weight)
         to_x = None
         if ctx.needs_input_grad[0]:

@@ -111,7 +111,7 @@ class Stack:
 
 def _activation(module: nn.Module, own: Parameters, x: Tensor) -> Tensor:
     """A learned activation of x (R, C, …, B), which itself takes (B, C, …)."""
-    R, C = x.shape[:2]
+    C = x.shape[1]
     if all(p.shape[1:2] == (C,) for p in own.values()):  # per channel: replicas are more channels
         merged = {name: p.flatten(0, 1) for name, p in own.items()}  # each (R·C, …)
         flat = functional_call(

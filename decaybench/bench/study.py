@@ -1,0 +1,144 @@
+"""What a whole study costs, beside the script a user would write (`decaybench.bench.script`), in the same process.
+
+Both train the same network on Fashion-MNIST with the same batches and the same number of epochs, and both are tested
+after every epoch. The script runs once, since it does one run after another; a study runs as the command line would.
+
+What was tried for small networks on a CPU (2 cores of a Zen 3, one thread each): the stock modules one run at a time,
+2.3 ms a step for the forum network on images of 8×8; the same under `torch.func.vmap`, which makes grouped convolutions
+of them, 1.3 ms a step and run with 32 runs at once; unfolding with the batch as the first dimension 1.4 ms; with the
+batch as the last dimension, which is what `decaybench.replicas` does, 0.5 ms. On images of 28×28 it is no faster than
+the stock modules: there memory is the limit. How many runs go together is measured (`decaybench.replicas.size`).
+"""
+
+import resource
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from decaybench.bench.script import Script, lay_out
+from decaybench.config import RunConfig
+from decaybench.data import load
+from decaybench.executors.inline import Inline
+from decaybench.executors.processes import Processes
+from decaybench.grid import read_study
+from decaybench.model import build_model
+from decaybench.results import StudyFolder
+from decaybench.study import Driver
+from decaybench.train import Training
+
+Row = dict[str, Any]
+CPU = torch.device("cpu")
+CONTESTS = (("forum", "prelu", 8), ("forum", "kaf", 8), ("mlp", "prelu", 32))
+BATCH, DECAY = 128, 5e-4
+
+
+def _runs(runs: int, epochs: int, **fields: Any) -> list[RunConfig]:
+    fixed = {"batch_size": BATCH, "weight_decay": DECAY, "seeds": runs, "epochs": epochs, "strategy": "decay-all"}
+    return read_study(None, {**fixed, **fields}).runs()
+
+
+def contest(workers: int, epochs: int) -> Iterator[Row]:
+    """Our study and the script: runs per hour, accuracy, the share of what the machine can multiply."""
+    with tempfile.TemporaryDirectory() as folder:
+        data = lay_out(Path(folder) / "data")
+        rate = multiply_rate()
+        for network, activation, count in CONTESTS:
+            seconds, accuracy = Script(network, activation).run(data, epochs)
+            runs = _runs(count, epochs, dataset="fashion-mnist", network=network, activation=activation)
+            study = StudyFolder(Path(folder) / f"{network}-{activation}")
+            start = time.perf_counter()
+            for _ in Driver(Processes("cpu", workers), study, CPU, workers).run(runs):
+                pass
+            ours = (time.perf_counter() - start) / count
+            scores = [r["history"]["test_accuracy"][-1] for r in study.load().records]
+            yield {
+                "network": network,
+                "activation": activation,
+                "runs": count,
+                "epochs": epochs,
+                "script, runs/h": 3600 / seconds,
+                "study, runs/h": 3600 / ours,
+                "times as many": seconds / ours,
+                "script, test %": 100 * accuracy,
+                "study, test %": 100 * sum(scores) / len(scores),
+                "share of the matrix product's rate": operations(runs[0]) * epochs / ours / rate,
+            }
+
+
+def operations(config: RunConfig) -> float:
+    """Floating-point operations of matrix products and convolutions in one epoch of a run, forward and backward."""
+    data = load(config, CPU)
+    model = build_model(config, data.shape, data.classes)
+    with FlopCounterMode(display=False) as counter:
+        x, y = data.train.x[:BATCH], data.train.y[:BATCH]
+        torch.autograd.backward(F.cross_entropy(model(x), y))
+    return float(counter.get_total_flops()) * len(data.train.y) / BATCH
+
+
+def multiply_rate() -> float:
+    """Floating-point operations per second of a large matrix product, with all cores."""
+    a = torch.randn(2048, 2048)
+    times = []
+    for _ in range(8):
+        start = time.perf_counter()
+        a @ a
+        times.append(time.perf_counter() - start)
+    return float(2 * 2048**3) / min(times)
+
+
+def overhead(runs: int = 40) -> Row:
+    """What a run costs beyond its training steps and its tests, inline."""
+    spent = [0.0]
+
+    def timed(real: Any) -> Any:
+        def call(*args: Any) -> Any:
+            start = time.perf_counter()
+            out = real(*args)
+            spent[0] += time.perf_counter() - start
+            return out
+
+        return call
+
+    configs = _runs(runs, 12, dataset="digits", activation="kaf", batch_size=64)
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(2):  # the first one to warm up
+            spent[0] = 0.0
+            patched = {name: timed(getattr(Training, name)) for name in ("_step", "_scores")}
+            with mock.patch.multiple(Training, **patched):
+                start = time.perf_counter()
+                for _ in Driver(Inline(CPU), StudyFolder(Path(folder) / str(number)), CPU).run(configs):
+                    pass
+            whole = time.perf_counter() - start
+    return {
+        "study": "digits forum kaf, 12 epochs",
+        "runs": runs,
+        "ms per run": 1e3 * whole / runs,
+        "of it beyond steps and tests": 1e3 * (whole - spent[0]) / runs,
+    }
+
+
+def growth(counts: tuple[int, ...] = (10, 100, 1000)) -> Iterator[Row]:
+    """More and more runs of a tiny network, inline: the time of each run, and the memory of the process."""
+    first = None
+    with tempfile.TemporaryDirectory() as folder:
+        for count in (counts[0], *counts):  # the first one to warm up
+            fields: dict[str, Any] = {"dataset": "synthetic", "network": "mlp,width=16", "activation": "prelu"}
+            configs = _runs(count, 2, batch_size=64, **fields)
+            study = StudyFolder(Path(tempfile.mkdtemp(dir=folder)))
+            start = time.perf_counter()
+            for _ in Driver(Inline(CPU), study, CPU).run(configs):
+                pass
+            each = 1e3 * (time.perf_counter() - start) / count
+            if first is None:
+                first = each
+                continue
+            first = each if count == counts[0] else first
+            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            yield {"runs": count, "ms per run": each, f"times that of {counts[0]}": each / first, "peak MiB": memory}
