@@ -78,6 +78,11 @@ def _position(cell: Cell) -> tuple[Any, ...]:
     )
 
 
+def final(record: Record, key: str) -> float:
+    """The last epoch's value of a series."""
+    return float(record["history"][key][-1])
+
+
 def strategy_name(cell: Cell) -> str:
     """The strategy without its options."""
     return str(cell.config["strategy"]).split(",")[0]

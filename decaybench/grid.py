@@ -39,6 +39,8 @@ class Study(BaseModel):
         lr: Empty means each optimizer's own default.
         validation: Share of the training part that is held out, the same for every seed.
         train_limit: Use only so many training examples.
+        until: Half-width, in percentage points, to which every difference to decay-all is to be known; seeds are then
+            added where they are needed, up to ``seeds``.
         penalty, alpha_optimizer, alpha_lr: Options of the strategies that have them.
     """
 
@@ -64,6 +66,7 @@ class Study(BaseModel):
     alpha_optimizer: list[str] = []
     alpha_lr: list[PositiveFloat] = []
     seeds: Annotated[int, Field(ge=1, le=100_000)]
+    until: PositiveFloat | None = None
 
     @field_validator("name")
     @classmethod
@@ -76,7 +79,7 @@ class Study(BaseModel):
     @classmethod
     def _lists(cls, fields: dict[str, Any]) -> dict[str, Any]:
         """Single values become lists of one, names become Specs, shorthands go into the strategies."""
-        whole = {"name", "description", "seeds"}
+        whole = {"name", "description", "seeds", "until"}
         out: dict[str, Any] = {}
         for key, value in fields.items():
             items = value if key in whole or isinstance(value, list) else [value]
@@ -96,7 +99,7 @@ class Study(BaseModel):
         axes = {
             key: getattr(self, key)
             for key in type(self).model_fields
-            if key not in ("name", "description", "seeds", "lr", *STRATEGY_OPTIONS)
+            if key not in ("name", "description", "seeds", "until", "lr", *STRATEGY_OPTIONS)
         }
         unique: dict[str, RunConfig] = {}
         for seed in range(self.seeds):
@@ -111,7 +114,7 @@ class Study(BaseModel):
 
     def grid_id(self) -> str:
         """A hash of what is compared, whatever the name and the number of seeds."""
-        return digest(self.model_dump(exclude={"name", "description", "seeds"}))
+        return digest(self.model_dump(exclude={"name", "description", "seeds", "until"}))
 
 
 def _with_shorthands(fields: dict[str, Any]) -> dict[str, Any]:
@@ -205,7 +208,7 @@ def to_toml(study: Study) -> str:
     fields: dict[str, Any] = {}
     for key in type(study).model_fields:
         value = getattr(study, key)
-        if value == [] or (key == "description" and not value):
+        if value in ([], None) or (key == "description" and not value):
             continue
         if isinstance(value, list):
             value = ["none" if v is None else v.as_toml() if isinstance(v, Spec) else v for v in value]

@@ -1,8 +1,8 @@
 """Means, differences, their intervals, and what so many seeds could have shown.
 
-Intervals are Student's t. The BCa bootstrap was tried and is not used: of nominal 95% it covers 87% for 8 normal values,
-90% for 10 and 93% for 20 (800 simulations each), where Student's t covers 95%, and 94% for skewed values (a gamma
-distribution of shape 4).
+Intervals are Student's t. The BCa bootstrap was tried and is not used: of nominal 95% it covers 87% for 8 normal
+values, 90% for 10 and 93% for 20 (800 simulations each), where Student's t covers 95%, and 94% for skewed values (a
+gamma distribution of shape 4).
 """
 
 import math
@@ -108,7 +108,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def improvement(differences: Sequence[float]) -> float | None:
-    """The share of seeds in which the difference is above zero, ties as half (Agarwal et al. 2021, arXiv 2108.13264)."""
+    """The share of seeds in which the difference is above zero, ties as half (Agarwal et al. 2021, 2108.13264)."""
     if not differences:
         return None
     signs = [0.5 if abs(d) < SAME else float(d > 0) for d in differences]

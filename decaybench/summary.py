@@ -7,9 +7,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from decaybench.cells import Cell, Row, cells, strategy_name
+from decaybench.cells import Cell, Row, cells, final, strategy_name
 from decaybench.results import Record
-from decaybench.statistics import accuracy_interval, mean_interval
+from decaybench.statistics import (
+    SAME,
+    accuracy_interval,
+    anytime_interval,
+    correlation,
+    detectable,
+    equivalent,
+    holm,
+    improvement,
+    mean_interval,
+    p_value,
+)
 
 SHOWN = ("dataset", "network", "activation", "strategy", "optimizer", "lr", "weight_decay", "epochs")
 NEAR_ZERO = 0.01
@@ -34,12 +45,29 @@ COLUMNS = (
     *SHOWN,
     *("seeds", "diverged", "test_accuracy", "test_accuracy_low", "test_accuracy_high"),
     *("difference", "difference_low", "difference_high"),
+    *("p_holm", "improvement", "pairing", "detectable", "verdict"),
     *("alpha_mean", "alpha_q05", "alpha_q50", "alpha_q95", "alpha_near_zero"),
 )
 
 
-def summarize(records: Iterable[Record], baseline: str = "decay-all") -> Summary:
+@dataclass(frozen=True)
+class Question:
+    """How cells are compared.
+
+    Attributes:
+        baseline: The strategy that the others are compared with.
+        margin: What counts as no difference, a fraction; None: nothing does.
+        anytime: Whether seeds were added until the intervals were narrow enough, so that they must allow for looking.
+    """
+
+    baseline: str = "decay-all"
+    margin: float | None = None
+    anytime: bool = False
+
+
+def summarize(records: Iterable[Record], question: Question | None = None) -> Summary:
     """Groups runs into cells and compares each with the baseline strategy, seed by seed."""
+    question = question or Question()
     found = cells(records)
     varying = [
         key
@@ -47,18 +75,20 @@ def summarize(records: Iterable[Record], baseline: str = "decay-all") -> Summary
         if key not in SHOWN and len({str(c.config.get(key)) for c in found}) > 1
     ]
     notes: list[str] = []
-    rows = [{**_row(cell, found, baseline, notes), **{k: cell.config.get(k) for k in varying}} for cell in found]
-    if found and not any(baseline in (strategy_name(cell), cell.config["strategy"]) for cell in found):
-        notes.append(f"no difference is shown, since no run has the strategy {baseline}.")
+    differences = [differences_of(cell, found, question.baseline, notes) for cell in found]
+    p_values = holm([None if question.anytime else p_value(d) for d in differences])
+    rows = []
+    for cell, d, p in zip(found, differences, p_values, strict=True):
+        evidence = _evidence(d, p, question)
+        row = {**_row(cell, notes), **evidence, "pairing": _pairing(cell, found, question.baseline)}
+        rows.append({**{key: row[key] for key in COLUMNS}, **{k: cell.config.get(k) for k in varying}})
+    if found and not any(question.baseline in (strategy_name(cell), cell.config["strategy"]) for cell in found):
+        notes.append(f"no difference is shown, since no run has the strategy {question.baseline}.")
     return Summary(rows, found, list(dict.fromkeys(notes)))
 
 
-def _row(cell: Cell, found: list[Cell], baseline: str, notes: list[str]) -> Row:
+def _row(cell: Cell, notes: list[str]) -> Row:
     accuracy = accuracy_interval([final(r, "test_accuracy") for r in cell.by_seed.values()])
-    differences = _differences(cell, _baseline(cell, found, baseline, notes), notes)
-    difference = mean_interval(differences)
-    if differences and len(differences) < len(cell.records):
-        notes.append(f"{describe(cell)}: the difference is over {len(differences)} of {len(cell.records)} seeds.")
     diverged = [r for r in cell.records if r["diverged"] is not None]
     if diverged:
         epochs = ", ".join(str(r["diverged"]) for r in diverged)
@@ -68,9 +98,43 @@ def _row(cell: Cell, found: list[Cell], baseline: str, notes: list[str]) -> Row:
         "seeds": len(cell.records),
         "diverged": len(diverged),
         **dict(zip(("test_accuracy", "test_accuracy_low", "test_accuracy_high"), accuracy, strict=True)),
-        **dict(zip(("difference", "difference_low", "difference_high"), difference, strict=True)),
         **alpha_columns(cell.alphas()),
     }
+
+
+def _evidence(differences: list[float], p: float | None, question: Question) -> Row:
+    """The difference to the baseline, and what may be concluded from it."""
+    interval = (anytime_interval if question.anytime else mean_interval)(differences)
+    row: Row = dict(zip(("difference", "difference_low", "difference_high"), interval, strict=True))
+    row |= {"p_holm": p, "improvement": improvement(differences), "detectable": detectable(differences)}
+    return row | {"verdict": _verdict(differences, row, question)}
+
+
+def _verdict(differences: list[float], row: Row, question: Question) -> str | None:
+    """One of: better, worse, same (in every seed, or within the margin), open."""
+    if len(differences) < 2:
+        return None
+    if max(map(abs, differences)) < SAME:
+        return "the same in every seed"
+    low, high, p = row["difference_low"], row["difference_high"], row["p_holm"]
+    clear = p is not None and p < 0.05 if not question.anytime else low is not None and (low > 0 or high < 0)
+    if clear:
+        return "better" if row["difference"] > 0 else "worse"
+    if question.margin is not None and (inside := equivalent(differences, question.margin)) is not None:
+        narrow = low is not None and -question.margin < low and high < question.margin
+        if narrow if question.anytime else inside < 0.05:
+            return f"the same within ±{100 * question.margin:g}"
+    return "not enough seeds to tell"
+
+
+def _pairing(cell: Cell, found: list[Cell], baseline: str) -> float | None:
+    """The correlation of paired runs: near 0, pairing by seed gains nothing."""
+    other = baseline_of(cell, found, baseline, [])
+    if other is None or other is cell:
+        return None
+    seeds = sorted(cell.by_seed.keys() & other.by_seed.keys())
+    first, second = ([final(c.by_seed[s], "test_accuracy") for s in seeds] for c in (cell, other))
+    return correlation(first, second)
 
 
 def describe(cell: Cell) -> str:
@@ -78,12 +142,7 @@ def describe(cell: Cell) -> str:
     return f"{cell.config['activation']} with {cell.config['strategy']}"
 
 
-def final(record: Record, key: str) -> float:
-    """The last epoch's value of a series."""
-    return float(record["history"][key][-1])
-
-
-def _baseline(cell: Cell, found: list[Cell], baseline: str, notes: list[str]) -> Cell | None:
+def baseline_of(cell: Cell, found: list[Cell], baseline: str, notes: list[str]) -> Cell | None:
     """The one cell that differs in the strategy only; the control, which has no decay, fits any."""
     candidates = []
     for other in found:
@@ -96,19 +155,22 @@ def _baseline(cell: Cell, found: list[Cell], baseline: str, notes: list[str]) ->
     return candidates[0] if len(candidates) == 1 else None
 
 
-def _differences(cell: Cell, baseline: Cell | None, notes: list[str]) -> list[float]:
+def differences_of(cell: Cell, found: list[Cell], baseline: str, notes: list[str]) -> list[float]:
     """Test accuracy minus the baseline's, for every seed that both have; a cell is not compared with itself."""
-    if baseline is None or baseline is cell:
+    other = baseline_of(cell, found, baseline, notes)
+    if other is None or other is cell:
         return []
     differences = []
-    for seed in sorted(cell.by_seed.keys() & baseline.by_seed.keys()):
-        ours, theirs = cell.by_seed[seed], baseline.by_seed[seed]
+    for seed in sorted(cell.by_seed.keys() & other.by_seed.keys()):
+        ours, theirs = cell.by_seed[seed], other.by_seed[seed]
         if ours["fingerprints"] != theirs["fingerprints"]:
             notes.append(
                 f"{describe(cell)}: seed {seed} is not paired, its initial tensors or batches are not the baseline's."
             )
             continue
         differences.append(final(ours, "test_accuracy") - final(theirs, "test_accuracy"))
+    if differences and len(differences) < len(cell.records):
+        notes.append(f"{describe(cell)}: the difference is over {len(differences)} of {len(cell.records)} seeds.")
     return differences
 
 

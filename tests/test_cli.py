@@ -286,9 +286,9 @@ def test_a_narrow_table_says_what_it_leaves_out(here: Path) -> None:
 
     from decaybench.report import print_summary
     from decaybench.results import StudyFolder
-    from decaybench.summary import summarize
+    from decaybench.summary import Question, summarize
 
     invoke("run", *TINY)
     console = Console(width=80, record=True, file=io.StringIO())
-    print_summary(summarize(StudyFolder(Path("results/t")).load().records), console, "decay-all")
+    print_summary(summarize(StudyFolder(Path("results/t")).load().records), console, Question())
     assert "--layers or --format csv shows quantiles" in " ".join(console.export_text().split())

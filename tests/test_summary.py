@@ -14,13 +14,14 @@ from decaybench.records import encode
 from decaybench.report import print_layers, print_summary, to_csv, to_json, to_markdown
 from decaybench.report.numbers import histogram, percent, plain, points
 from decaybench.statistics import accuracy_interval, mean_interval
-from decaybench.summary import COLUMNS, alpha_columns, summarize
+from decaybench.summary import COLUMNS, Question, alpha_columns, summarize
 from helpers import one
 
 KEYS = [
     *("dataset", "network", "activation", "strategy", "optimizer", "lr", "weight_decay", "epochs", "seeds"),
     *("diverged", "test_accuracy", "test_accuracy_low", "test_accuracy_high"),
     *("difference", "difference_low", "difference_high"),
+    *("p_holm", "improvement", "pairing", "detectable", "verdict"),
     *("alpha_mean", "alpha_q05", "alpha_q50", "alpha_q95", "alpha_near_zero"),
 ]
 
@@ -45,7 +46,7 @@ def made(accuracy: float, strategy: str = "decay-all", seed: int = 0, **more) ->
 
 
 def by_strategy(records: list[dict], **kwargs) -> dict[str, dict]:
-    return {row["strategy"]: row for row in summarize(records, **kwargs).rows}
+    return {row["strategy"]: row for row in summarize(records, Question(**kwargs)).rows}
 
 
 def test_intervals_against_scipy() -> None:
@@ -192,7 +193,7 @@ def test_markdown_is_one_table_and_escapes() -> None:
 def test_the_terminal_table_shows_every_cell(width: int) -> None:
     out = io.StringIO()
     console = Console(file=out, width=width)
-    print_summary(summarize(everything()), console, "decay-all")
+    print_summary(summarize(everything()), console, Question())
     print_layers(summarize(everything()), console)
     text = out.getvalue()
     for expected in (
@@ -215,7 +216,7 @@ def test_a_usual_table_fits_an_old_terminal() -> None:
     for r in records:
         r["config"]["weight_decay"] *= r["config"]["strategy"]["name"] != "no-decay"
     out = io.StringIO()
-    print_summary(summarize(records), Console(file=out, width=80), "decay-all")
+    print_summary(summarize(records), Console(file=out, width=80), Question())
     table = [line for line in out.getvalue().splitlines() if line.startswith(strategies)]
     assert len(table) == 4
     assert max(len(line) for line in table) <= 80
@@ -225,7 +226,7 @@ def test_markup_in_names_is_text() -> None:
     records = [made(0.5)]
     records[0]["config"]["activation"] = {"name": "[red]x[/red]:y", "options": {}, "source": "x"}
     out = io.StringIO()
-    print_summary(summarize(records), Console(file=out, width=160), "decay-all")
+    print_summary(summarize(records), Console(file=out, width=160), Question())
     assert "[red]x[/red]:y" in out.getvalue()
 
 

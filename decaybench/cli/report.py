@@ -14,6 +14,8 @@ from decaybench.cli.guard import guarded, say
 from decaybench.errors import DecaybenchError, unknown
 from decaybench.grid import read_study
 from decaybench.results import Loaded, StudyFolder, find
+from decaybench.sequential import next_runs
+from decaybench.summary import Question, summarize
 from decaybench.targets import is_target
 
 PIPE_WIDTH = 160  # columns of a table that goes to a file or another program
@@ -38,6 +40,9 @@ def report(
     output: Annotated[Path | None, typer.Option(help="Write it to this file instead.")] = None,
     layers: Annotated[bool, typer.Option("--layers", help="Show every activation layer.")] = False,
     baseline: Annotated[str, typer.Option(help="The strategy that the others are compared with.")] = "decay-all",
+    margin: Annotated[
+        float | None, typer.Option(min=0.0, metavar="POINTS", help="Differences within ±POINTS count as none.")
+    ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Show what a study found: accuracies, differences with intervals, activation parameters."""
@@ -51,37 +56,48 @@ def report(
         say(f"Reporting {folder.path}.")
     if not loaded.records:
         raise DecaybenchError(" ".join([*loaded.problems, f"{folder.path} holds no finished run."]))
-    show(loaded, format, output, layers, baseline)
+    show(loaded, format, output, layers, _question(folder, baseline, margin))
+
+
+def _question(folder: StudyFolder, baseline: str, margin: float | None) -> Question:
+    """What is asked of the records; seeds may have been added until the intervals were narrow."""
+    try:
+        until = read_study(str(folder.study_file), {}).until
+    except DecaybenchError:
+        until = None
+    return Question(baseline, None if margin is None else margin / 100, until is not None)
 
 
 def _unfinished(folder: StudyFolder, loaded: Loaded) -> str:
     """A sentence about the runs that study.toml asks for and that are not there."""
     try:
-        asked = read_study(str(folder.study_file), {}).runs()
+        study = read_study(str(folder.study_file), {})
+        asked = study.runs()
     except DecaybenchError:  # none there, or code it names has moved
         return ""
     missing = {r.run_id for r in asked} - {r["run_id"] for r in loaded.records}
+    if study.until is not None and not next_runs(asked, loaded.records, study.until / 100, "decay-all"):
+        return ""  # it stopped because it knew enough
     command = f"decaybench run {folder.study_file}"
     return f"{len(missing)} of the study's {len(asked)} runs are not finished; {command} goes on." if missing else ""
 
 
-def show(loaded: Loaded, format: Format, output: Path | None, layers: bool, baseline: str) -> None:
+def show(loaded: Loaded, format: Format, output: Path | None, layers: bool, question: Question) -> None:
     """Renders records to stdout or a file.
 
     Raises:
         DecaybenchError: When the file cannot be written.
     """
-    from decaybench import report as render  # scipy takes most of a second: not for --help
-    from decaybench.summary import summarize
+    from decaybench import report as render  # rich's tables take their time: not for --help
 
     for problem in loaded.problems:
         say(f"Warning: {problem}")
-    summary = summarize(loaded.records, baseline)
+    summary = summarize(loaded.records, question)
     out = io.StringIO()
     if format is Format.table:
         to_terminal = output is None and sys.stdout.isatty()
         console = Console() if to_terminal else Console(file=out, width=PIPE_WIDTH)
-        render.print_summary(summary, console, baseline)
+        render.print_summary(summary, console, question)
         if layers:
             render.print_layers(summary, console)
     else:

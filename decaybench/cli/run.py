@@ -4,11 +4,12 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,7 +23,13 @@ from decaybench.executors.processes import prepare
 from decaybench.grid import Study, read_study, to_toml
 from decaybench.progress import Progress
 from decaybench.results import StudyFolder
+from decaybench.sequential import next_runs
+from decaybench.summary import Question
 
+if TYPE_CHECKING:
+    from decaybench.study import Driver, Event
+
+BASELINE = "decay-all"
 DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 Many = list[str] | None  # read by the study itself, which names the field, the value and what is allowed
 
@@ -67,6 +74,9 @@ def run(
     alpha_optimizer: Annotated[Many, _option("Of two-optimizers: the second one's kind.")] = None,
     alpha_lr: Annotated[Many, _option("Of two-optimizers: the second one's learning rate.", "RATE")] = None,
     seeds: Annotated[str | None, _option("Number of seeds: 0 … N − 1.", "N")] = None,
+    until: Annotated[
+        str | None, _option("Add seeds, up to --seeds, until differences are known to this.", "POINTS")
+    ] = None,
     optimizer: Annotated[Many, _option("sgd, adam, adamw, rmsprop; with options: sgd,momentum=0")] = None,
     schedule: Annotated[Many, _option("constant, cosine, step; with options: cosine,warmup=1")] = None,
     lr: Annotated[Many, _option("Learning rate; without it, the optimizer's default.", "RATE")] = None,
@@ -103,19 +113,14 @@ def run(
     asked = read_study(study, overrides)
     folder = StudyFolder(results / asked.name)
     runs = asked.runs()
-    if data_dir is not None:
-        if not data_dir.is_dir():
-            raise UsageError(f"--data-dir {data_dir}: there is no such folder.")
-        os.environ["DECAYBENCH_DATA"] = str(data_dir)
-    if not re.fullmatch(r"auto|[1-9]\d{0,3}", workers):
-        raise UsageError(f"--workers {workers!r}: allowed are auto and whole numbers from 1 on.")
-    if not DEVICES.fullmatch(device):
-        raise UsageError(f"--device {device!r}: allowed are auto, cpu, cuda, cuda:0, cuda:1, … and mps.")
+    _check(asked, data_dir, workers, device)
     loaded = folder.load((r.run_id for r in runs), set_aside=not dry_run)
     for problem in loaded.problems:
         say(f"Warning: {problem}")
     finished = set() if fresh else {record["run_id"] for record in loaded.records}
     missing = [r for r in runs if r.run_id not in finished]
+    if asked.until is not None and not fresh and not next_runs(runs, loaded.records, asked.until / 100, BASELINE):
+        missing = []  # everything is known well enough
     if dry_run:
         _tell(runs, missing, folder)
         return
@@ -124,10 +129,25 @@ def run(
     machine = {k: given[k] for k in ("device", "workers", "checkpoint_every", "patience", "ray_address", "ray_gpus")}
     plan = Work(asked, folder, runs, missing, fresh, executor.value, {**machine, "executor": executor.value})
     whole = _compute(plan) if missing else True
-    show(folder.load(r.run_id for r in runs), Format.table, None, layers=False, baseline="decay-all")
+    question = Question(BASELINE, anytime=asked.until is not None)
+    show(folder.load(r.run_id for r in runs), Format.table, None, layers=False, question=question)
     say(f"More: decaybench report {shlex.quote(str(folder.path))} --layers")
     if not whole:
         raise typer.Exit(1)
+
+
+def _check(asked: Study, data_dir: Path | None, workers: str, device: str) -> None:
+    """Says what is wrong with the options that are no field of a study."""
+    if asked.until is not None and not any(s.name == BASELINE for s in asked.strategy):
+        raise UsageError(f"--until: differences are those to {BASELINE}, which is not among this study's strategies.")
+    if data_dir is not None:
+        if not data_dir.is_dir():
+            raise UsageError(f"--data-dir {data_dir}: there is no such folder.")
+        os.environ["DECAYBENCH_DATA"] = str(data_dir)
+    if not re.fullmatch(r"auto|[1-9]\d{0,3}", workers):
+        raise UsageError(f"--workers {workers!r}: allowed are auto and whole numbers from 1 on.")
+    if not DEVICES.fullmatch(device):
+        raise UsageError(f"--device {device!r}: allowed are auto, cpu, cuda, cuda:0, cuda:1, … and mps.")
 
 
 def _compute(plan: Work) -> bool:
@@ -157,12 +177,26 @@ def _compute(plan: Work) -> bool:
                 folder.clear()
             folder.write_study(to_toml(asked))
             live.begin()
-            for event in study.run(missing):
+            for event in study.run(missing) if asked.until is None else _until(study, plan, asked.until / 100):
                 live.on(event)
     except KeyboardInterrupt:
         say(farewell())
         raise typer.Exit(INTERRUPTED) from None
     return not progress.failed
+
+
+def _until(study: "Driver", plan: Work, until: float) -> Iterator["Event"]:
+    """Adds seeds until every difference is known."""
+    failed: set[str] = set()
+    while True:
+        runs = [run for run in plan.runs if run.run_id not in failed]
+        records = plan.folder.load(run.run_id for run in runs).records
+        batch = next_runs(runs, records, until, BASELINE)
+        if not batch:
+            return
+        for event in study.run(batch):
+            failed |= {event.failed.run_id} if event.failed else set()
+            yield event
 
 
 def _ask(folder: StudyFolder, yes: bool) -> None:

@@ -10,24 +10,33 @@ from rich.text import Text
 
 from decaybench.cells import Cell, Row, strategy_name
 from decaybench.report.numbers import histogram, percent, plain, points
-from decaybench.summary import COLUMNS, SHOWN, Summary, distances, layer_rows
+from decaybench.report.verdicts import tuned_table, verdicts
+from decaybench.summary import COLUMNS, SHOWN, Question, Summary, distances, layer_rows
+from decaybench.tuning import TUNED, tuned
 
 BINS = 12
 NARROW, WIDE = 100, 148  # below: no pictures; from here on: every column
 HOW_TO_READ = (
     "Test accuracy in %, differences in percentage points, each with its 95% Student t interval over seeds "
-    "(none where there is one seed, or all seeds are equal). "
-    "α: the learned activation parameters after training, over layers and seeds; ≈0: within 0.01 of zero."
+    "(none where there is one seed, or all seeds are equal). Verdicts: Student's paired t-test at 5%, with Holm's "
+    "correction over the report; a number that would have shown is the difference found with a power of 80%. "
 )
-WIDE_LEGEND = " Δf start, |f|: RMS distance of the learned functions from their start and from zero on [−3, 3]."
+HOW_ANYTIME = (
+    "Test accuracy in %, differences in percentage points. Seeds were added until the differences were known well "
+    "enough, so their 95% intervals are anytime-valid (t-test martingale); those of single accuracies are Student's t. "
+)
+LEGEND = "α: the learned activation parameters after training, over layers and seeds; ≈0: within 0.01 of zero."
+WIDE_LEGEND = (
+    " Δf start, |f|: RMS distance of the learned functions from their start and from zero on their own inputs."
+)
 NARROW_LEGEND = f" A terminal of {WIDE} columns, --layers or --format csv shows quantiles, functions and histograms."
 Member = tuple[Row, Cell]
 
 
-def print_summary(summary: Summary, console: Console, baseline: str) -> None:
+def print_summary(summary: Summary, console: Console, question: Question) -> None:
     """Prints one table per question (data set, network, activation, optimizer …), one line per strategy."""
-    pairs = zip(summary.rows, summary.cells, strict=True)
-    for question, group in groupby(pairs, key=lambda pair: _question(pair[0])):
+    pairs, baseline = zip(summary.rows, summary.cells, strict=True), question.baseline
+    for title, group in groupby(pairs, key=lambda pair: _question(pair[0])):
         members = list(group)
         common, columns = _columns(members, baseline, console.width)
         table = _table(console.width)
@@ -35,10 +44,27 @@ def print_summary(summary: Summary, console: Console, baseline: str) -> None:
             table.add_column(name, justify="left" if name in ("strategy", "α") else "right", no_wrap=True)
         for line in zip(*columns.values(), strict=True):
             table.add_row(*(Text(value) for value in line))
-        _print(" · ".join([question, *common]), table, console)
-    console.print(Text(HOW_TO_READ + (WIDE_LEGEND if console.width >= WIDE else NARROW_LEGEND), style="dim"))
+        _print(" · ".join([title, *common]), table, console)
+        for sentence in verdicts([row for row, _ in members], baseline):
+            console.print(Text(sentence))
+    print_tuned(tuned(summary.cells, baseline), baseline, console)
+    how = HOW_ANYTIME if question.anytime else HOW_TO_READ
+    console.print(Text(how + LEGEND + (WIDE_LEGEND if console.width >= WIDE else NARROW_LEGEND), style="dim"))
     for note in summary.notes:
         console.print(Text(f"Note: {note}", style="yellow"))
+
+
+def print_tuned(rows: list[Row], baseline: str, console: Console) -> None:
+    """Prints each strategy at its own best, where a study has several rates or decays."""
+    fields = [key for key in (rows[0] if rows else ()) if key not in (*TUNED, "strategy")][:-11]
+    for _, group in groupby(rows, key=lambda row: [str(row[key]) for key in fields]):
+        title, columns, lines = tuned_table(list(group), baseline)
+        table = _table(console.width)
+        for name in columns:
+            table.add_column(name, justify="left" if name == "strategy" else "right", no_wrap=True)
+        for line in lines:
+            table.add_row(*(Text(value) for value in line))
+        _print(title, table, console)
 
 
 def _question(row: Row) -> str:

@@ -1,0 +1,59 @@
+"""What may be concluded, in words."""
+
+from collections.abc import Sequence
+
+from decaybench.cells import Row
+from decaybench.report.numbers import percent, plain, points
+
+ORDER = ("better", "worse", "the same", "not enough")
+
+
+def verdicts(rows: Sequence[Row], baseline: str) -> list[str]:
+    """One sentence for each kind of verdict among the rows of one question."""
+    found: dict[str, list[str]] = {}
+    several = len({row["weight_decay"] for row in rows if row["verdict"]}) > 1
+    for row in rows:
+        if row["verdict"]:
+            decay = f" at {plain(row['weight_decay'])}" if several else ""
+            found.setdefault(row["verdict"], []).append(f"{row['strategy']}{decay}{_why(row)}")
+    ordered = sorted(found, key=lambda verdict: next(i for i, start in enumerate(ORDER) if verdict.startswith(start)))
+    return [_sentence(verdict, baseline) + ": " + ", ".join(found[verdict]) + "." for verdict in ordered]
+
+
+def _sentence(verdict: str, baseline: str) -> str:
+    if verdict in ("better", "worse"):
+        return f"{verdict.capitalize()} than {baseline}"
+    if verdict.startswith("the same"):
+        return f"{verdict.replace('the same', 'The same as ' + baseline, 1)}"
+    return "Not enough seeds to tell"
+
+
+def _why(row: Row) -> str:
+    if row["verdict"] in ("better", "worse"):
+        p = "" if row["p_holm"] is None else ", p < 0.001" if row["p_holm"] < 0.001 else f", p {row['p_holm']:.3f}"
+        return f" ({percent(row['difference'], signed=True)}{p})"
+    if row["verdict"].startswith("not") and row["detectable"] is not None:
+        return f" ({percent(row['detectable'])} would have shown)"
+    return ""
+
+
+def tuned_table(rows: Sequence[Row], baseline: str) -> tuple[str, list[str], list[list[str]]]:
+    """Each strategy of one question at its own best: a title, the columns, the lines."""
+    first = rows[0]
+    title = " · ".join(str(first[key]) for key in ("dataset", "network", "activation", "optimizer"))
+    title += f" · each strategy at its own best of {max(r['candidates'] for r in rows)} by validation"
+    columns = ["strategy", "lr", "decay", "chosen again %", "validation %", "test %", "95% interval"]
+    columns += [f"− {baseline}", "95% interval "]
+    lines = [
+        [
+            *(plain(row[key]) for key in ("strategy", "lr", "weight_decay")),
+            f"{100 * row['chosen_again']:.0f}",
+            percent(row["validation_accuracy"]),
+            percent(row["test_accuracy"]),
+            points(row["test_accuracy_low"], row["test_accuracy_high"]),
+            percent(row["difference"], signed=True),
+            points(row["difference_low"], row["difference_high"], signed=True),
+        ]
+        for row in rows
+    ]
+    return title, columns, lines
