@@ -11,13 +11,14 @@ from rich.console import Console
 
 from decaybench.catalog import STRATEGIES
 from decaybench.cli.guard import guarded, say
-from decaybench.errors import DecaybenchError, unknown
+from decaybench.errors import DecaybenchError, UsageError, unknown
 from decaybench.grid import read_study
 from decaybench.results import Loaded, StudyFolder, find
 from decaybench.sequential import next_runs
 from decaybench.summary import Question, summarize
 from decaybench.targets import is_target
 
+PICTURES = ("html", "png", "svg", "pdf")
 PIPE_WIDTH = 160  # columns of a table that goes to a file or another program
 
 
@@ -28,6 +29,11 @@ class Format(StrEnum):
     markdown = "markdown"
     csv = "csv"
     json = "json"
+    latex = "latex"
+    html = "html"
+    png = "png"
+    svg = "svg"
+    pdf = "pdf"
 
 
 @guarded
@@ -38,6 +44,9 @@ def report(
     ] = None,
     format: Annotated[Format, typer.Option(help="How to write it.")] = Format.table,
     output: Annotated[Path | None, typer.Option(help="Write it to this file instead.")] = None,
+    figure: Annotated[
+        str, typer.Option(metavar="NAME", help="differences, decay, alphas or functions.")
+    ] = "differences",
     layers: Annotated[bool, typer.Option("--layers", help="Show every activation layer.")] = False,
     baseline: Annotated[str, typer.Option(help="The strategy that the others are compared with.")] = "decay-all",
     margin: Annotated[
@@ -52,11 +61,58 @@ def report(
     loaded = folder.load()
     if unfinished := _unfinished(folder, loaded):
         loaded.problems.append(unfinished)
+    if format in PICTURES:
+        _picture(folder, loaded, format, output, figure, _question(folder, baseline, margin))
+        return
     if directory is None:
         say(f"Reporting {folder.path}.")
     if not loaded.records:
         raise DecaybenchError(" ".join([*loaded.problems, f"{folder.path} holds no finished run."]))
     show(loaded, format, output, layers, _question(folder, baseline, margin))
+
+
+def _picture(
+    folder: StudyFolder, loaded: Loaded, format: Format, output: Path | None, figure: str, question: Question
+) -> None:
+    """Writes the page, or one figure.
+
+    Raises:
+        DecaybenchError: When there is no file to write, or nothing to show.
+    """
+    from decaybench.report.figures import FIGURES, draw, save
+
+    if output is None:
+        raise UsageError(f"--format {format.value} writes a file: add --output report.{format.value}.")
+    if figure not in FIGURES:
+        raise unknown("figure", figure, FIGURES)
+    for problem in loaded.problems:
+        say(f"Warning: {problem}")
+    summary = summarize(loaded.records, question)
+    if format is Format.html:
+        from decaybench.report.html import to_html
+
+        name, description = _about(folder)
+        command = f"decaybench run {folder.study_file}"
+        content = to_html(summary, question, name, description, command).encode()
+    else:
+        canvas = draw(figure, summary, question.baseline)
+        if canvas is None:
+            raise DecaybenchError(f"{folder.path} has nothing to show in the figure {figure}.")
+        content = save(canvas, format.value)
+    try:
+        output.write_bytes(content)
+    except OSError as error:
+        raise DecaybenchError(f"--output {output} cannot be written: {error.strerror}.") from error
+    say(f"Written to {output}.")
+
+
+def _about(folder: StudyFolder) -> tuple[str, str]:
+    """The name and the description of a study."""
+    try:
+        study = read_study(str(folder.study_file), {})
+    except DecaybenchError:
+        return folder.path.name, ""
+    return study.name, study.description
 
 
 def _question(folder: StudyFolder, baseline: str, margin: float | None) -> Question:
@@ -102,6 +158,7 @@ def show(loaded: Loaded, format: Format, output: Path | None, layers: bool, ques
             render.print_layers(summary, console)
     else:
         writer = {Format.json: render.to_json, Format.csv: render.to_csv, Format.markdown: render.to_markdown}
+        writer[Format.latex] = render.to_latex
         out.write(writer[format](summary, layers))
         for note in summary.notes:
             say(f"Note: {note}")

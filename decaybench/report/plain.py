@@ -64,3 +64,19 @@ def _cells(row: Row) -> list[str]:
         *(plain(row[key]) for key in ("alpha_mean", "alpha_q05", "alpha_q50", "alpha_q95")),
         percent(row["alpha_near_zero"]),
     ]
+
+
+def to_latex(summary: Summary, layers: bool = False) -> str:
+    """The table for a paper, with booktabs' rules; ``layers`` is not for paper."""
+    lines = [" & ".join(map(_latex, COLUMN_TITLES)) + r" \\", r"\midrule"]
+    lines += [" & ".join(map(_latex, _cells(row))) + r" \\" for row in summary.rows]
+    columns = "l" * 5 + "r" * (len(COLUMN_TITLES) - 5)
+    return "\n".join([rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "α": r"$\alpha$", "−": "$-$"}
+LATEX |= {c: "\\" + c for c in "&%$#_{}"}
+
+
+def _latex(text: str) -> str:
+    return "".join(LATEX.get(c, c) for c in text)

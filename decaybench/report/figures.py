@@ -1,0 +1,233 @@
+"""The figures: differences, accuracy against decay, activation parameters, learned functions."""
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from decaybench.cells import Cell, Row
+from decaybench.records import EDGES
+from decaybench.report.numbers import percent, plain, points
+from decaybench.summary import Summary
+
+MOST = 40  # rows of one figure; the table has them all
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#b8a000", "#8b4513")
+STYLE: Any = {
+    "text.parse_math": False,  # a dollar in somebody's name is a dollar
+    "svg.fonttype": "none",
+    "svg.hashsalt": "decaybench",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.constrained_layout.use": True,
+}
+PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
+Member = tuple[Row, Cell]
+
+
+class Canvas:
+    """A figure under way, and what is to be read where the pointer rests.
+
+    Attributes:
+        tips: By the id of a group in the SVG.
+    """
+
+    def __init__(self, rows: int, columns: int, size: tuple[float, float], title: str = "") -> None:
+        self.figure = Figure(figsize=(size[0] * columns, size[1] * rows))
+        self.axes: list[list[Axes]] = [list(r) for r in self.figure.subplots(rows, columns, squeeze=False)]
+        self.tips: dict[str, str] = {}
+        if title:
+            self.figure.suptitle(title, fontsize=9)
+
+    def tip(self, artists: Any, text: str) -> None:
+        """Says what some artists are."""
+        for artist in artists if isinstance(artists, list | tuple) else [artists]:
+            name = f"tip{len(self.tips)}"
+            artist.set_gid(name)
+            self.tips[name] = text
+
+    def save(self, format: str) -> bytes:
+        """The figure as a file."""
+        out = io.BytesIO()
+        self.figure.savefig(out, format=format, dpi=200, metadata={"Date": None} if format == "svg" else None)
+        return out.getvalue()
+
+
+def questions(summary: Summary) -> Iterator[tuple[str, list[Member]]]:
+    """The cells by data set, network, activation and optimizer."""
+    pairs = zip(summary.rows, summary.cells, strict=True)
+    for key, group in groupby(
+        pairs, key=lambda m: [str(m[0][k]) for k in ("dataset", "network", "activation", "optimizer")]
+    ):
+        yield " · ".join(key), list(group)
+
+
+def _colors(members: Sequence[Member]) -> dict[str, str]:
+    names = dict.fromkeys(str(row["strategy"]) for row, _ in members)
+    return {name: COLORS[i % len(COLORS)] for i, name in enumerate(names)}
+
+
+def differences(summary: Summary, baseline: str) -> Canvas | None:
+    """Every difference to the baseline with its interval, on one axis for each question."""
+    found = [
+        (t, [m for m in members if m[0]["difference_low"] is not None][:MOST]) for t, members in questions(summary)
+    ]
+    found = [(title, members) for title, members in found if members]
+    if not found:
+        return None
+    longest = max(len(members) for _, members in found)
+    canvas = Canvas(len(found), 1, (7.0, 0.9 + 0.19 * longest))
+    for (axes,), (title, members) in zip(canvas.axes, found, strict=True):
+        names = [f"{row['strategy']}  {plain(row['weight_decay'])}" for row, _ in members]
+        for i, (row, _) in enumerate(members):
+            low, middle, high = (100 * row[f"difference{k}"] for k in ("_low", "", "_high"))
+            clear = row["verdict"] in ("better", "worse")
+            line = axes.plot([low, high], [i, i], color=COLORS[1 if clear else 0], linewidth=2)
+            dot = axes.plot([middle], [i], "o", color=COLORS[1 if clear else 0], markersize=4)
+            interval = points(row["difference_low"], row["difference_high"], signed=True)
+            canvas.tip(
+                [*line, *dot], f"{names[i]}: {percent(row['difference'], signed=True)} {interval}, {row['verdict']}"
+            )
+        axes.axvline(0, color="#808080", linewidth=0.8)
+        axes.set_yticks(range(len(members)), names)
+        axes.set_ylim(len(members) - 0.4, -0.6)
+        axes.set_xscale("symlog", linthresh=1.0)
+        axes.xaxis.set_major_formatter(PLAIN)
+        axes.set_xlabel(f"test accuracy − {baseline}, percentage points (logarithmic beyond ±1)")
+        axes.set_title(title, fontsize=9, loc="left")
+    return canvas
+
+
+def decay(summary: Summary, baseline: str) -> Canvas | None:
+    """Test accuracy against decay, a line for each strategy."""
+    found = [
+        (t, m) for t, m in questions(summary) if len({row["weight_decay"] for row, _ in m if row["weight_decay"]}) > 1
+    ]
+    if not found:
+        return None
+    canvas = Canvas(-(-len(found) // 2), min(2, len(found)), (4.6, 3.2))
+    for axes, (title, members) in zip([a for row in canvas.axes for a in row], found, strict=False):
+        for name, color in _colors(members).items():
+            rows = [r for r, _ in members if r["strategy"] == name and r["test_accuracy"] is not None]
+            rows.sort(key=lambda r: r["weight_decay"])
+            known = [r for r in rows if r["weight_decay"]]
+            if known:
+                x, y = [r["weight_decay"] for r in known], [100 * r["test_accuracy"] for r in known]
+                line = axes.plot(x, y, "o-", color=color, markersize=3, linewidth=1, label=name)
+                canvas.tip(line, name + ": " + ", ".join(f"{a:g} → {b:.2f}%" for a, b in zip(x, y, strict=True)))
+            elif rows:
+                line_ = axes.axhline(100 * rows[0]["test_accuracy"], color=color, linestyle=":", label=name)
+                canvas.tip(line_, f"{name}: {percent(rows[0]['test_accuracy'])}%")
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(PLAIN)
+        axes.set_xlabel("decay λ")
+        axes.set_ylabel("test accuracy, %")
+        axes.set_title(title, fontsize=9, loc="left")
+    canvas.axes[0][0].legend(fontsize=6)
+    return canvas
+
+
+def _learned(summary: Summary) -> list[Member]:
+    """Cells that learn activation parameters; of every question, those of one decay, the one in the middle."""
+    chosen: list[Member] = []
+    for _, members in questions(summary):
+        members = [m for m in members if m[1].by_seed and next(iter(m[1].by_seed.values()))["layers"]]
+        decays = sorted({row["weight_decay"] for row, _ in members if row["weight_decay"]})
+        middle = decays[len(decays) // 2] if decays else 0.0
+        chosen += [m for m in members if m[0]["weight_decay"] in (middle, 0.0)]
+    return chosen
+
+
+def alphas(summary: Summary, baseline: str) -> Canvas | None:
+    """The quantiles of the activation parameters over the epochs, layer by layer, a line for each strategy."""
+    members = _learned(summary)
+    titles = [(t, list(g)) for t, g in groupby(members, key=lambda m: f"{m[0]['activation']} · {m[0]['optimizer']}")]
+    if not titles:
+        return None
+    layers = max(len(next(iter(m[1].by_seed.values()))["layers"]) for m in members)
+    canvas = Canvas(len(titles), layers, (2.6, 2.2))
+    for row_axes, (title, group) in zip(canvas.axes, titles, strict=True):
+        for index, axes in enumerate(row_axes):
+            for name, color in _colors(group).items():
+                cell = next(c for r, c in group if r["strategy"] == name)
+                _trajectory(canvas, axes, cell, index, name, color)
+            axes.set_title(f"{title} · layer {index + 1}", fontsize=7, loc="left")
+            axes.set_xlabel("epoch")
+        row_axes[0].set_ylabel("α: median, 5 and 95%")
+    canvas.axes[0][0].legend(fontsize=5)
+    return canvas
+
+
+def _trajectory(canvas: Canvas, axes: Axes, cell: Cell, index: int, name: str, color: str) -> None:
+    series = [r["layers"][index]["quantiles"] for r in cell.by_seed.values() if index < len(r["layers"])]
+    if not series:
+        return
+    q = np.array(series, dtype=float).mean(0)  # (epochs + 1, 5)
+    lines = axes.plot(q[:, 2], color=color, linewidth=1.2, label=name)
+    lines += axes.plot(q[:, 0], color=color, linewidth=0.6) + axes.plot(q[:, 4], color=color, linewidth=0.6)
+    canvas.tip(lines, f"{name}: median {q[0, 2]:.3g} → {q[-1, 2]:.3g}, 5% {q[-1, 0]:.3g}, 95% {q[-1, 4]:.3g}")
+
+
+def functions(summary: Summary, baseline: str) -> Canvas | None:
+    """The learned functions over the inputs they get, layer by layer, a line for each strategy."""
+    members = [m for m in _learned(summary) if _curves(m[1], 0) is not None]
+    titles = [(t, list(g)) for t, g in groupby(members, key=lambda m: f"{m[0]['activation']} · {m[0]['optimizer']}")]
+    if not titles:
+        return None
+    layers = max(len(next(iter(m[1].by_seed.values()))["layers"]) for m in members)
+    canvas = Canvas(len(titles), layers, (2.6, 2.2))
+    for row_axes, (title, group) in zip(canvas.axes, titles, strict=True):
+        for index, axes in enumerate(row_axes):
+            for name, color in _colors(group).items():
+                cell = next(c for r, c in group if r["strategy"] == name)
+                drawn = _curves(cell, index)
+                if drawn is not None:
+                    line = axes.plot(EDGES, drawn, color=color, linewidth=1, label=name)
+                    canvas.tip(line, f"{name}: f(−2) = {drawn[16]:.3g}, f(0) = {drawn[24]:.3g}, f(2) = {drawn[32]:.3g}")
+            _density(axes, group[0][1], index)
+            axes.set_title(f"{title} · layer {index + 1}", fontsize=7, loc="left")
+        row_axes[0].set_ylabel("f(s), mean of channels")
+    canvas.axes[0][0].legend(fontsize=5)
+    return canvas
+
+
+def _curves(cell: Cell, index: int) -> Any:
+    entries = [r["layers"][index] for r in cell.by_seed.values() if index < len(r["layers"])]
+    drawn = [e["curve"]["end"]["mean"] for e in entries if e["curve"].get("end")]
+    return np.array(drawn, dtype=float).mean(0) if drawn else None
+
+
+def _density(axes: Axes, cell: Cell, index: int) -> None:
+    """The inputs of a layer, in grey, on an axis of its own."""
+    entries = [r["layers"][index] for r in cell.by_seed.values() if index < len(r["layers"])]
+    seen = [e["inputs"] for e in entries if e["inputs"]]
+    if seen:
+        other = axes.twinx()
+        other.stairs(np.array(seen, dtype=float).mean(0), EDGES, fill=True, color="#808080", alpha=0.25)
+        other.set_yticks([])
+
+
+FIGURES: dict[str, Callable[[Summary, str], Canvas | None]] = {
+    "differences": differences,
+    "decay": decay,
+    "alphas": alphas,
+    "functions": functions,
+}
+
+
+def draw(name: str, summary: Summary, baseline: str) -> Canvas | None:
+    """One figure; None where the study has nothing to show in it."""
+    with mpl.rc_context(STYLE):
+        return FIGURES[name](summary, baseline)
+
+
+def save(canvas: Canvas, format: str) -> bytes:
+    """A figure as png, svg or pdf."""
+    with mpl.rc_context(STYLE):
+        return canvas.save(format)

@@ -1,0 +1,178 @@
+"""The report as one page: no network, no library, readable on a phone, in the dark and on paper."""
+
+import re
+from html import escape
+from itertools import groupby
+from typing import Any
+
+from decaybench.report.figures import draw, questions, save
+from decaybench.report.numbers import percent, plain, points
+from decaybench.report.verdicts import tuned_table, verdicts
+from decaybench.summary import Question, Summary
+from decaybench.tuning import tuned
+
+CAPTIONS = {
+    "differences": "Differences to the baseline, 95% intervals; what is clear after Holm's correction is orange.",
+    "decay": "Test accuracy against decay; dotted: the control without decay.",
+    "alphas": "Activation parameters over the epochs, mean of seeds: median, 5% and 95% quantile.",
+    "functions": "Learned functions, mean of channels and seeds, over the inputs that their layer really gets (grey).",
+}
+COLUMNS: tuple[str, ...] = (
+    "strategy",
+    "decay",
+    "lr",
+    "seeds",
+    "test %",
+    "95% interval",
+    "difference",
+    "95% interval",
+    "p (Holm)",
+)
+COLUMNS += ("better in %", "pairing r", "would have shown", "verdict", "α mean", "≈0 %")
+STYLE = """
+:root{color-scheme:light dark;--line:#8884}
+body{overflow-wrap:anywhere;font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:auto;padding:1rem}
+h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}
+.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.85rem;font-variant-numeric:tabular-nums}
+th,td{padding:.2rem .6rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
+th:first-child,td:first-child{text-align:left}th button{all:unset;cursor:pointer;font-weight:600}
+th button:focus-visible{outline:2px solid}th[aria-sort=ascending] button::after{content:" ▲"}
+th[aria-sort=descending] button::after{content:" ▼"}input{font:inherit;padding:.2rem .5rem;margin:.5rem 0}
+svg{max-width:100%;height:auto}figure{margin:1rem 0;overflow-x:auto}figcaption{font-size:.85rem;opacity:.8}
+@media print{input{display:none}body{max-width:none}}
+"""
+SCRIPT = """
+const value = c => { const t = c.textContent.replace('\\u2212', '-'); const n = parseFloat(t.replace(/^\\[/, ''));
+  return Number.isNaN(n) ? t : n; };
+document.querySelectorAll('th button').forEach(b => b.addEventListener('click', () => {
+  const th = b.closest('th'), table = th.closest('table'), i = [...th.parentNode.children].indexOf(th);
+  const up = th.getAttribute('aria-sort') !== 'ascending';
+  table.querySelectorAll('th').forEach(h => h.removeAttribute('aria-sort'));
+  th.setAttribute('aria-sort', up ? 'ascending' : 'descending');
+  const rows = [...table.tBodies[0].rows];
+  rows.sort((r, s) => { const a = value(r.cells[i]), b = value(s.cells[i]);
+    const order = typeof a === typeof b ? (a < b ? -1 : a > b ? 1 : 0) : typeof a === 'number' ? -1 : 1;
+    return up ? order : -order; });
+  rows.forEach(r => table.tBodies[0].append(r)); }));
+document.querySelector('#filter').addEventListener('input', e => {
+  const words = e.target.value.toLowerCase().split(/\\s+/);
+  document.querySelectorAll('table.cells tbody tr').forEach(r => {
+    const text = (r.closest('section').dataset.title + ' ' + r.textContent).toLowerCase();
+    r.hidden = !words.every(w => text.includes(w)); }); });
+"""
+
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
+<title>{title}</title><style>{style}</style></head>
+<body>
+{body}
+<script>{script}</script>
+</body></html>
+"""
+
+
+def to_html(summary: Summary, question: Question, name: str, description: str, command: str) -> str:
+    """The whole page.
+
+    Args:
+        summary: What to show.
+        question: How cells are compared.
+        name: Of the study.
+        description: What it asks.
+        command: What reproduces it.
+    """
+    sections = [_section(title, [row for row, _ in members], question) for title, members in questions(summary)]
+    figures = [_figure(key, caption, summary, question.baseline) for key, caption in CAPTIONS.items()]
+    notes = "".join(f"<li>{escape(note)}</li>" for note in summary.notes)
+    body = [
+        f"<h1>{escape(name)}</h1><p>{escape(description)}</p>",
+        "<h2>Verdict</h2>" + _verdicts(summary, question),
+        _tuned(summary, question.baseline),
+        '<h2>Every cell</h2><label>Filter <input id="filter" type="search" placeholder="kaf sgd …"></label>',
+        *sections,
+        *figures,
+        f"<h2>Notes</h2><ul>{notes}</ul>" if notes else "",
+        "<h2>Provenance</h2>" + _provenance(summary, command),
+    ]
+    page = "\n".join(part for part in body if part)
+    return PAGE.format(title=escape(name), style=STYLE, body=page, script=SCRIPT)
+
+
+def _verdicts(summary: Summary, question: Question) -> str:
+    parts = []
+    for title, members in questions(summary):
+        sentences = verdicts([row for row, _ in members], question.baseline)
+        items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences) or "<li>Nothing to compare.</li>"
+        parts.append(f"<p><b>{escape(title)}</b></p><ul>{items}</ul>")
+    return "".join(parts)
+
+
+def _table(columns: tuple[str, ...] | list[str], lines: list[list[str]], kind: str) -> str:
+    head = "".join(f'<th scope="col"><button type="button">{escape(c)}</button></th>' for c in columns)
+    body = "".join("<tr>" + "".join(f"<td>{escape(v)}</td>" for v in line) + "</tr>" for line in lines)
+    return f'<div class="wide"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _section(title: str, rows: list[dict[str, Any]], question: Question) -> str:
+    table = _table(COLUMNS, [_line(row) for row in rows], "cells")
+    return f'<section data-title="{escape(title)}"><h3>{escape(title)}</h3>{table}</section>'
+
+
+def _line(row: dict[str, Any]) -> list[str]:
+    return [
+        *(plain(row[key]) for key in ("strategy", "weight_decay", "lr")),
+        f"{row['seeds']}" + (f" ({row['diverged']} diverged)" if row["diverged"] else ""),
+        percent(row["test_accuracy"]),
+        points(row["test_accuracy_low"], row["test_accuracy_high"]),
+        percent(row["difference"], signed=True),
+        points(row["difference_low"], row["difference_high"], signed=True),
+        plain(row["p_holm"]),
+        "–" if row["improvement"] is None else f"{100 * row['improvement']:.0f}",
+        plain(row["pairing"]),
+        percent(row["detectable"]),
+        row["verdict"] or "–",
+        plain(row["alpha_mean"]),
+        percent(row["alpha_near_zero"]),
+    ]
+
+
+def _tuned(summary: Summary, baseline: str) -> str:
+    rows = tuned(summary.cells, baseline)
+    parts = []
+    for _, group in groupby(
+        rows, key=lambda r: [str(v) for k, v in r.items() if k in ("dataset", "network", "activation", "optimizer")]
+    ):
+        title, columns, lines = tuned_table(list(group), baseline)
+        parts.append(f"<h3>{escape(title)}</h3>" + _table(columns, lines, "tuned"))
+    return ("<h2>Each strategy at its own best</h2>" + "".join(parts)) if parts else ""
+
+
+def _figure(key: str, caption: str, summary: Summary, baseline: str) -> str:
+    """A figure with its titles for the pointer, in the colours of the page, described in words."""
+    canvas = draw(key, summary, baseline)
+    if canvas is None:
+        return ""
+    svg = save(canvas, "svg").decode()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r'<g id="(tip\d+)">', lambda m: f"<g><title>{escape(canvas.tips[m[1]])}</title>", svg)
+    svg = re.sub(r'(id="|#)(?=[\w.-]+["\)])', rf"\g<1>{key}-", svg)  # ids of several figures on one page
+    svg = (
+        svg.replace("#000000", "currentColor")
+        .replace("fill: #ffffff", "fill: none")
+        .replace("<svg ", '<svg role="img" ', 1)
+    )
+    label = f'aria-label="{escape(caption)}"'
+    return f"<figure>{svg.replace('<svg ', f'<svg {label} ', 1)}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def _provenance(summary: Summary, command: str) -> str:
+    records = [r for cell in summary.cells for r in cell.records]
+    facts = {"runs": str(len(records)), "seeds": str(len({r["config"]["seed"] for r in records})), "command": command}
+    for key in ("device_name", "platform", "python", "commit"):
+        facts[key] = ", ".join(sorted({str(r["provenance"].get(key)) for r in records}))
+    facts["versions"] = ", ".join(
+        sorted({f"{k} {v}" for r in records for k, v in r["provenance"].get("versions", {}).items()})
+    )
+    facts["hours of training"] = f"{sum(r['provenance'].get('seconds') or 0 for r in records) / 3600:.2f}"
+    return "<dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts.items()) + "</dl>"
