@@ -38,7 +38,7 @@ def status(
     running = progress is not None and _alive(progress, folder)
     state = "complete" if len(done) == len(runs) else "running" if running else "left"
     typer.echo(f"{folder.path}: {state}, {len(done)} of {len(runs)} runs are finished")
-    if progress is not None and running:
+    if progress is not None and state == "running":
         for line in progress.lines():
             typer.echo(line)
     elif state == "left":

@@ -11,10 +11,10 @@ ORDER = ("better", "worse", "the same", "not enough")
 def verdicts(rows: Sequence[Row], baseline: str) -> list[str]:
     """One sentence for each kind of verdict among the rows of one question."""
     found: dict[str, list[str]] = {}
-    several = len({row["weight_decay"] for row in rows if row["verdict"]}) > 1
+    several = len({row["weight_decay"] for row in rows if row["verdict"]} - {0.0}) > 1
     for row in rows:
         if row["verdict"]:
-            decay = f" at {plain(row['weight_decay'])}" if several else ""
+            decay = f" at {plain(row['weight_decay'])}" if several and row["weight_decay"] else ""
             found.setdefault(row["verdict"], []).append(f"{row['strategy']}{decay}{_why(row)}")
     ordered = sorted(found, key=lambda verdict: next(i for i, start in enumerate(ORDER) if verdict.startswith(start)))
     return [_sentence(verdict, baseline) + ": " + ", ".join(found[verdict]) + "." for verdict in ordered]
