@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,12 @@ def labels(config: dict[str, Any]) -> Row:
 
 def _label(value: dict[str, Any]) -> str:
     """A Spec as text; somebody's own code with the hash of its file, since another version is another thing."""
-    spec = Spec.model_construct(**value)
+    return _text(value["name"], tuple(value["options"].items()), value["source"])
+
+
+@lru_cache(maxsize=4096)
+def _text(name: str, options: tuple[tuple[str, Any], ...], source: str | None) -> str:
+    spec = Spec.model_construct(name=name, options=dict(options), source=source)
     return f"{spec.label}@{spec.source[:6]}" if spec.source else spec.label
 
 

@@ -34,10 +34,11 @@ def device_name(device: torch.device) -> str:
     """The name of the chip."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_processor()} ({os.cpu_count()} cores)"
+    return f"{processor()} ({os.cpu_count()} cores)"
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
 
 from decaybench.digest import digest
 
@@ -118,7 +119,7 @@ def loads(text: str, run_id: str) -> dict[str, Any]:
         DamagedRecordError: When it is not.
     """
     try:
-        record: dict[str, Any] = json.loads(text)
+        record: dict[str, Any] = from_json(text, allow_inf_nan=False)
         whole = _Record.model_validate(record)
         if digest(record["config"]) != record["run_id"]:
             raise DamagedRecordError("its configuration is not the one of its run")

@@ -117,11 +117,12 @@ class StudyFolder:
                 "then run the same command again: finished runs are kept."
             ) from error
 
-    def load(self, run_ids: Iterable[str] | None = None, set_aside: bool = True) -> Loaded:
+    def load(self, run_ids: Iterable[str] | None = None, set_aside: bool = True, pictures: bool = True) -> Loaded:
         """Reads the records, of these runs or of all.
 
         A damaged one is named and, with ``set_aside``, renamed to ``….json.damaged``, so that its run is
-        computed again.
+        computed again. Without ``pictures``, what only figures need is left out: ten thousand records fit into
+        memory.
         """
         records, problems = [], []
         wanted = None if run_ids is None else set(run_ids)
@@ -130,7 +131,8 @@ class StudyFolder:
             if wanted is not None and path.stem not in wanted:
                 continue
             try:
-                records.append(loads(path.read_text("utf-8"), path.stem))
+                record = loads(path.read_text("utf-8"), path.stem)
+                records.append(record if pictures else _slim(record))
             except OSError as error:  # the file may be whole
                 problems.append(f"{path} cannot be read: {error.strerror}; it is left out.")
             except (DamagedRecordError, UnicodeDecodeError) as error:
@@ -166,6 +168,13 @@ class StudyFolder:
                 self.remove_checkpoint(name)
         except OSError as error:
             raise DecaybenchError(f"Cannot delete {error.filename}: {error.strerror}.") from error
+
+
+def _slim(record: Record) -> Record:
+    """The record without curves, inputs, trajectories and initial values."""
+    drawn = ("curve", "inputs", "quantiles", "initial")
+    layers = [{key: value for key, value in layer.items() if key not in drawn} for layer in record["layers"]]
+    return {**record, "layers": layers}
 
 
 def find(directory: Path | None, results: Path = Path("results")) -> StudyFolder:

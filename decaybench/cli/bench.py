@@ -73,6 +73,21 @@ def study(
     _show(f"{device_name(torch.device('cpu'))}, torch {torch.__version__}", found, format)
 
 
+@bench.command()
+@guarded
+def report(
+    runs: Annotated[list[int] | None, typer.Option(min=1, help="How many runs; several times for several.")] = None,
+    format: Annotated[Format, typer.Option(help="How to write it.")] = Format.table,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """The report of very many runs."""
+    from decaybench.bench.report import reports
+    from decaybench.device import processor
+
+    say("Measuring, some minutes …")
+    _show(processor(), {"decaybench report": list(reports(tuple(runs or (1000, 10_000))))}, format)
+
+
 def _show(about: str, found: dict[str, list[dict[str, Any]]], format: Format) -> None:
     from decaybench.report.bench import print_rows, to_json
 

@@ -58,7 +58,7 @@ def report(
     if baseline.split(",")[0] not in STRATEGIES and not is_target(baseline):
         raise unknown("strategy", baseline, STRATEGIES)
     folder = find(directory)
-    loaded = folder.load()
+    loaded = folder.load(pictures=format in PICTURES)
     if unfinished := _unfinished(folder, loaded):
         loaded.problems.append(unfinished)
     if format in PICTURES:

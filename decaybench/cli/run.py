@@ -130,7 +130,7 @@ def run(
     plan = Work(asked, folder, runs, missing, fresh, executor.value, {**machine, "executor": executor.value})
     whole = _compute(plan) if missing else True
     question = Question(BASELINE, anytime=asked.until is not None)
-    show(folder.load(r.run_id for r in runs), Format.table, None, layers=False, question=question)
+    show(folder.load((r.run_id for r in runs), pictures=False), Format.table, None, layers=False, question=question)
     say(f"More: decaybench report {shlex.quote(str(folder.path))} --layers")
     if not whole:
         raise typer.Exit(1)
