@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from decaybench.cells import Cell, Row, cells, final, strategy_name
+from decaybench.records import decode
 from decaybench.results import Record
 from decaybench.statistics import (
     SAME,
@@ -198,7 +199,18 @@ def layer_rows(cell: Cell) -> Iterator[Row]:
             **alpha_columns(cell.alphas(index)),
             "distance_from_start": mean_of(e["distance_from_start"] for e in entries),
             "distance_from_zero": mean_of(e["distance_from_zero"] for e in entries),
+            "distance_from_relu": mean_of(e["distance_from_relu"] for e in entries),
+            "share_of_norm": mean_of(share_of_norm(decode(e["final"])) for e in entries),
         }
+
+
+def share_of_norm(alphas: npt.NDArray[Any]) -> float | None:
+    """The share of the parameters that together carry 95% of the sum of squares: small where few of them matter."""
+    squares = np.sort(np.square(alphas.astype(np.float64)))[::-1]
+    total = squares.sum()
+    if not len(alphas) or not np.isfinite(total) or total == 0:
+        return None
+    return float(np.searchsorted(np.cumsum(squares), 0.95 * total) + 1) / len(alphas)
 
 
 def distances(cell: Cell) -> tuple[float | None, float | None]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -141,3 +142,59 @@ def test_ctrl_c_does_not_wait_for_a_long_operation(tmp_path: Path) -> None:
     assert time.monotonic() - sent < 2
     assert process.returncode == 130
     assert "Go on with: decaybench run" in errors
+
+
+FULL = """
+mkdir results there
+mount -t tmpfs -o size=96k tmpfs results
+"$@" > there/first.out 2> there/first.err; echo $? > there/first.code
+mount -o remount,size=16m tmpfs results
+"$@" > there/second.out 2> there/second.err; echo $? > there/second.code
+cp -r results/k there/k
+"""
+
+
+def test_a_disk_that_is_full_loses_nothing_and_says_what_to_do(tmp_path: Path, undisturbed: dict) -> None:
+    """A real one: a tmpfs of 96 KiB, in a mount namespace of its own."""
+    (tmp_path / "full.sh").write_text(FULL)
+    command = ["unshare", "-rm", "sh", "full.sh", sys.executable, "-m", "decaybench", *STUDY]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    there = tmp_path / "there"
+    assert done.returncode == 0, done.stderr
+    assert (there / "first.code").read_text() == "1\n"
+    errors = (there / "first.err").read_text()
+    assert "No space left on device; make room or name another folder with --results" in errors
+    assert "Traceback" not in errors
+    assert (there / "second.code").read_text() == "0\n"
+    (there / "results").mkdir()
+    (there / "k").rename(there / "results/k")
+    assert numbers(there) == undisturbed
+
+
+def test_a_terminated_study_goes_on(cli: Cli, tmp_path: Path, undisturbed: dict) -> None:
+    process = start(tmp_path)
+    wait_for(process, "[1/8]")
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGTERM
+    assert numbers(tmp_path).items() <= undisturbed.items()
+    assert cli(*STUDY).returncode == 0
+    assert numbers(tmp_path) == undisturbed
+
+
+def test_a_driver_killed_at_random_moments_ends_with_the_same_numbers(
+    cli: Cli, tmp_path: Path, undisturbed: dict
+) -> None:
+    generator = random.Random(0)
+    for _ in range(8):
+        process = start(tmp_path, [*STUDY, "--checkpoint-every", "0.1"])
+        try:
+            process.communicate(timeout=generator.uniform(2.0, 12.0))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+        assert numbers(tmp_path).items() <= undisturbed.items()
+    assert cli(*STUDY).returncode == 0
+    assert numbers(tmp_path) == undisturbed
+    assert not list((tmp_path / "results/k").glob("checkpoints/*"))

@@ -50,6 +50,32 @@ def test_the_figures_on_the_start_of_a_kaf_are_those_of_the_records() -> None:
         assert f"{100 * frame.test_accuracy[label]:.2f}%" in README
 
 
+FIGURE = re.compile(r"[−+]?\d+\.\d\d \[[−+]?\d+\.\d\d, [−+]?\d+\.\d\d\]")
+STUDIES = sorted(p.parent.name for p in (REPOSITORY / "results").glob("*/study.toml"))
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_figures_with_an_interval_in_the_readme_of_a_study_are_in_its_report(study: str, cli: Cli) -> None:
+    folder = REPOSITORY / "results" / study
+    text = " ".join((folder / "README.md").read_text("utf-8").split())
+    done = cli("report", str(folder))
+    printed = " ".join(done.stdout.split())
+    assert "Warning" not in done.stderr  # every run that study.toml asks for is there, whole
+    assert all(figure in printed for figure in FIGURE.findall(text)), [
+        f for f in FIGURE.findall(text) if f not in printed
+    ]
+    for word in ("Command", "Machine", "Time", "Verdict"):
+        assert word in text
+
+
+def test_the_answer_has_the_figures_of_the_report(cli: Cli) -> None:
+    answer = README.split("**The answer")[1].split("Not shown")[0]
+    figures = FIGURE.findall(answer)
+    assert len(figures) == 11
+    printed = " ".join(cli("report", str(REPOSITORY / "results" / "thread-digits")).stdout.split())
+    assert all(figure in printed for figure in figures), [f for f in figures if f not in printed]
+
+
 def test_the_answer_to_the_thread_runs_and_spares_the_slopes() -> None:
     (code,) = [c for lang, f, c in BLOCKS if (lang, f) == ("python", "own_model.py")]
     names: dict[str, Any] = {}

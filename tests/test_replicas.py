@@ -44,17 +44,23 @@ def records(training: Training) -> dict[str, Any]:
 SLOW = pytest.mark.slow
 
 
-@pytest.mark.parametrize("network", ["mlp,width=8", pytest.param("forum,width=4", marks=SLOW)])
+@pytest.mark.parametrize(
+    ("network", "activation"),
+    [
+        ("mlp,width=8", "prelu"),
+        *(pytest.param(*p, marks=SLOW) for p in (("mlp,width=8", "kaf,D=8"), ("forum,width=4", "prelu"))),
+    ],
+)
 @pytest.mark.parametrize(
     "optimizer", ["sgd", *(pytest.param(o, marks=SLOW) for o in ("sgd,momentum=0", "adam", "adamw", "rmsprop"))]
 )
-def test_a_cohort_is_its_runs_to_1e_10(optimizer: str, network: str) -> None:
+def test_a_cohort_is_its_runs_to_1e_10(optimizer: str, network: str, activation: str) -> None:
     """Every strategy in one cohort, with different decays, rates and seeds, and gradients clipped one by one."""
     study = tiny(
         strategy=STRATEGIES,
         optimizer=optimizer,
         network=network,
-        activation="kaf,D=8" if "mlp" in network else "prelu",
+        activation=activation,
         weight_decay=[0.01, 0.1],
         lr=[0.003, 0.01],
         seeds=2,
@@ -81,7 +87,10 @@ def test_a_cohort_is_its_runs_to_1e_10(optimizer: str, network: str) -> None:
 
 
 @pytest.mark.parametrize("activation", list(catalog.ACTIVATIONS))
-@pytest.mark.parametrize("network", ["mlp,width=16", "forum,width=4", "kafnet", "vgg,depth=3,width=4"])
+@pytest.mark.parametrize(
+    "network",
+    ["mlp,width=16", *(pytest.param(n, marks=SLOW) for n in ("forum,width=4", "kafnet", "vgg,depth=3,width=4"))],
+)
 def test_every_activation_and_network_is_the_same_in_a_cohort(network: str, activation: str) -> None:
     runs = tiny(
         network=network, activation=activation, dataset="synthetic,samples=100,size=9", seeds=2, epochs=1

@@ -33,7 +33,13 @@ def made(accuracy: float, strategy: str = "decay-all", seed: int = 0, **more) ->
     keys = [f"{p}_{k}" for p in ("train", "validation", "test") for k in ("loss", "accuracy")]
     alphas = np.asarray(more.get("alphas", [0.25, 0.005, -0.5, 0.3]), np.float32)
     layer = {"name": "2", "type": "PReLU", "shapes": {"weight": [4]}, "quantiles": [], "extra": 1}
-    layer |= {"distance_from_start": 0.5, "distance_from_zero": 1.5, "initial": encode(alphas), "final": encode(alphas)}
+    layer |= {
+        "distance_from_relu": 0.25,
+        "distance_from_start": 0.5,
+        "distance_from_zero": 1.5,
+        "initial": encode(alphas),
+        "final": encode(alphas),
+    }
     return {
         "run_id": config.run_id,
         "config": config.model_dump(),

@@ -2,6 +2,7 @@
 
 import io
 import sys
+import time
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +19,7 @@ from decaybench.sequential import next_runs
 from decaybench.summary import Question, summarize
 from decaybench.targets import is_target
 
+PAUSE = 2.0  # seconds between two looks at a study that runs
 PICTURES = ("html", "png", "svg", "pdf")
 PIPE_WIDTH = 160  # columns of a table that goes to a file or another program
 
@@ -52,6 +54,7 @@ def report(
     margin: Annotated[
         float | None, typer.Option(min=0.0, metavar="POINTS", help="Differences within ±POINTS count as none.")
     ] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Show it again as runs finish, until all are.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Show what a study found: accuracies, differences with intervals, activation parameters."""
@@ -66,9 +69,21 @@ def report(
         return
     if directory is None:
         say(f"Reporting {folder.path}.")
+    while follow and (waiting := _unfinished(folder, loaded)):
+        if loaded.records:
+            show(loaded, format, output, layers, _question(folder, baseline, margin))
+        say(waiting)
+        loaded = _more(folder, len(loaded.records))
     if not loaded.records:
         raise DecaybenchError(" ".join([*loaded.problems, f"{folder.path} holds no finished run."]))
     show(loaded, format, output, layers, _question(folder, baseline, margin))
+
+
+def _more(folder: StudyFolder, before: int) -> Loaded:
+    """Waits until more runs are finished."""
+    while len(list(folder.runs.glob("*.json"))) <= before:
+        time.sleep(PAUSE)
+    return folder.load(pictures=False)
 
 
 def _picture(

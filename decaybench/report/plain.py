@@ -42,7 +42,7 @@ def to_markdown(summary: Summary, layers: bool = False) -> str:
     )
     if layers:
         keys = ["alpha_mean", "alpha_q05", "alpha_q50", "alpha_q95", "alpha_near_zero"]
-        keys += ["distance_from_start", "distance_from_zero"]
+        keys += ["distance_from_start", "distance_from_zero", "distance_from_relu", "share_of_norm"]
         body = [
             [plain(row[key]) for key in (*SHOWN, *varying)] + [layer["layer"]] + [plain(layer[key]) for key in keys]
             for row, cell in zip(summary.rows, summary.cells, strict=True)

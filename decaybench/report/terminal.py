@@ -150,13 +150,13 @@ def print_layers(summary: Summary, console: Console) -> None:
             continue
         table = _table(console.width)
         table.add_column("layer", no_wrap=True)
-        for name in ("α mean", "5%", "50%", "95%", "≈0 %", "Δf start", "|f|"):
+        for name in ("α mean", "5%", "50%", "95%", "≈0 %", "95% of norm", "Δf start", "|f|", "Δf ReLU"):
             table.add_column(name, justify="right", no_wrap=True)
         table.add_column("α", no_wrap=True)
         edges = _edges([cell])
         for index, layer in enumerate(layers):
             numbers = [plain(layer[k]) for k in ("alpha_mean", "alpha_q05", "alpha_q50", "alpha_q95")]
-            numbers += [percent(layer["alpha_near_zero"])]
-            numbers += [plain(layer[k]) for k in ("distance_from_start", "distance_from_zero")]
+            numbers += [percent(layer["alpha_near_zero"]), percent(layer["share_of_norm"])]
+            numbers += [plain(layer[f"distance_from_{k}"]) for k in ("start", "zero", "relu")]
             table.add_row(*(Text(value) for value in [layer["layer"], *numbers, _picture(cell, edges, index)]))
         _print(f"{_question(row)} · {row['strategy']} · decay {plain(row['weight_decay'])}", table, console)
