@@ -69,7 +69,7 @@ def test_figures_with_an_interval_in_the_readme_of_a_study_are_in_its_report(stu
 
 
 def test_the_answer_has_the_figures_of_the_report(cli: Cli) -> None:
-    answer = README.split("**The answer")[1].split("Not shown")[0]
+    answer = README.split("**The answer")[1].split("- On a third")[0]
     figures = FIGURE.findall(answer)
     assert len(figures) == 11
     printed = " ".join(cli("report", str(REPOSITORY / "results" / "thread-digits")).stdout.split())

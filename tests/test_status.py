@@ -141,3 +141,16 @@ def test_pictures_and_pages_are_written(tmp_path: Path) -> None:
     assert out.startswith("\\begin{tabular}{")
     assert out.count(r" \\") == 5  # the head and four cells
     assert "test accuracy \\%" in out
+
+
+def test_a_report_follows_a_study_until_it_is_complete(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert call(*TINY, "--seeds", "2")[0] == 0
+    late = next(Path("results/t/runs").glob("*.json"))
+    content = late.read_text()
+    late.unlink()
+    monkeypatch.setattr("time.sleep", lambda _: late.write_text(content))  # the last run is finished meanwhile
+    code, out, errors = call("report", "results/t", "--follow", "--format", "csv")
+    assert code == 0
+    assert "1 of the study's 4 runs are not finished" in errors
+    first, second = out.strip().split("\ndataset,", 1)
+    assert first != f"dataset,{second}"
