@@ -21,8 +21,8 @@ def load(directory: str | Path) -> pd.DataFrame:
 
     Returns:
         One row per run: its configuration, seed, ``diverged`` (the epoch, or missing), the last epoch's losses
-        and accuracies (fractions), the activation parameters' mean, quantiles and share near zero over all
-        layers, fingerprints, device and seconds.
+        and accuracies (fractions), the activation parameters' mean, quantiles, share near zero and share of exact
+        zeros over all layers, fingerprints, device and seconds.
 
     Raises:
         UsageError: When it is no study folder.
@@ -49,6 +49,7 @@ def _row(record: Record) -> Row:
         "diverged": record["diverged"],
         **{key: series[-1] for key, series in record["history"].items()},
         **alpha_columns(np.concatenate(alphas) if alphas else np.empty(0)),
+        "alpha_zero": float((np.concatenate(alphas) == 0).mean()) if alphas else None,
         **{f"{key}_fingerprint": value for key, value in record["fingerprints"].items()},
         "device": record["provenance"].get("device"),
         "seconds": record["provenance"].get("seconds"),

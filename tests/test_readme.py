@@ -68,6 +68,18 @@ def test_figures_with_an_interval_in_the_readme_of_a_study_are_in_its_report(stu
         assert word in text
 
 
+def test_the_zeros_of_the_study_of_sparseness_are_those_of_its_records() -> None:
+    frame = decaybench.load(REPOSITORY / "results" / "sparsity")
+    zeros = frame.groupby(["activation", "strategy", "weight_decay"]).alpha_zero.mean()
+    random, elu = "kaf,init=random,std=0.3", "kaf"
+    cells = [(random, "proximal-l1,on=activation", d) for d in (0.03, 0.1)]
+    cells += [(elu, "proximal-l1,on=activation", 1.0), (random, "proximal-l1", 0.03)]
+    text = (REPOSITORY / "results" / "sparsity" / "README.md").read_text("utf-8")
+    shown = re.findall(r"(\d+\.\d)%", text)
+    assert shown == [f"{100 * zeros[cell]:.1f}" for cell in cells]
+    assert (frame[frame.strategy.str.startswith("loss-penalty")].alpha_zero == 0).all()
+
+
 def test_the_answer_has_the_figures_of_the_report(cli: Cli) -> None:
     answer = README.split("**The answer")[1].split("- On a third")[0]
     figures = FIGURE.findall(answer)
