@@ -64,12 +64,12 @@ class _Layer(BaseModel):
     type: str
     initial: _Array
     final: _Array
-    quantiles: list[list[float | None]]
+    quantiles: list[Any]  # these three are long lists of numbers: `_plain` checks them ten times as fast as pydantic
     distance_from_start: float | None
     distance_from_zero: float | None
     distance_from_relu: float | None
-    inputs: list[float | None] | None
-    curve: dict[str, dict[str, list[float | None]] | None]
+    inputs: list[Any] | None
+    curve: dict[str, dict[str, list[Any]] | None]
 
 
 class _Record(BaseModel):
@@ -107,6 +107,11 @@ def decode(value: dict[str, Any]) -> npt.NDArray[Any]:
     return np.frombuffer(raw, np.dtype(value["dtype"])).reshape(value["shape"])
 
 
+def _plain(series: Any) -> bool:
+    """Whether this is a list of numbers and nulls."""
+    return isinstance(series, list) and set(map(type, series)) <= {float, int, type(None)}
+
+
 def dumps(record: dict[str, Any]) -> str:
     """The text of a record."""
     return json.dumps(record, allow_nan=False, ensure_ascii=False, separators=(",", ":")) + "\n"
@@ -124,6 +129,9 @@ def loads(text: str, run_id: str) -> dict[str, Any]:
         if digest(record["config"]) != record["run_id"]:
             raise DamagedRecordError("its configuration is not the one of its run")
         for layer in record["layers"]:
+            drawn = [series for curve in layer["curve"].values() if curve for series in curve.values()]
+            if not all(map(_plain, [*layer["quantiles"], *drawn, layer["inputs"] or []])):
+                raise DamagedRecordError("a series holds something else than numbers")
             if decode(layer["initial"]).shape != decode(layer["final"]).shape:
                 raise DamagedRecordError("an array has the wrong shape")
     except ValidationError as error:

@@ -80,6 +80,14 @@ def test_the_zeros_of_the_study_of_sparseness_are_those_of_its_records() -> None
     assert (frame[frame.strategy.str.startswith("loss-penalty")].alpha_zero == 0).all()
 
 
+def test_the_slopes_shown_are_those_of_the_records(cli: Cli) -> None:
+    text = (REPOSITORY / "results" / "slopes" / "README.md").read_text("utf-8")
+    rows = json.loads(cli("report", str(REPOSITORY / "results" / "slopes"), "--layers", "--format", "json").stdout)
+    for kind, row in zip(("per channel (mean)", "shared"), rows, strict=True):
+        means = " | ".join(f"{layer['alpha_mean']:.3f}" for layer in row["layers"])
+        assert f"| here, {kind} | {means} |" in text
+
+
 def test_the_answer_has_the_figures_of_the_report(cli: Cli) -> None:
     answer = README.split("**The answer")[1].split("- On a third")[0]
     figures = FIGURE.findall(answer)
