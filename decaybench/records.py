@@ -117,7 +117,7 @@ def dumps(record: dict[str, Any]) -> str:
     return json.dumps(record, allow_nan=False, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
-def loads(text: str, run_id: str) -> dict[str, Any]:
+def loads(text: str | bytes, run_id: str) -> dict[str, Any]:
     """Reads a record and checks that it is whole and is the one its file name says.
 
     Raises:

@@ -85,6 +85,7 @@ def test_the_best_is_chosen_on_validation_alone() -> None:
     assert tuned(cells(records[:1]), "decay-all") == []
 
 
+@pytest.mark.slow
 def test_intervals_of_tuned_strategies_count_the_choice() -> None:
     """Five decays that are all the same: the test accuracy of whichever is chosen is still 0.7."""
     rng, hits = np.random.default_rng(1), 0

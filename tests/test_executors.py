@@ -56,6 +56,7 @@ def test_processes_give_the_same_bits_as_inline(tmp_path: Path, undisturbed: dic
     assert {event.worker for event in events} == {"worker 1", "worker 2"}
 
 
+@pytest.mark.slow
 def test_so_does_one_run_at_a_time(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
     for run in runs_of():
         do(Inline(CPU), StudyFolder(tmp_path), [run])
@@ -146,6 +147,7 @@ def make(channels):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [False, True])
 def test_a_run_that_fails_three_times_is_given_up_and_the_study_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: bool
@@ -210,6 +212,7 @@ def test_a_damaged_checkpoint_costs_only_its_own_runs(tmp_path: Path, undisturbe
     assert not folder.checkpoints()
 
 
+@pytest.mark.slow
 def test_runs_that_another_process_finished_meanwhile_are_not_done_again(tmp_path: Path) -> None:
     runs = runs_of()
     ours, theirs = StudyFolder(tmp_path / "ours"), StudyFolder(tmp_path / "theirs")
@@ -224,6 +227,7 @@ def test_runs_that_another_process_finished_meanwhile_are_not_done_again(tmp_pat
     assert len(done) == len(set(done))
 
 
+@pytest.mark.slow
 def test_a_clock_that_jumps_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: dict[str, Any]
 ) -> None:

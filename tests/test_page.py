@@ -15,6 +15,8 @@ from decaybench.report.figures import FIGURES, draw, save
 from decaybench.report.html import to_html
 from decaybench.summary import Question, Summary, summarize
 
+pytestmark = pytest.mark.slow
+
 NASTY = "<script>window.hacked=1</script>"
 
 

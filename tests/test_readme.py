@@ -54,6 +54,7 @@ FIGURE = re.compile(r"[−+]?\d+\.\d\d \[[−+]?\d+\.\d\d, [−+]?\d+\.\d\d\]")
 STUDIES = sorted(p.parent.name for p in (REPOSITORY / "results").glob("*/study.toml"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study", STUDIES)
 def test_figures_with_an_interval_in_the_readme_of_a_study_are_in_its_report(study: str, cli: Cli) -> None:
     folder = REPOSITORY / "results" / study
@@ -68,6 +69,7 @@ def test_figures_with_an_interval_in_the_readme_of_a_study_are_in_its_report(stu
         assert word in text
 
 
+@pytest.mark.slow
 def test_the_zeros_of_the_study_of_sparseness_are_those_of_its_records() -> None:
     frame = decaybench.load(REPOSITORY / "results" / "sparsity")
     zeros = frame.groupby(["activation", "strategy", "weight_decay"]).alpha_zero.mean()
@@ -80,6 +82,7 @@ def test_the_zeros_of_the_study_of_sparseness_are_those_of_its_records() -> None
     assert (frame[frame.strategy.str.startswith("loss-penalty")].alpha_zero == 0).all()
 
 
+@pytest.mark.slow
 def test_the_slopes_shown_are_those_of_the_records(cli: Cli) -> None:
     text = (REPOSITORY / "results" / "slopes" / "README.md").read_text("utf-8")
     rows = json.loads(cli("report", str(REPOSITORY / "results" / "slopes"), "--layers", "--format", "json").stdout)

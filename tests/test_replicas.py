@@ -105,7 +105,7 @@ def test_every_activation_and_network_is_the_same_in_a_cohort(network: str, acti
 
 
 @pytest.mark.parametrize("activation", ["prelu", "kaf", "xielu"])
-@pytest.mark.parametrize("network", ["mlp,width=24", "forum,width=5"])
+@pytest.mark.parametrize("network", ["mlp,width=24", pytest.param("forum,width=5", marks=SLOW)])
 def test_a_run_has_the_same_bits_whatever_trains_beside_it(network: str, activation: str) -> None:
     study = tiny(
         network=network, activation=activation, seeds=3, strategy=["decay-all", "exclude-1d"], augment="crop-flip"
@@ -163,7 +163,9 @@ def test_runs_are_cut_into_cohorts_that_fit() -> None:
     assert [len(c) for c in cohorts(runs[:3], dict.fromkeys(keys, 0), workers=1)] == [1, 1, 1]
 
 
-@pytest.mark.parametrize("network", ["mlp", "mlp,dropout=0.5", "vgg,depth=3,width=4,norm=true"])
+@pytest.mark.parametrize(
+    "network", ["mlp", *(pytest.param(n, marks=SLOW) for n in ("mlp,dropout=0.5", "vgg,depth=3,width=4,norm=true"))]
+)
 @pytest.mark.parametrize("strategy", ["decay-to-init", "two-optimizers,alpha_optimizer=adam", "proximal-l1"])
 def test_a_resumed_training_gives_the_same_bits(strategy: str, network: str) -> None:
     fields: dict[str, Any] = {
