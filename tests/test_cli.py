@@ -170,7 +170,7 @@ def test_a_study_goes_on_after_a_run_that_diverges(here: Path) -> None:
     ids=str,
 )
 def test_bad_input_is_one_clear_sentence_without_a_traceback(
-    cli: Cli, tmp_path: Path, arguments: list[str], code: int, message: str
+    here: Path, tmp_path: Path, arguments: list[str], code: int, message: str
 ) -> None:
     (tmp_path / "broken.py").write_text("1 / 0\n")
     (tmp_path / "bad.toml").write_text("activation = { name = 'kaf', D = [] }\n")
@@ -185,8 +185,8 @@ def test_bad_input_is_one_clear_sentence_without_a_traceback(
         "def texts(): return np.full((2, 1, 4, 4), 'a'), y, np.full((2, 1, 4, 4), 'a'), y\n"
         "def sizes(): return np.zeros((2, 1, 4, 4)), y, np.zeros((2, 1, 5, 5)), y\n"
     )
-    done = cli(*arguments, *(["--executor", "inline"] if arguments[0] == "run" else []))
-    assert done.returncode == code, done.stderr
+    done = invoke(*arguments, *(["--executor", "inline"] if arguments[0] == "run" else []))
+    assert done.exit_code == code, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
