@@ -126,7 +126,7 @@ def test_a_record_that_only_cannot_be_opened_stays_where_it_is(tmp_path: Path, r
         raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_text", refuse)
+        patch.setattr(Path, "read_bytes", refuse)
         assert "Permission denied; it is left out" in folder.load().problems[0]
     assert folder.load().records == [record]
 
