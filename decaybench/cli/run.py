@@ -56,7 +56,6 @@ class Work:
     runs: list[RunConfig]
     missing: list[RunConfig]
     fresh: bool
-    executor: str
     machine: dict[str, Any]  # the fields of `decaybench.machine.Machine`, which imports torch
 
 
@@ -127,7 +126,7 @@ def run(
     if fresh:
         _ask(folder, yes)
     machine = {k: given[k] for k in ("device", "workers", "checkpoint_every", "patience", "ray_address", "ray_gpus")}
-    plan = Work(asked, folder, runs, missing, fresh, executor.value, {**machine, "executor": executor.value})
+    plan = Work(asked, folder, runs, missing, fresh, {**machine, "executor": executor.value})
     whole = _compute(plan) if missing else True
     question = Question(BASELINE, anytime=asked.until is not None)
     show(folder.load((r.run_id for r in runs), pictures=False), Format.table, None, layers=False, question=question)
@@ -167,7 +166,7 @@ def _compute(plan: Work) -> bool:
     try:
         with Prompt(farewell), live, redirect_stdout(sys.stderr):  # whatever others print: stdout is for the table
             live.message("Starting: importing torch, loading the data …")
-            if plan.executor in ("auto", "processes"):
+            if plan.machine["executor"] in ("auto", "processes"):
                 prepare()
             from decaybench.machine import Machine, driver
 
