@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from helpers import REPOSITORY
+
+if not torch.cuda.is_available():  # Triton reads it when it is imported first
+    os.environ["TRITON_INTERPRET"] = "1"
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 

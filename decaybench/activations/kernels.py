@@ -45,7 +45,7 @@ def gaussian(precision: float) -> Kernel:
     )
 
 
-RELU = Kernel(torch.relu, lambda x: (x > 0).to(x.dtype), torch.zeros_like, None, lambda epsilon: 0.0, 1.0)
+RELU = Kernel(torch.relu, lambda x: (~(x <= 0)).to(x.dtype), torch.zeros_like, None, lambda epsilon: 0.0, 1.0)
 SOFTPLUS = Kernel(
     F.softplus,
     torch.sigmoid,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decaybench.activations import native, table, walk
+from decaybench.activations import gpu, native, table, walk
 from decaybench.activations.kernels import Kernel, kernel
 from decaybench.activations.native import Grid, call, layout
 from decaybench.activations.operation import differentiable, merged, operation, split
@@ -42,6 +42,8 @@ def _forward(s: Tensor, alpha: Tensor, name: str, precision: float, boundary: fl
     found = pieces(name, precision, alpha.shape[1], boundary, s.dtype == torch.float32)
     if found is None:  # too many pieces
         return walk.forward(s, *_atomwise(alpha, name, precision, boundary))
+    if gpu.usable(s):
+        return gpu.forward(s, alpha, name, precision, boundary, found)
     if compiled := native.usable(s):
         dense, shape = layout(s)
         out, alpha = torch.empty_like(dense), alpha.contiguous()
@@ -64,6 +66,8 @@ def _backward(
     known = _atomwise(alpha, name, precision, boundary)
     if found is None:
         return walk.grad_s(grad, s, *known), walk.grad_alpha(grad, s, *known)
+    if gpu.usable(s):
+        return gpu.backward(grad, s, alpha, name, precision, boundary, found)
     if compiled := native.usable(s):
         dense, shape = layout(s)
         up = grad if grad.stride() == dense.stride() else torch.empty_like(dense).copy_(grad)

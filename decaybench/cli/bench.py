@@ -33,16 +33,17 @@ def activations(
 
     where = resolve(device)
     say("Measuring, about a minute …")
-    costs = list(measure.costs(where, rounds))
+    rate = measure.copy_rate(where, rounds)
+    costs = list(measure.costs(where, rounds, rate))
     found = {
-        "goals": list(measure.goals(costs)),
+        "goals": list(measure.goals(costs, where)),
         "forward + backward": costs,
         "growth with D, with the kernel, with the input": list(measure.growth(where, rounds)),
         "memory": list(measure.memory(where)),
         "first call in a new process": list(measure.first_calls()),
     }
     about = f"{device_name(where)}, {torch.get_num_threads()} threads, torch {torch.__version__}, {measure.started()}; "
-    about += f"a copy moves {measure.copy_rate(where, rounds):.3g} GB/s"
+    about += f"a copy moves {rate:.3g} GB/s"
     _show(about, found, format)
 
 

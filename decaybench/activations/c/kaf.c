@@ -8,8 +8,10 @@
 #define FLUSH 4096 // numbers that are summed in REAL before the sum goes on in double
 #define FEW 8192 // numbers of a channel
 #define STRIP 1024 // numbers that are looked at together
+#define AHEAD 12 // rows that are fetched before they are copied
 
 typedef double Half __attribute__((vector_size(4 * sizeof(double)), aligned(sizeof(double)), may_alias));
+typedef REAL Quad __attribute__((vector_size(4 * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
 typedef REAL Row __attribute__((vector_size(ROW * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
 
 typedef struct {
@@ -99,15 +101,30 @@ typedef struct {
 
 static Range range_of(const REAL *s, const Shape shape, long first, long length, const Grid *g) {
     if (shape.outer * shape.inner > FEW) return (Range){0, g->pieces - 1};
-    REAL least = g->high, most = g->low;
+    REAL *down = malloc(2 * length * sizeof(REAL)), *up = down + length; // of each position, so that it is done in vectors
+    for (long i = 0; i < length; i++) down[i] = g->high, up[i] = g->low;
     for (long o = 0; o < shape.outer; o++) {
         const REAL *x = s + (o * shape.C + first) * shape.inner;
-        for (long i = 0; i < length; i++) least = x[i] < least ? x[i] : least, most = x[i] > most ? x[i] : most;
+        for (long i = 0; i < length; i++) down[i] = x[i] < down[i] ? x[i] : down[i], up[i] = x[i] > up[i] ? x[i] : up[i];
     }
+    REAL least = g->high, most = g->low;
+    for (long i = 0; i < length; i++) least = down[i] < least ? down[i] : least, most = up[i] > most ? up[i] : most;
+    free(down);
     const REAL low = g->low, high = g->high, scale = g->scale; // as in locate, so that it rounds as there
     least = least > low ? least : low, most = most < high ? most : high;
     const int from = (int)((least - low) * scale), to = (int)((most - low) * scale), last = g->pieces - 1;
     return (Range){from < last ? from : last, to < last ? to : last};
+}
+
+// A row from the sums of its coefficients; or, with the inverse of a piece's half width, the row of the slope.
+static inline void put(REAL *row, Half p, Half q, double inverse) {
+    Quad a = __builtin_convertvector(p, Quad), b = __builtin_convertvector(q, Quad);
+    if (inverse) {
+        const Quad c = (Quad){a[0], a[2], a[3], b[0]} * (Quad){1, 1, 2, 3}, d = (Quad){b[1], b[2], b[3], 0} * (Quad){4, 5, 6, 0};
+        a = __builtin_convertvector(__builtin_convertvector(c, Half) * (Half){1, inverse, inverse, inverse}, Quad);
+        b = __builtin_convertvector(__builtin_convertvector(d, Half) * inverse, Quad);
+    }
+    *(Quad *)row = a, *(Quad *)(row + 4) = b;
 }
 
 // The tables (group, pieces, ROW) of some channels from their coefficients alpha (group, D), and their tails (group).
@@ -127,11 +144,8 @@ static void build(const Grid *g, const REAL *alpha, int group, Range range, REAL
                 p += a[w] * *(const Half *)b, q += a[w] * *(const Half *)(b + 4);
                 r += e[w] * *(const Half *)d, s += e[w] * *(const Half *)(d + 4);
             }
-            for (int j = 0; j < 4; j++) table[j] = p[j], table[4 + j] = q[j];
-            if (l > k)
-                for (int j = 0; j < 4; j++) table[ROW + j] = r[j], table[ROW + 4 + j] = s[j];
-            for (int i = 0; slope && i <= l - k; i++)
-                for (int j = 1; j < ROW; j++) table[i * ROW + j] = j < 7 ? j * table[i * ROW + j + 1] * g->inverse : 0;
+            put(table, p, q, slope ? g->inverse : 0);
+            if (l > k) put(table + ROW, r, s, slope ? g->inverse : 0);
             table += (l - k + 1) * ROW;
         }
     }
@@ -144,15 +158,19 @@ static long together(long length, long outer) {
 }
 
 static int *offsets(int group, long inner, long rows, int pieces) { // of each position of a strip, in rows of the table
-    const long n = group * inner * rows;
-    int *offset = malloc(n * sizeof(int));
-    for (long i = 0; i < n; i++) offset[i] = (int)(i % (group * inner) / inner) * pieces;
+    const long length = group * inner;
+    int *offset = malloc(length * rows * sizeof(int));
+    for (int c = 0; c < group; c++)
+        for (long i = 0; i < inner; i++) offset[c * inner + i] = c * pieces;
+    for (long r = 1; r < rows; r++) memcpy(offset + r * length, offset, length * sizeof(int));
     return offset;
 }
 
 static void copy(REAL *to, long to_stride, const REAL *from, long from_stride, long rows, long length) {
-    for (long r = 0; r < rows; r++, to += to_stride, from += from_stride)
+    for (long r = 0; r < rows; r++, to += to_stride, from += from_stride) {
+        __builtin_prefetch(from + AHEAD * from_stride), __builtin_prefetch(to + AHEAD * to_stride, 1);
         for (long i = 0; i < length; i += ROW) store(to + i, load(from + i, (int)(length - i)), (int)(length - i));
+    }
 }
 
 static int evaluate(const REAL *x, REAL *y, const int *offset, int n, const Grid *g, const REAL *table, const REAL *tail) {

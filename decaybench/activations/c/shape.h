@@ -14,6 +14,7 @@ typedef struct {
 
 static Shape shape_of(long outer, long C, long inner) {
     int group = inner >= SHORT ? 1 : (int)((SHORT + inner - 1) / inner);
+    if (group >= C && inner == 1 && C > 8) group = 8; // two tasks, for two threads
     return (Shape){outer, C, inner, group < C ? group : (int)C};
 }
 

@@ -1,0 +1,150 @@
+"""A KAF's kernels for GPUs, in Triton. A table is (9, C·K): each number of a row for all cells, cell c·K + k."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def kappa(x, precision, kind: tl.constexpr):
+    """The value of κ at x = s − d."""
+    if kind == "gaussian":
+        value = tl.exp(-precision * x * x)
+    elif kind == "relu":
+        value = tl.where(x > 0, x, tl.where(x <= 0, 0.0, x))  # NaN stays NaN
+    else:
+        value = tl.where(x > 0, x, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(x)))
+    return value
+
+
+@triton.jit
+def kappa_slope(x, precision, kind: tl.constexpr):
+    """κ′."""
+    if kind == "gaussian":
+        slope = -2.0 * precision * x * tl.exp(-precision * x * x)
+    elif kind == "relu":
+        slope = tl.where(x <= 0, 0.0, 1.0).to(x.dtype)  # 1 at NaN, as torch's
+    else:
+        slope = 1.0 / (1.0 + tl.exp(-x))
+    return slope
+
+
+@triton.jit
+def odd(x):
+    """Whether x is NaN or ±Inf: then x − x is not 0."""
+    return (x - x) != 0.0
+
+
+@triton.jit
+def build(alpha, basis, first, centre, table, cells, K, D, W, tail, straight: tl.constexpr, BLOCK: tl.constexpr):
+    """The table: centres, seven coefficients, the slope right of the pieces. In float64 up to the last step."""
+    cell = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = cell < cells
+    k = cell % K
+    own = alpha + (cell // K) * D
+    start = tl.load(first + k, mask=inside, other=0)
+    slot = tl.arange(0, 8)
+    row = tl.zeros((BLOCK, 8), tl.float64)
+    for w in range(W):
+        a = tl.load(own + start + w, mask=inside, other=0.0).to(tl.float64)
+        row += a[:, None] * tl.load(basis + (k * W + w)[:, None] * 8 + slot[None, :])
+    row = tl.where(slot[None, :] == 0, tl.load(centre + k)[:, None], row)
+    kind = table.dtype.element_ty
+    tl.store(table + slot[None, :] * cells + cell[:, None], row.to(kind), mask=inside[:, None])
+    total = tl.zeros((BLOCK,), tl.float64)
+    if straight:  # otherwise f is 0 there
+        for i in range(D):
+            total += tl.load(own + i, mask=inside, other=0.0).to(tl.float64)
+    tl.store(table + 8 * cells + cell, (total * tl.load(tail)).to(kind), mask=inside)
+
+
+@triton.jit
+def locate(x, c, table, grid, K):
+    """The place of x's row in the table, and its u in −1 … 1."""
+    low, high, scale, inverse = tl.load(grid), tl.load(grid + 1), tl.load(grid + 2), tl.load(grid + 3)
+    cut = tl.where(x > low, x, low)  # NaN becomes low here
+    cut = tl.where(cut < high, cut, high)
+    k = ((cut - low) * scale).to(tl.int32)
+    place = c * K + tl.where(k < K, k, K - 1)
+    return place, (cut - tl.load(table + place)) * inverse
+
+
+@triton.jit
+def forward(s, alpha, table, out, grid, size, C, inner, K, D, kind: tl.constexpr, BLOCK: tl.constexpr):
+    """F of each number of s (outer, C, inner)."""
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < size
+    x = tl.load(s + at, mask=inside, other=0.0)
+    c = ((at // inner) % C).to(tl.int32)
+    cells = C * K
+    place, u = locate(x, c, table, grid, K)
+    f = tl.load(table + 7 * cells + place)
+    for j in tl.static_range(6):
+        f = f * u + tl.load(table + (6 - j) * cells + place)
+    if kind != "gaussian":
+        beyond = x - tl.load(grid + 1)
+        f += tl.where(beyond > 0, beyond * tl.load(table + 8 * cells + place), 0.0)
+    if tl.max(odd(x).to(tl.int32), 0) > 0:
+        precision, atom, delta = tl.load(grid + 4), tl.load(grid + 5), tl.load(grid + 6)
+        total = tl.zeros((BLOCK,), x.dtype)
+        for i in range(D):
+            total += tl.load(alpha + c * D + i) * kappa(x - (atom + i * delta), precision, kind)
+        f = tl.where(odd(x), total, f)
+    tl.store(out + at, f, mask=inside)
+
+
+@triton.jit
+def slope_at(x, c, alpha, table, grid, C, K, D, kind: tl.constexpr, LANES: tl.constexpr):
+    """f′ of numbers x (LANES,) of the channels c."""
+    cells = C * K
+    place, u = locate(x, c, table, grid, K)
+    slope = 6 * tl.load(table + 7 * cells + place)
+    for j in tl.static_range(5):
+        slope = slope * u + (5 - j) * tl.load(table + (6 - j) * cells + place)
+    slope = slope * tl.load(grid + 3)
+    slope = tl.where(x > tl.load(grid + 1), tl.load(table + 8 * cells + place), slope)
+    slope = tl.where(x < tl.load(grid), 0.0, slope)
+    if tl.max(odd(x).to(tl.int32), 0) > 0:
+        precision, atom, delta = tl.load(grid + 4), tl.load(grid + 5), tl.load(grid + 6)
+        total = tl.zeros((LANES,), x.dtype)
+        for i in range(D):
+            total += tl.load(alpha + c * D + i) * kappa_slope(x - (atom + i * delta), precision, kind)
+        slope = tl.where(odd(x), total, slope)
+    return slope
+
+
+@triton.jit
+def backward(
+    grad, s, alpha, table, down, parts, grid, outer, C, inner, K, D, steps,
+    kind: tl.constexpr, LANES: tl.constexpr, G: tl.constexpr, I: tl.constexpr, ATOMS: tl.constexpr,
+):  # fmt: skip
+    """The gradient of s; and that of α as one sum for each share of the numbers, to be added up in order.
+
+    A program has G channels, a share of the numbers, and up to ATOMS atoms. Its lanes are (rows, G, I), so that each
+    lane stays in one channel and the sums of different lanes meet only at the end.
+    """
+    rows: tl.constexpr = LANES // (G * I)
+    lane = tl.arange(0, LANES)
+    c = tl.program_id(0) * G + (lane // I) % G
+    owned = c < C
+    c = tl.where(owned, c, 0)
+    atom = tl.program_id(2) * ATOMS + tl.arange(0, ATOMS)
+    d = tl.load(grid + 5) + atom * tl.load(grid + 6)
+    precision = tl.load(grid + 4)
+    strips = tl.cdiv(inner, I)
+    sums = tl.zeros((LANES, ATOMS), s.dtype.element_ty)
+    share = tl.program_id(1)
+    for step in range(share * steps, (share + 1) * steps):
+        o = (step // strips) * rows + lane // (G * I)
+        i = (step % strips) * I + lane % I
+        inside = owned & (o < outer) & (i < inner)
+        at = (o.to(tl.int64) * C + c) * inner + i
+        x = tl.load(s + at, mask=inside, other=0.0)
+        up = tl.load(grad + at, mask=inside, other=0.0)
+        if tl.program_id(2) == 0:
+            slope = slope_at(x, c, alpha, table, grid, C, K, D, kind, LANES)
+            tl.store(down + at, up * slope, mask=inside)
+        sums += up[:, None] * kappa(x[:, None] - d[None, :], precision, kind)
+    total = tl.sum(tl.sum(tl.reshape(sums, (rows, G, I, ATOMS)), 2), 0)  # (G, ATOMS)
+    channel = tl.program_id(0) * G + tl.arange(0, G)
+    to = parts + (share * C + channel)[:, None] * D + atom[None, :]
+    tl.store(to, total, mask=(channel < C)[:, None] & (atom < D)[None, :])
