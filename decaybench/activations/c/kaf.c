@@ -151,9 +151,11 @@ static void build(const Grid *g, const REAL *alpha, int group, Range range, REAL
     }
 }
 
-// Short segments are copied together, several of them a strip: how many.
-static long together(long length, long outer) {
-    const long most = length <= STRIP / 2 ? STRIP / length : 1;
+// Short segments are looked at together, several of them a strip: how many. Where channels lie side by side, a power of
+// two, so that sums are flushed after as many numbers however many channels a task has.
+static long together(long length, long inner, long outer) {
+    long most = length <= STRIP / 2 ? STRIP / length : 1;
+    while (inner == 1 && (most & (most - 1))) most &= most - 1;
     return most < outer ? most : outer;
 }
 
@@ -190,22 +192,24 @@ static int evaluate(const REAL *x, REAL *y, const int *offset, int n, const Grid
 }
 
 int kaf_forward(const REAL *s, const REAL *alpha, REAL *f, long outer, long C, long inner, const Grid *g, int threads) {
-    const Shape shape = shape_of(outer, C, inner);
+    const Shape shape = shape_of(outer, C, inner, threads);
     int odd = 0;
 #pragma omp parallel for num_threads(threads) schedule(dynamic) reduction(| : odd)
     for (long from = 0; from < C; from += shape.group) {
         const int group = from + shape.group <= C ? shape.group : (int)(C - from);
         const long length = group * inner;
         REAL *table = malloc((size_t)group * g->pieces * ROW * sizeof(REAL)), *tail = malloc(group * sizeof(REAL));
-        const long rows = together(length, outer), stride = C * inner;
+        const long rows = together(length, inner, outer), stride = C * inner;
         int *offset = offsets(group, inner, rows, g->pieces);
         const Range range = range_of(s, shape, from, length, g);
         build(g, alpha + from * g->D, group, range, table, tail, 0);
         for (long o = 0; o < outer; o += rows) {
             const REAL *x = s + o * stride + from * inner;
             REAL *y = f + o * stride + from * inner;
-            if (rows > 1) {
-                const long r = o + rows <= outer ? rows : outer - o;
+            const long r = o + rows <= outer ? rows : outer - o;
+            if (rows > 1 && length == stride) {
+                odd |= evaluate(x, y, offset, (int)(r * length), g, table, tail);
+            } else if (rows > 1) {
                 REAL in[STRIP], out[STRIP];
                 copy(in, length, x, stride, r, length);
                 odd |= evaluate(in, out, offset, (int)(r * length), g, table, tail);
@@ -263,7 +267,7 @@ static int differentiate(const REAL *x, const REAL *up, REAL *down, const int *o
 
 int kaf_backward(const REAL *grad, const REAL *s, const REAL *alpha, REAL *grad_s, REAL *grad_alpha, long outer, long C,
                  long inner, const Grid *g, int threads) {
-    const Shape shape = shape_of(outer, C, inner);
+    const Shape shape = shape_of(outer, C, inner, threads);
     int odd = 0;
 #pragma omp parallel for num_threads(threads) schedule(dynamic) reduction(| : odd)
     for (long from = 0; from < C; from += shape.group) {
@@ -273,7 +277,7 @@ int kaf_backward(const REAL *grad, const REAL *s, const REAL *alpha, REAL *grad_
         const long other = group == 1 ? size : 0;
         REAL *moments = calloc(size + other, sizeof(REAL));
         double *total = calloc(size, sizeof(double)), *beyond = calloc(group, sizeof(double));
-        const long rows = together(length, outer), stride = C * inner;
+        const long rows = together(length, inner, outer), stride = C * inner;
         int *offset = offsets(group, inner, rows, g->pieces);
         Sums sums = {moments, other, beyond};
         long unflushed = 0;
@@ -283,8 +287,10 @@ int kaf_backward(const REAL *grad, const REAL *s, const REAL *alpha, REAL *grad_
             const long begin = o * stride + from * inner;
             const REAL *x = s + begin, *up = grad + begin;
             REAL *down = grad_s + begin;
-            if (rows > 1) {
-                const long r = o + rows <= outer ? rows : outer - o;
+            const long r = o + rows <= outer ? rows : outer - o;
+            if (rows > 1 && length == stride) {
+                odd |= differentiate(x, up, down, offset, (int)(r * length), g, table, tail, sums);
+            } else if (rows > 1) {
                 REAL in[STRIP], upstream[STRIP], out[STRIP];
                 copy(in, length, x, stride, r, length), copy(upstream, length, up, stride, r, length);
                 odd |= differentiate(in, upstream, out, offset, (int)(r * length), g, table, tail, sums);

@@ -22,7 +22,7 @@ void prelu_forward(const REAL *s, const REAL *slope, REAL *f, long outer, long C
 
 void prelu_backward(const REAL *grad, const REAL *s, const REAL *slope, REAL *grad_s, REAL *grad_slope, long outer, long C,
                     long inner, int threads) {
-    const Shape shape = shape_of(outer, C, inner);
+    const Shape shape = shape_of(outer, C, inner, threads);
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (long from = 0; from < C; from += shape.group) {
         const int group = from + shape.group <= C ? shape.group : (int)(C - from);

@@ -12,9 +12,12 @@ typedef struct {
     int group;
 } Shape;
 
-static Shape shape_of(long outer, long C, long inner) {
+// Where channels lie side by side (inner is 1), all of them are one task if there is one thread and they are few: then
+// nothing has to be copied. How many channels a task has changes no sum.
+static Shape shape_of(long outer, long C, long inner, int threads) {
     int group = inner >= SHORT ? 1 : (int)((SHORT + inner - 1) / inner);
-    if (group >= C && inner == 1 && C > 8) group = 8; // two tasks, for two threads
+    if (inner == 1 && threads == 1 && C <= 2 * SHORT) group = (int)C;
+    if (inner == 1 && threads > 1 && C <= SHORT && C > SHORT / 2) group = SHORT / 2;
     return (Shape){outer, C, inner, group < C ? group : (int)C};
 }
 
