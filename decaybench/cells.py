@@ -19,7 +19,8 @@ Row = dict[str, Any]
 
 def labels(config: dict[str, Any]) -> Row:
     """A configuration without its seed as a person writes it: every named part as one text."""
-    return {key: _label(value) if key in SPECS else value for key, value in config.items() if key != "seed"}
+    whole = {"precision": "float32", **config}
+    return {key: _label(value) if key in SPECS else value for key, value in whole.items() if key != "seed"}
 
 
 def _label(value: dict[str, Any]) -> str:

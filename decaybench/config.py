@@ -1,14 +1,24 @@
 """A run is one frozen value: everything that decides its numbers, and nothing else."""
 
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 from decaybench.digest import digest
 from decaybench.spec import Spec
 
 Augmentation = Literal["none", "flip", "crop", "crop-flip"]
+Precision = Literal["float32", "tf32", "bfloat16"]
 # Raised whenever training itself changes its numbers, so that old records are never mixed with new ones.
 TRAINING_VERSION = 3
 
@@ -32,8 +42,17 @@ class RunConfig(BaseModel):
     augment: Augmentation = "none"
     validation: Annotated[float, Field(gt=0, lt=1)]
     train_limit: PositiveInt | None = None
+    precision: Precision = "float32"
     seed: Annotated[int, Field(ge=0)]
     training_version: int = TRAINING_VERSION
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Float32 goes without saying: so it does in the records of the time when there was nothing else."""
+        fields: dict[str, Any] = write(self)
+        if fields.get("precision") == "float32":
+            del fields["precision"]
+        return fields
 
     @cached_property
     def run_id(self) -> str:

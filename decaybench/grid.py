@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from decaybench import catalog
-from decaybench.config import Augmentation, RunConfig
+from decaybench.config import Augmentation, Precision, RunConfig
 from decaybench.digest import digest
 from decaybench.errors import UsageError, unknown
 from decaybench.spec import Spec, explain, parse
@@ -62,6 +62,7 @@ class Study(BaseModel):
     augment: list[Augmentation]
     validation: list[Annotated[float, Field(gt=0, lt=1)]]
     train_limit: list[PositiveInt | None] = [None]
+    precision: list[Precision] = ["float32"]
     penalty: list[str] = []
     alpha_optimizer: list[str] = []
     alpha_lr: list[PositiveFloat] = []

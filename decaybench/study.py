@@ -13,6 +13,7 @@ from decaybench.errors import UsageError
 from decaybench.executors.work import Executor, Job, Jobs, Message
 from decaybench.model import build_model
 from decaybench.plan import make_plan
+from decaybench.precision import check as check_precision
 from decaybench.replicas.size import capacity, cohorts, together
 from decaybench.results import Record, StudyFolder
 from decaybench.train import Epoch
@@ -76,8 +77,9 @@ class Driver:
         """Builds every network and plan once, so that what cannot work is said before anything runs.
 
         Raises:
-            DecaybenchError: For data that is missing and networks that do not fit it.
+            DecaybenchError: For data that is missing, networks that do not fit it, numbers the device does not have.
         """
+        check_precision(missing, self.device)
         for config in {(c.data_key(), *_parts(c)): c for c in missing}.values():
             data = self.data(config)
             make_plan(config, build_model(config, data.shape, data.classes))

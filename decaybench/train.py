@@ -20,6 +20,7 @@ from decaybench.errors import DecaybenchError
 from decaybench.model import build_model
 from decaybench.optimizers import scheduler
 from decaybench.plan import make_plan
+from decaybench.precision import products
 from decaybench.replicas.size import capacity
 from decaybench.replicas.stack import Alone, Replicas, Stack
 from decaybench.role import mark_by_behaviour
@@ -91,7 +92,7 @@ class Training:
         if not stacked:
             assert len(models) == 1, "such runs train one by one"
             mark_by_behaviour(models[0], data.train.x[:EXAMPLE])
-        self.net: Replicas = Stack(models) if stacked else Alone(models[0])
+        self.net: Replicas = Stack(models, first.precision) if stacked else Alone(models[0], first.precision)
         self._batches = {c.seed: Batches(data.train, c) for c in configs}
         steps = len(self._batches[first.seed])
         self.cells: list[Cell] = []
@@ -248,7 +249,7 @@ class Training:
                     torch.manual_seed(stream_seed(self._first.seed, f"dropout/{self.epoch + 1}/{self.done}"))
                 torch.set_rng_state(self._random)
             try:
-                with any_size() if isinstance(self.net, Stack) else nullcontext():
+                with products(self._first.precision), any_size() if isinstance(self.net, Stack) else nullcontext():
                     yield
             except torch.OutOfMemoryError:
                 raise

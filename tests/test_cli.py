@@ -155,6 +155,8 @@ def test_a_study_goes_on_after_a_run_that_diverges(here: Path) -> None:
         (["run", "--activation", "kaf,D=8,D=9"], 2, "D is given twice"),
         (["run", "--strategy", "loss-penalty,penalty=elastic"], 2, "did you mean 'elastic-net'"),
         (["run", "--augment", "croop"], 2, "did you mean 'crop'"),
+        (["run", "--precision", "float16"], 2, "did you mean 'bfloat16'"),
+        (["run", "--precision", "tf32", "--device", "cpu"], 2, "precision tf32: only CUDA GPUs have it"),
         (["run", "bad.toml"], 2, "bad.toml: activation kaf: D = [] needs at least one value."),
         (["run", "latin.toml"], 2, "latin.toml is not valid TOML: it is not UTF-8 (at line 2, column 9)."),
         (["report"], 2, "start with: decaybench run"),

@@ -77,6 +77,7 @@ def test_run_id_is_the_same_in_another_process() -> None:
         {"augment": "flip"},
         {"validation": 0.2},
         {"train_limit": 50},
+        {"precision": "bfloat16"},
     ],
     ids=str,
 )

@@ -19,7 +19,7 @@ FLOORS = [
     {"catalog", "targets", "statistics", "streams", "vision", "records", "probe", "known"},
     {"spec", "results", "activations", "networks", "datasets", "behaviour"},
     {"config", "construct", "role", "cells"},
-    {"grid", "strategies", "optimizers", "alphas", "data", "device", "summary", "groups", "tuning"},
+    {"grid", "strategies", "optimizers", "alphas", "data", "device", "summary", "groups", "tuning", "precision"},
     {"model", "frame", "recipes", "foreign", "plan", "sequential"},
     {"replicas"},
     {"score"},

@@ -86,6 +86,7 @@ def run(
     augment: Annotated[Many, _option("none, flip, crop, crop-flip")] = None,
     validation: Annotated[Many, _option("Share of the training part held out.", "SHARE")] = None,
     train_limit: Annotated[Many, _option("Use only so many training images; or none.", "N")] = None,
+    precision: Annotated[Many, _option("float32, tf32, bfloat16")] = None,
     device: Annotated[str, _option("auto, cpu, cuda, cuda:1, mps")] = "auto",
     executor: Annotated[ExecutorName, typer.Option(help="Where runs are trained.")] = ExecutorName.auto,
     workers: Annotated[str, _option("Processes; auto is one per core.", "N|auto")] = "auto",

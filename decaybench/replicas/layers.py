@@ -69,8 +69,17 @@ def _folded(windows: Tensor, shape: torch.Size, stride: Pair, padding: Pair) -> 
 
 
 def _conv2d(layer: nn.Conv2d, p: Parameters, x: Tensor) -> Tensor:
-    out: Tensor = _Convolution.apply(x, p["weight"], p.get("bias"), layer.stride, layer.padding)
+    x, weight, bias = _lowered(x, p["weight"], p.get("bias"))
+    out: Tensor = _Convolution.apply(x, weight, bias, layer.stride, layer.padding)
     return out
+
+
+def _lowered(x: Tensor, *others: Tensor | None) -> Any:
+    """As autocast would have them, which does not look into a function of our own."""
+    if not torch.is_autocast_enabled(x.device.type):
+        return x, *others
+    dtype = torch.get_autocast_dtype(x.device.type)
+    return tuple(None if t is None else t.to(dtype) for t in (x, *others))
 
 
 def _linear(layer: nn.Linear, p: Parameters, x: Tensor) -> Tensor:

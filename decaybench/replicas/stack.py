@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn import Parameter
 
-from decaybench.config import RunConfig
+from decaybench.config import Precision, RunConfig
+from decaybench.precision import lowered
 from decaybench.replicas.layers import LAYERS, Parameters
 from decaybench.role import activation_layers
 
@@ -43,12 +44,13 @@ class Replicas(Protocol):
 class Alone:
     """One network, as it is."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self.models = [model]
+    def __init__(self, model: nn.Module, precision: Precision = "float32") -> None:
+        self.models, self._precision = [model], precision
 
     def __call__(self, x: Tensor) -> Tensor:
-        out: Tensor = self.models[0](x[0])  # (B, classes)
-        return out.T[None]
+        with lowered(self._precision, x.device):
+            out: Tensor = self.models[0](x[0])  # (B, classes)
+        return out.T[None].to(x.dtype)
 
     def cell(self, rows: slice) -> dict[str, Parameter]:
         return {name: p for name, p in self.models[0].named_parameters() if p.requires_grad}
@@ -69,8 +71,8 @@ class Alone:
 class Stack:
     """R networks of one structure: every parameter is one tensor (R, …), of which each network's own is a view."""
 
-    def __init__(self, models: list[nn.Module]) -> None:
-        self.models = models
+    def __init__(self, models: list[nn.Module], precision: Precision = "float32") -> None:
+        self.models, self._precision = models, precision
         named = [dict(model.named_parameters()) for model in models]
         self._leaves = {n: torch.stack([p[n].detach() for p in named]).requires_grad_() for n in named[0]}
         self._cells: list[tuple[slice, dict[str, Parameter]]] = []
@@ -81,11 +83,12 @@ class Stack:
         self._layers = [(f"{name}.", module) for name, module in models[0].named_modules() if not _inner(module)]
 
     def __call__(self, x: Tensor) -> Tensor:
-        x = x.permute(0, 2, 3, 4, 1)  # (R, C, H, W, B)
-        for prefix, module in self._layers:
-            own = {n.removeprefix(prefix): p for n, p in self._leaves.items() if n.startswith(prefix)}
-            x = LAYERS[type(module)][0](module, own, x) if type(module) in LAYERS else _activation(module, own, x)
-        return x
+        s = x.permute(0, 2, 3, 4, 1)  # (R, C, H, W, B)
+        with lowered(self._precision, x.device):
+            for prefix, module in self._layers:
+                own = {n.removeprefix(prefix): p for n, p in self._leaves.items() if n.startswith(prefix)}
+                s = LAYERS[type(module)][0](module, own, s) if type(module) in LAYERS else _activation(module, own, s)
+        return s.to(x.dtype)
 
     def cell(self, rows: slice) -> dict[str, Parameter]:
         shares = {name: Parameter(leaf.detach()[rows]) for name, leaf in self._leaves.items()}

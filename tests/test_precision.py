@@ -1,0 +1,88 @@
+"""The numbers a run is computed in: part of what it is, and really those."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from decaybench.config import RunConfig
+from decaybench.data import load
+from decaybench.errors import UsageError
+from decaybench.precision import check, products
+from decaybench.replicas.stack import Alone, Stack
+from decaybench.summary import summarize
+from decaybench.train import Training
+from helpers import CPU, finish, one, tiny
+
+PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution", "mkldnn_convolution")
+
+
+class Types(TorchDispatchMode):
+    """Notes in which type products are computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.__name__.partition(".")[0] in PRODUCTS:
+            self.seen |= {a.dtype for a in args[:2]}
+        return func(*args, **(kwargs or {}))
+
+
+def test_float32_goes_without_saying_in_records_and_ids() -> None:
+    config = one()
+    assert "precision" not in config.model_dump()
+    assert RunConfig.model_validate_json(config.model_dump_json()) == config
+    other = one(precision="bfloat16")
+    assert other.model_dump()["precision"] == "bfloat16"
+    assert RunConfig.model_validate_json(other.model_dump_json()).run_id == other.run_id != config.run_id
+
+
+@pytest.mark.parametrize("kind", [Stack, Alone])
+@pytest.mark.parametrize("network", ["mlp,width=8", "forum,width=4"])
+def test_bfloat16_products_and_float32_parameters(network: str, kind: type) -> None:
+    for precision, wanted in (("bfloat16", torch.bfloat16), ("float32", torch.float32)):
+        config = one(network=network, activation="kaf", precision=precision)
+        data = load(config, CPU)
+        training = Training([config], data)
+        if kind is Alone:
+            training.net = Alone(training.net.models[0], config.precision)
+        with Types() as types:
+            out = training.net(data.train.x[None, :8])
+            out.square().sum().backward()
+        assert types.seen == {wanted}
+        assert out.dtype == torch.float32
+        assert {p.dtype for p in training.net.parameters().values()} == {torch.float32}
+
+
+def test_together_or_alone_bfloat16_runs_learn_the_same() -> None:
+    fields = {"activation": "kaf", "network": "forum,width=8", "epochs": 6}
+    runs = [one(**fields), one(**fields, precision="bfloat16")]
+    losses = [finish(run)[1]["history"]["train_loss"] for run in runs]
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
+def test_two_precisions_are_never_compared_with_each_other() -> None:
+    study = tiny(
+        activation="prelu", strategy=["decay-all", "exclude-alpha"], precision=["float32", "bfloat16"], seeds=2
+    )
+    summary = summarize(finish(run)[1] for run in study.runs())
+    assert [row["precision"] for row in summary.rows] == ["bfloat16", "bfloat16", "float32", "float32"]
+    assert all((row["difference"] is None) == (row["strategy"] == "decay-all") for row in summary.rows)
+
+
+def test_products_are_those_asked_for_and_as_before_afterwards() -> None:
+    settings = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    before = [s.fp32_precision for s in settings]
+    for precision, wanted in (("float32", "ieee"), ("bfloat16", "ieee"), ("tf32", "tf32")):
+        with products(precision):
+            assert [s.fp32_precision for s in settings] == [wanted, wanted]
+    assert [s.fp32_precision for s in settings] == before
+
+
+def test_tf32_is_refused_where_there_is_none() -> None:
+    runs = [one(), one(precision="tf32")]
+    check(runs, torch.device("cuda"))
+    with pytest.raises(UsageError, match="precision tf32: only CUDA GPUs have it, and this study runs on cpu"):
+        check(runs, CPU)
