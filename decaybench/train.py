@@ -21,6 +21,7 @@ from decaybench.model import build_model
 from decaybench.optimizers import scheduler
 from decaybench.plan import make_plan
 from decaybench.precision import products
+from decaybench.replicas.capture import Captured, Work
 from decaybench.replicas.size import capacity
 from decaybench.replicas.stack import Alone, Replicas, Stack
 from decaybench.role import mark_by_behaviour
@@ -93,6 +94,9 @@ class Training:
             assert len(models) == 1, "such runs train one by one"
             mark_by_behaviour(models[0], data.train.x[:EXAMPLE])
         self.net: Replicas = Stack(models, first.precision) if stacked else Alone(models[0], first.precision)
+        self._learn: Work = self._gradients
+        if isinstance(self.net, Stack) and device.type == "cuda":
+            self._learn = Captured(self._gradients, self.net)
         self._batches = {c.seed: Batches(data.train, c) for c in configs}
         steps = len(self._batches[first.seed])
         self.cells: list[Cell] = []
@@ -169,8 +173,22 @@ class Training:
     def _step(self, x: Tensor, y: Tensor) -> None:
         for model in self.net.models:
             model.train()
-        out = self.net(x)  # (R, classes, B)
-        loss = F.cross_entropy(out, y, reduction="none").mean(1)  # (R,)
+        out, loss = self._learn(x, y)
+        for cell in self.cells:
+            for optimizer in cell.plan.optimizers:
+                optimizer.step()
+            if cell.plan.after_step is not None:
+                cell.plan.after_step()
+            for s in cell.schedulers:
+                s.step()
+        self._loss = self._loss + loss * y.shape[1]
+        self._correct = self._correct + (out.argmax(1) == y).sum(1)
+        self._seen += y.shape[1]
+
+    def _gradients(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Puts the gradients where the optimizers find them: the outputs (R, classes, B) and losses (R,)."""
+        out = self.net(x)
+        loss = F.cross_entropy(out, y, reduction="none").mean(1)
         self.net.zero_grad()
         loss.sum().backward()  # type: ignore[no-untyped-call]
         self.net.share()
@@ -179,16 +197,7 @@ class Training:
                 torch.autograd.backward(cell.plan.penalty())
         if self._first.clip_norm is not None:
             clip(list(self.net.gradients()), self._first.clip_norm)
-        for cell in self.cells:
-            for optimizer in cell.plan.optimizers:
-                optimizer.step()
-            if cell.plan.after_step is not None:
-                cell.plan.after_step()
-            for s in cell.schedulers:
-                s.step()
-        self._loss = self._loss + loss.detach() * y.shape[1]
-        self._correct = self._correct + (out.detach().argmax(1) == y).sum(1)
-        self._seen += y.shape[1]
+        return out.detach(), loss.detach()
 
     def _scores(self) -> list[dict[str, float]]:
         """Of each replica: training as the batches were met, without any penalty; the other parts as it is now."""
@@ -243,13 +252,14 @@ class Training:
     def _guarded(self) -> Iterator[None]:
         """Dropout draws from torch's own generators: they are this training's within, and as they were outside."""
         device = self._data.train.x.device
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            if isinstance(self.net, Alone):
+        alone = isinstance(self.net, Alone)  # nothing in a stack draws
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else [], enabled=alone):
+            if alone:
                 if device.type == "cuda":
                     torch.manual_seed(stream_seed(self._first.seed, f"dropout/{self.epoch + 1}/{self.done}"))
                 torch.set_rng_state(self._random)
             try:
-                with products(self._first.precision), any_size() if isinstance(self.net, Stack) else nullcontext():
+                with products(self._first.precision), nullcontext() if alone else any_size():
                     yield
             except torch.OutOfMemoryError:
                 raise
@@ -257,7 +267,7 @@ class Training:
                 parts = ", ".join(s.label for s in (self._first.network, self._first.activation, self._first.strategy))
                 reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
                 raise DecaybenchError(f"Training {parts} (seed {self._first.seed}) fails: {reason}.") from error
-            if isinstance(self.net, Alone):
+            if alone:
                 self._random = torch.get_rng_state()
 
 

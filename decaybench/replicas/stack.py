@@ -105,6 +105,16 @@ class Stack:
                 grad = self._leaves[name].grad
                 p.grad = None if grad is None else grad[rows]
 
+    def take_gradients(self) -> dict[str, Tensor | None]:
+        """The gradients of the leaves."""
+        return {name: leaf.grad for name, leaf in self._leaves.items()}
+
+    def put_gradients(self, gradients: Mapping[str, Tensor | None]) -> None:
+        """Puts these there instead, and hands them to the cells."""
+        for name, grad in gradients.items():
+            self._leaves[name].grad = grad
+        self.share()
+
     def gradients(self) -> Iterator[Tensor]:
         return (leaf.grad for leaf in self._leaves.values() if leaf.grad is not None)
 
