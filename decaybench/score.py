@@ -18,14 +18,15 @@ def evaluate(net: Replicas, part: Part) -> tuple[Tensor, Tensor]:
     R = len(net.models)
     for model in net.models:
         model.eval()
-    loss, correct = torch.zeros(2, R, dtype=torch.float64)
+    where = part.x.device if part.x.device.type != "mps" else torch.device("cpu")  # MPS has no float64
+    loss, correct = torch.zeros(2, R, dtype=torch.float64, device=where)
     pairs = zip(torch.split(part.x, EVALUATION_BATCH), torch.split(part.y, EVALUATION_BATCH), strict=True)
     for x, y in pairs:
         out = net(x.expand(R, *x.shape))  # (R, classes, B)
         each = F.cross_entropy(out, y.expand(R, -1), reduction="none")  # (R, B)
-        loss += each.double().sum(1).cpu()
-        correct += (out.argmax(1) == y).sum(1).cpu()
-    return loss / len(part.y), correct / len(part.y)
+        loss += each.to(where).double().sum(1)
+        correct += (out.argmax(1) == y).sum(1).to(where)
+    return loss.cpu() / len(part.y), correct.cpu() / len(part.y)
 
 
 def clip(gradients: Sequence[Tensor], most: float) -> None:

@@ -1,5 +1,6 @@
 """Every executor gives the same bits; workers that die, hang or fail cost nothing but time."""
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -122,6 +123,40 @@ def test_workers_killed_at_thirty_random_moments_change_nothing(tmp_path: Path) 
     assert numbers(folder) == numbers(whole)
     assert not folder.checkpoints()
     assert events
+
+
+def drive(path: str, runs: list[RunConfig]) -> None:
+    """A driver in a process of its own."""
+    do(Inline(CPU), StudyFolder(Path(path)), runs, every=0.05)
+
+
+@pytest.mark.slow
+def test_a_driver_killed_at_thirty_random_moments_changes_nothing(tmp_path: Path) -> None:
+    """Study after study, until thirty drivers were killed while they had something to do."""
+    runs, generator, killed, midway = runs_of(epochs=60), torch.Generator().manual_seed(0), 0, 0
+    whole = StudyFolder(tmp_path / "whole")
+    do(Inline(CPU), whole, runs)
+    context = multiprocessing.get_context("forkserver")
+    for number in range(30):
+        folder = StudyFolder(tmp_path / str(number))
+        while True:
+            process = context.Process(target=drive, args=(str(folder.path), runs))
+            process.start()
+            process.join(timeout=1.2 + 2.0 * float(torch.rand(1, generator=generator)) if killed < 30 else 120)
+            if not process.is_alive():
+                break
+            process.kill()
+            process.join()
+            killed += 1
+            midway += bool(folder.checkpoints())
+            assert numbers(folder).items() <= numbers(whole).items()
+        assert process.exitcode == 0
+        assert numbers(folder) == numbers(whole)
+        assert not folder.checkpoints()
+        if killed == 30:
+            break
+    assert killed == 30
+    assert midway >= 10
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -181,20 +180,3 @@ def test_a_terminated_study_goes_on(cli: Cli, tmp_path: Path, undisturbed: dict)
     assert numbers(tmp_path).items() <= undisturbed.items()
     assert cli(*STUDY).returncode == 0
     assert numbers(tmp_path) == undisturbed
-
-
-def test_a_driver_killed_at_random_moments_ends_with_the_same_numbers(
-    cli: Cli, tmp_path: Path, undisturbed: dict
-) -> None:
-    generator = random.Random(0)
-    for _ in range(8):
-        process = start(tmp_path, [*STUDY, "--checkpoint-every", "0.1"])
-        try:
-            process.communicate(timeout=generator.uniform(2.0, 12.0))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-        assert numbers(tmp_path).items() <= undisturbed.items()
-    assert cli(*STUDY).returncode == 0
-    assert numbers(tmp_path) == undisturbed
-    assert not list((tmp_path / "results/k").glob("checkpoints/*"))

@@ -19,6 +19,7 @@ from decaybench.errors import UsageError
 from decaybench.networks.small import forum, mlp
 from decaybench.vision import torchvision
 
+CPU = torch.device("cpu")
 NETWORKS = {"forum": forum, "mlp": mlp}
 
 
@@ -54,8 +55,8 @@ class Script:
     decay: float = 5e-4
     workers: int = 2
 
-    def run(self, folder: Path, epochs: int) -> tuple[float, float]:
-        """Trains on the CPU and tests after each epoch: the seconds it took, and the last test accuracy."""
+    def run(self, folder: Path, epochs: int, device: torch.device = CPU) -> tuple[float, float]:
+        """Trains and tests after each epoch: the seconds it took, and the last test accuracy."""
         transforms = torchvision().transforms
         steps = [transforms.ToTensor(), transforms.Normalize((0.2860,), (0.3530,))]
         parts = [
@@ -64,7 +65,7 @@ class Script:
         ]
         torch.manual_seed(0)
         activation = nn.PReLU if self.activation == "prelu" else PlainKAF
-        model = NETWORKS[self.network]((1, 28, 28), 10, activation)
+        model = NETWORKS[self.network]((1, 28, 28), 10, activation).to(device)
         optimizer = torch.optim.SGD(model.parameters(), lr=self.lr, momentum=0.9, weight_decay=self.decay)
         start, accuracy = time.perf_counter(), 0.0
         train: Any = DataLoader(parts[0], self.batch_size, shuffle=True, num_workers=self.workers)
@@ -73,16 +74,16 @@ class Script:
             model.train()
             for x, y in train:
                 optimizer.zero_grad()
-                torch.autograd.backward(F.cross_entropy(model(x), y))
+                torch.autograd.backward(F.cross_entropy(model(x.to(device)), y.to(device)))
                 optimizer.step()
-            accuracy = _test(model, test)
+            accuracy = _test(model, test, device)
         return time.perf_counter() - start, accuracy
 
 
 @torch.no_grad()
-def _test(model: nn.Module, loader: Any) -> float:
+def _test(model: nn.Module, loader: Any, device: torch.device) -> float:
     model.eval()
-    correct = sum(int((model(x).argmax(1) == y).sum()) for x, y in loader)
+    correct = sum(int((model(x.to(device)).argmax(1) == y.to(device)).sum()) for x, y in loader)
     return correct / len(loader.dataset)
 
 

@@ -72,6 +72,40 @@ def contest(workers: int, epochs: int) -> Iterator[Row]:
             }
 
 
+def whole(device: torch.device, epochs: int, seeds: int = 10, limit: int | None = None) -> Row:
+    """On a GPU: five strategies × PReLU, KAF × seeds on Fashion-MNIST, and the script, run after run.
+
+    The script does one run of each activation, which is taken times their number.
+
+    Args:
+        device: Where.
+        epochs: Of every run.
+        seeds: Of every cell.
+        limit: Of the study's training images.
+    """
+    fields = {"dataset": "fashion-mnist", "train_limit": limit, "weight_decay": DECAY, "batch_size": BATCH}
+    runs = read_study(None, {**fields, "seeds": seeds, "epochs": epochs}).runs()
+    with tempfile.TemporaryDirectory() as folder:
+        data = lay_out(Path(folder) / "data")
+        once = [Script("forum", activation).run(data, epochs, device) for activation in ("prelu", "kaf")]
+        script = sum(seconds for seconds, _ in once) * len(runs) / 2
+        study = StudyFolder(Path(folder) / "study")
+        start = time.perf_counter()
+        for _ in Driver(Inline(device), study, device).run(runs):
+            pass
+        ours = time.perf_counter() - start
+        scores = [r["history"]["test_accuracy"][-1] for r in study.load().records]
+    return {
+        "runs": len(runs),
+        "epochs": epochs,
+        "study, s": ours,
+        "script, s": script,
+        "times as fast": script / ours,
+        "script, test %": 50 * sum(accuracy for _, accuracy in once),
+        "study, test %": 100 * sum(scores) / len(scores),
+    }
+
+
 def operations(config: RunConfig) -> float:
     """Floating-point operations of matrix products and convolutions in one epoch of a run, forward and backward."""
     data = load(config, CPU)

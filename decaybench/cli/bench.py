@@ -50,28 +50,34 @@ def activations(
 @bench.command()
 @guarded
 def study(
-    epochs: Annotated[int, typer.Option(min=1, help="Of every run.")] = 1,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Of every run: 1; on a GPU 10.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes of the study; 0 is one per core.")] = 0,
+    device: Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1")] = "cpu",
     format: Annotated[Format, typer.Option(help="How to write it.")] = Format.table,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Whole studies against the script a user would write, on the CPU."""
+    """Whole studies against the script a user would write."""
     from decaybench.executors.processes import prepare
 
     prepare()
     import torch
 
     from decaybench.bench import study as measure
-    from decaybench.device import device_name
+    from decaybench.device import device_name, resolve
     from decaybench.machine import cores
 
+    where = resolve(device)
+    about = f"{device_name(where)}, torch {torch.__version__}"
     say("Measuring, some minutes …")
+    if where.type != "cpu":
+        _show(about, {"a whole study and a script": [measure.whole(where, epochs or 10)]}, format)
+        return
     found = {
-        "a study and a script": list(measure.contest(workers or cores(), epochs)),
+        "a study and a script": list(measure.contest(workers or cores(), epochs or 1)),
         "cost beyond training": [measure.overhead()],
         "growth with the number of runs": list(measure.growth()),
     }
-    _show(f"{device_name(torch.device('cpu'))}, torch {torch.__version__}", found, format)
+    _show(about, found, format)
 
 
 @bench.command()
