@@ -144,9 +144,11 @@ def _learned(summary: Summary) -> list[Member]:
     return chosen
 
 
-def alphas(summary: Summary, baseline: str) -> Canvas | None:
-    """The quantiles of the activation parameters over the epochs, layer by layer, a line for each strategy."""
-    members = _learned(summary)
+Panel = Callable[[Canvas, Axes, list[Member], int], None]
+
+
+def _panels(members: list[Member], label: str, panel: Panel) -> Canvas | None:
+    """A row for each activation and optimizer, a panel for each layer of its network."""
     titles = [(t, list(g)) for t, g in groupby(members, key=lambda m: f"{m[0]['activation']} · {m[0]['optimizer']}")]
     if not titles:
         return None
@@ -154,14 +156,28 @@ def alphas(summary: Summary, baseline: str) -> Canvas | None:
     canvas = Canvas(len(titles), layers, (2.6, 2.2))
     for row_axes, (title, group) in zip(canvas.axes, titles, strict=True):
         for index, axes in enumerate(row_axes):
-            for name, color in _colors(group).items():
-                cell = next(c for r, c in group if r["strategy"] == name)
-                _trajectory(canvas, axes, cell, index, name, color)
+            panel(canvas, axes, group, index)
             axes.set_title(f"{title} · layer {index + 1}", fontsize=7, loc="left")
-            axes.set_xlabel("epoch")
-        row_axes[0].set_ylabel("α: median, 5 and 95%")
+        row_axes[0].set_ylabel(label)
     canvas.axes[0][0].legend(fontsize=5)
     return canvas
+
+
+def _lines(group: list[Member]) -> Iterator[tuple[Cell, str, str]]:
+    """A cell, its name and its color for each strategy."""
+    for name, color in _colors(group).items():
+        yield next(c for r, c in group if r["strategy"] == name), name, color
+
+
+def alphas(summary: Summary, baseline: str) -> Canvas | None:
+    """The quantiles of the activation parameters over the epochs, layer by layer, a line for each strategy."""
+
+    def panel(canvas: Canvas, axes: Axes, group: list[Member], index: int) -> None:
+        for cell, name, color in _lines(group):
+            _trajectory(canvas, axes, cell, index, name, color)
+        axes.set_xlabel("epoch")
+
+    return _panels(_learned(summary), "α: median, 5 and 95%", panel)
 
 
 def _trajectory(canvas: Canvas, axes: Axes, cell: Cell, index: int, name: str, color: str) -> None:
@@ -176,25 +192,16 @@ def _trajectory(canvas: Canvas, axes: Axes, cell: Cell, index: int, name: str, c
 
 def functions(summary: Summary, baseline: str) -> Canvas | None:
     """The learned functions over the inputs they get, layer by layer, a line for each strategy."""
-    members = [m for m in _learned(summary) if _curves(m[1], 0) is not None]
-    titles = [(t, list(g)) for t, g in groupby(members, key=lambda m: f"{m[0]['activation']} · {m[0]['optimizer']}")]
-    if not titles:
-        return None
-    layers = max(len(next(iter(m[1].by_seed.values()))["layers"]) for m in members)
-    canvas = Canvas(len(titles), layers, (2.6, 2.2))
-    for row_axes, (title, group) in zip(canvas.axes, titles, strict=True):
-        for index, axes in enumerate(row_axes):
-            for name, color in _colors(group).items():
-                cell = next(c for r, c in group if r["strategy"] == name)
-                drawn = _curves(cell, index)
-                if drawn is not None:
-                    line = axes.plot(EDGES, drawn, color=color, linewidth=1, label=name)
-                    canvas.tip(line, f"{name}: f(−2) = {drawn[16]:.3g}, f(0) = {drawn[24]:.3g}, f(2) = {drawn[32]:.3g}")
-            _density(axes, group[0][1], index)
-            axes.set_title(f"{title} · layer {index + 1}", fontsize=7, loc="left")
-        row_axes[0].set_ylabel("f(s), mean of channels")
-    canvas.axes[0][0].legend(fontsize=5)
-    return canvas
+
+    def panel(canvas: Canvas, axes: Axes, group: list[Member], index: int) -> None:
+        for cell, name, color in _lines(group):
+            drawn = _curves(cell, index)
+            if drawn is not None:
+                line = axes.plot(EDGES, drawn, color=color, linewidth=1, label=name)
+                canvas.tip(line, f"{name}: f(−2) = {drawn[16]:.3g}, f(0) = {drawn[24]:.3g}, f(2) = {drawn[32]:.3g}")
+        _density(axes, group[0][1], index)
+
+    return _panels([m for m in _learned(summary) if _curves(m[1], 0) is not None], "f(s), mean of channels", panel)
 
 
 def _curves(cell: Cell, index: int) -> Any:
