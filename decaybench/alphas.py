@@ -128,7 +128,7 @@ class Watch:
         edges = torch.tensor(EDGES, device=s.device, dtype=s.dtype)
         inside = torch.nan_to_num(s.flatten()).clamp(EDGES[0], EDGES[-1])
         bins = torch.bucketize(inside, edges[1:-1])
-        counts = torch.bincount(bins, minlength=len(EDGES) - 1)
+        counts = torch.bincount(bins, minlength=len(EDGES) - 1).cpu()
         return {"inputs": _rounded(counts.double() / counts.sum()), **far}
 
 

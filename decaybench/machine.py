@@ -3,6 +3,8 @@
 import os
 from dataclasses import dataclass
 
+import torch
+
 from decaybench.device import resolve
 from decaybench.executors.cluster import Cluster, connect
 from decaybench.executors.inline import Inline
@@ -53,13 +55,17 @@ def driver(folder: StudyFolder, machine: Machine, runs: int) -> Driver:
     """
     if machine.executor == "ray":
         count = connect(machine.ray_address)
-        where = resolve("cpu" if machine.device == "auto" and not machine.ray_gpus else machine.device)
-        gpus = machine.ray_gpus or float(where.type == "cuda")
-        return Driver(Cluster(where, gpus, machine.patience), folder, where, count, machine.checkpoint_every)
+        # A job on the cluster sees the GPUs it was given, the first of which is its own; this machine may have none.
+        kind = machine.device.partition(":")[0]
+        kind = ("cuda" if machine.ray_gpus else "cpu") if kind == "auto" else kind
+        where = torch.device("cuda") if kind == "cuda" else resolve(kind)
+        gpus = machine.ray_gpus or float(kind == "cuda")
+        cluster, sharing = Cluster(where, gpus, machine.patience), max(1, round(1 / gpus)) if gpus else 1
+        return Driver(cluster, folder, where, count, machine.checkpoint_every, sharing)
     where = resolve(machine.device)
     each = cores() if where.type == "cpu" else 1
     count = min(runs, each if machine.workers == "auto" else int(machine.workers))
     executor: Executor = Inline(where)
     if machine.executor == "processes" or (machine.executor == "auto" and count > 1):
         executor = Processes(str(where), count, machine.patience)
-    return Driver(executor, folder, where, count, machine.checkpoint_every)
+    return Driver(executor, folder, where, count, machine.checkpoint_every, sharing=count)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 
@@ -25,15 +26,26 @@ def check(configs: Iterable[RunConfig], device: torch.device) -> None:
 @contextmanager
 def products(precision: Precision) -> Iterator[None]:
     """Within it, products of float32 are those of float32: torch's convolutions on a GPU are otherwise TF32's."""
-    settings = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    before = [setting.fp32_precision for setting in settings]
+    before = [setting.fp32_precision for setting in _settings()]
+    _set(["tf32" if precision == "tf32" else "ieee"] * len(before))
     try:
-        for setting in settings:
-            setting.fp32_precision = "tf32" if precision == "tf32" else "ieee"
         yield
     finally:
-        for setting, value in zip(settings, before, strict=True):
-            setting.fp32_precision = value
+        _set(before)
+
+
+def _settings() -> tuple[Any, ...]:
+    """Where torch keeps it: for matrix products, convolutions and recurrent networks."""
+    cudnn: Any = torch.backends.cudnn
+    return torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn
+
+
+def _set(values: list[str]) -> None:
+    # The older switches first: torch refuses to be asked where the two disagree.
+    torch.backends.cuda.matmul.allow_tf32 = values[0] == "tf32"
+    torch.backends.cudnn.allow_tf32 = values[1] == "tf32"
+    for setting, value in zip(_settings(), values, strict=True):
+        setting.fp32_precision = value
 
 
 def lowered(precision: Precision, device: torch.device) -> AbstractContextManager[object]:

@@ -13,14 +13,13 @@ EVALUATION_BATCH = 512
 
 
 @torch.no_grad()
-def evaluate(net: Replicas, part: Part) -> tuple[Tensor, Tensor]:
+def evaluate(net: Replicas, part: Part, batch: int = EVALUATION_BATCH) -> tuple[Tensor, Tensor]:
     """The mean loss and the accuracy of every replica, two tensors (R,) in float64 on the CPU."""
     R = len(net.models)
-    for model in net.models:
-        model.eval()
+    net.train(False)
     where = part.x.device if part.x.device.type != "mps" else torch.device("cpu")  # MPS has no float64
     loss, correct = torch.zeros(2, R, dtype=torch.float64, device=where)
-    pairs = zip(torch.split(part.x, EVALUATION_BATCH), torch.split(part.y, EVALUATION_BATCH), strict=True)
+    pairs = zip(torch.split(part.x, batch), torch.split(part.y, batch), strict=True)
     for x, y in pairs:
         out = net(x.expand(R, *x.shape))  # (R, classes, B)
         each = F.cross_entropy(out, y.expand(R, -1), reduction="none")  # (R, B)

@@ -55,6 +55,7 @@ class Driver:
         device: Where training will be, for how many runs fit.
         workers: Among how many the runs are shared out.
         every: Seconds between two checkpoints.
+        sharing: How many jobs share a GPU.
     """
 
     executor: Executor
@@ -62,6 +63,7 @@ class Driver:
     device: torch.device
     workers: int = 1
     every: float = 60.0
+    sharing: int = 1
     _data: dict[tuple[str, float, int | None], Data] = field(default_factory=dict)
     _tries: Counter[tuple[str, int]] = field(default_factory=Counter)
 
@@ -111,7 +113,7 @@ class Driver:
                 del lacking[config.run_id]
         rest = [run for run in missing if run.run_id in lacking]
         groups = {together(run): run for run in rest}
-        sizes = {key: capacity(run, self.data(run)) for key, run in groups.items()}
+        sizes = {key: capacity(run, self.data(run), self.device, self.sharing) for key, run in groups.items()}
         yield from (Job(tuple(cohort), None, self.every) for cohort in cohorts(rest, sizes, self.workers))
 
     def _heard(self, message: Message, jobs: Jobs) -> Iterator[Event]:

@@ -21,11 +21,11 @@ from decaybench.model import build_model
 from decaybench.optimizers import scheduler
 from decaybench.plan import make_plan
 from decaybench.precision import products
-from decaybench.replicas.capture import Captured, Work
+from decaybench.replicas.capture import Captured
 from decaybench.replicas.size import capacity
 from decaybench.replicas.stack import Alone, Replicas, Stack
 from decaybench.role import mark_by_behaviour
-from decaybench.score import clip, evaluate
+from decaybench.score import EVALUATION_BATCH, clip, evaluate
 from decaybench.strategies import Plan
 from decaybench.streams import model_fingerprint, stream_seed
 
@@ -89,14 +89,14 @@ class Training:
         for model in models:
             model.to(device)
         self._data, self._first = data, first
-        stacked = capacity(first, data) > 0
+        stacked = capacity(first, data, device) > 0
         if not stacked:
             assert len(models) == 1, "such runs train one by one"
             mark_by_behaviour(models[0], data.train.x[:EXAMPLE])
         self.net: Replicas = Stack(models, first.precision) if stacked else Alone(models[0], first.precision)
-        self._learn: Work = self._gradients
+        self.captured: Captured | None = None
         if isinstance(self.net, Stack) and device.type == "cuda":
-            self._learn = Captured(self._gradients, self.net)
+            self.captured = Captured(self._gradients, self.net, min(first.batch_size, len(data.train.y)))
         self._batches = {c.seed: Batches(data.train, c) for c in configs}
         steps = len(self._batches[first.seed])
         self.cells: list[Cell] = []
@@ -163,17 +163,17 @@ class Training:
         with self._guarded():
             scores = self._scores()
         self.epoch += 1
-        events = [
-            event for run, s in zip(self.runs, scores, strict=True) if not run.over for event in self._note(run, s)
-        ]
+        with products(self._first.precision):
+            events = [
+                event for run, s in zip(self.runs, scores, strict=True) if not run.over for event in self._note(run, s)
+            ]
         if not self.finished:
             self._begin()
         return events
 
     def _step(self, x: Tensor, y: Tensor) -> None:
-        for model in self.net.models:
-            model.train()
-        out, loss = self._learn(x, y)
+        self.net.train(True)
+        out, loss = self.captured(x, y) if self.captured else self._gradients(x, y)
         for cell in self.cells:
             for optimizer in cell.plan.optimizers:
                 optimizer.step()
@@ -201,8 +201,11 @@ class Training:
 
     def _scores(self) -> list[dict[str, float]]:
         """Of each replica: training as the batches were met, without any penalty; the other parts as it is now."""
+        # On a GPU a stack was cut to fit the memory with training's batches.
+        stacked_there = isinstance(self.net, Stack) and self._data.train.x.is_cuda
+        batch = self._first.batch_size if stacked_there else EVALUATION_BATCH
         parts = {"train": (self._loss.cpu().double() / self._seen, self._correct.cpu().double() / self._seen)}
-        parts |= {name: evaluate(self.net, getattr(self._data, name)) for name in ("validation", "test")}
+        parts |= {name: evaluate(self.net, getattr(self._data, name), batch) for name in ("validation", "test")}
         return [
             {
                 f"{name}_{what}": float(pair[i][r])

@@ -1,5 +1,7 @@
 """What a GPU does in other ways: the step as a recording, and the choice of a convolution."""
 
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -69,10 +71,38 @@ def test_a_recorded_step_gives_the_same_numbers(network: str) -> None:
     training = Training(study.runs(), data)
     assert isinstance(training.net, Stack)
     recording = Recording(training)
-    training._learn = Captured(training._gradients, training.net, recording)
+    training.captured = Captured(training._gradients, training.net, 48, recording)
     assert records(training) == wanted
     assert recording.replays == 3 * (len(data.train.y) // 48)
     assert len(data.train.y) % 48 > 1  # a smaller batch between them
+
+
+def test_a_training_that_is_over_gives_its_memory_back() -> None:
+    study = tiny(activation="prelu", seeds=2)
+    training = Training(study.runs(), load(study.runs()[0], CPU))
+    assert isinstance(training.net, Stack)
+    training.captured = Captured(training._gradients, training.net, 64, Recording(training))
+    leaf = weakref.ref(next(iter(training.net._leaves.values())))
+    gc.disable()
+    try:
+        training.captured = None  # the stand-in for a graph holds what a graph does not
+        del training
+        assert leaf() is None
+    finally:
+        gc.enable()
+
+
+def test_only_whole_batches_are_recorded() -> None:
+    """A training that is resumed may begin with the last batch of an epoch."""
+    study = tiny(activation="prelu", strategy="decay-all", batch_size=48)
+    data = load(study.runs()[0], CPU)
+    training = Training(study.runs(), data)
+    assert isinstance(training.net, Stack)
+    recording = Recording(training)
+    training.captured = Captured(training._gradients, training.net, 48, recording)
+    for size in (30, 48, 30, 48):
+        training.captured(data.train.x[None, :size], data.train.y[None, :size])
+    assert recording.replays == 2
 
 
 def test_what_cannot_be_recorded_is_done_as_it_is() -> None:
@@ -86,7 +116,7 @@ def test_what_cannot_be_recorded_is_done_as_it_is() -> None:
         raise RuntimeError("operation not permitted when stream is capturing")
 
     assert isinstance(training.net, Stack)
-    training._learn = Captured(training._gradients, training.net, refuse)
+    training.captured = Captured(training._gradients, training.net, 64, refuse)
     assert records(training) == wanted
 
 
@@ -112,6 +142,18 @@ def test_both_convolutions_are_torchs(stride: Any, padding: Any, kernel: Any, bi
         torch.testing.assert_close(out, wanted)
         for ours, theirs in zip(torch.autograd.grad(out, inputs, upstream), gradients, strict=True):
             torch.testing.assert_close(ours, theirs)
+
+
+def test_a_way_that_does_not_work_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(convolution, "grouped", fails)
+    convolution.fastest.cache_clear()
+    shapes = (DEVICE, torch.float32, torch.Size((2, 3, 8, 8, 4)), torch.Size((2, 5, 3, 3, 3)), (1, 1), (1, 1))
+    for learning in (True, False):
+        assert convolution.fastest(*shapes, (learning, False, "ieee")) is convolution.unfolded
+    convolution.fastest.cache_clear()
 
 
 def test_the_faster_convolution_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

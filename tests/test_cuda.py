@@ -9,7 +9,6 @@ import torch
 from decaybench.activations import gpu
 from decaybench.data import load
 from decaybench.executors.inline import Inline
-from decaybench.replicas.capture import Captured
 from decaybench.results import StudyFolder
 from decaybench.study import Driver
 from decaybench.train import Finished, Training
@@ -40,10 +39,10 @@ def test_the_step_is_recorded_and_gives_the_same_numbers(network: str, precision
     )
     data = load(study.runs()[0], CUDA)
     training, plain = Training(study.runs(), data), Training(study.runs(), data)
-    plain._learn = plain._gradients
+    plain.captured = None
     ours, theirs = records(training), records(plain)
-    assert isinstance(training._learn, Captured)
-    assert training._learn._replay is not None
+    assert training.captured is not None
+    assert training.captured.replay is not None
     for run_id, record in ours.items():
         assert record["history"]["train_loss"] == pytest.approx(theirs[run_id]["history"]["train_loss"], rel=1e-3)
 

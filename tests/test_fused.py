@@ -92,6 +92,52 @@ def test_layouts_do_not_matter(make, shape: tuple[int, ...]) -> None:
 
 
 @every
+def test_compilers_are_told_the_layout_that_comes_out(make) -> None:
+    module, images = make(), torch.randn(2, 6, 5, 7)
+    last = images.to(memory_format=torch.channels_last)
+    layouts = [
+        images[:, :3],
+        last[:, :3],
+        last[:, ::2],
+        images.transpose(2, 3)[:, :3],
+        torch.randn(7, 3, 4).movedim(0, -1),
+    ]
+    constants = (module.kernel, module.precision, module.boundary) if isinstance(module, KAF) else ()
+    name = "kaf" if isinstance(module, KAF) else "prelu"
+    (parameter,) = module.parameters()
+    for s in layouts:
+        s = s if s.ndim == 4 else s.permute(2, 0, 1)
+        learned = parameter.detach() if len(parameter) == s.shape[1] else parameter.detach().expand(s.shape[1])
+        for op, tensors in ((name, (s, learned)), (f"{name}_backward", (torch.randn(s.shape), s, learned))):
+            op = getattr(torch.ops.decaybench, op).default
+            torch.library.opcheck(op, (*tensors, *constants), test_utils=("test_schema", "test_faketensor"))
+
+
+def test_tensors_on_different_devices_are_refused() -> None:
+    for module in (KAF(3), PReLU(3)):
+        with pytest.raises(RuntimeError, match="the input is on meta, the activation's parameters on cpu"):
+            ops = torch.ops.decaybench
+            (p,) = module.parameters()
+            args = (torch.empty(4, 3, device="meta"), p.detach())
+            ops.kaf(*args, "gaussian", 1.0, 4.0) if isinstance(module, KAF) else ops.prelu(*args)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_half_precision_inputs_and_float32_slopes(shared: bool) -> None:
+    """As autocast gives them; a slope is not rounded, and under vmap it works, too."""
+    module = PReLU(1 if shared else 3, init=0.2501)
+    s = -torch.ones(64, 3, dtype=torch.bfloat16)
+    wanted = (s.float() * 0.2501).bfloat16()
+    assert torch.equal(module(s), wanted)
+    stacked = {"weight": torch.stack([module.weight, module.weight]).detach()}
+    out = vmap(lambda p: functional_call(module, p, (s,)))(stacked)
+    assert torch.equal(out, torch.stack([wanted, wanted]))
+    loss = functional_call(module, {"weight": module.weight}, (s,)).float().sum()
+    (to_weight,) = torch.autograd.grad(loss, module.parameters())
+    assert to_weight.dtype == torch.float32
+
+
+@every
 def test_the_same_bits_whatever_the_threads(make) -> None:
     module, s = make(), torch.randn(64, 3, 20, 20)
     before = torch.get_num_threads()

@@ -39,10 +39,11 @@ def test_float32_goes_without_saying_in_records_and_ids() -> None:
 
 
 @pytest.mark.parametrize("kind", [Stack, Alone])
+@pytest.mark.parametrize("activation", ["kaf", "prelu", "prelu,shared=true", "swish", "xielu"])
 @pytest.mark.parametrize("network", ["mlp,width=8", "forum,width=4"])
-def test_bfloat16_products_and_float32_parameters(network: str, kind: type) -> None:
+def test_bfloat16_products_and_float32_parameters(network: str, activation: str, kind: type) -> None:
     for precision, wanted in (("bfloat16", torch.bfloat16), ("float32", torch.float32)):
-        config = one(network=network, activation="kaf", precision=precision)
+        config = one(network=network, activation=activation, precision=precision)
         data = load(config, CPU)
         training = Training([config], data)
         if kind is Alone:
@@ -73,11 +74,14 @@ def test_two_precisions_are_never_compared_with_each_other() -> None:
 
 
 def test_products_are_those_asked_for_and_as_before_afterwards() -> None:
-    settings = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    settings = torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn
     before = [s.fp32_precision for s in settings]
     for precision, wanted in (("float32", "ieee"), ("bfloat16", "ieee"), ("tf32", "tf32")):
         with products(precision):
-            assert [s.fp32_precision for s in settings] == [wanted, wanted]
+            assert [s.fp32_precision for s in settings] == [wanted] * 3
+            assert torch.backends.cuda.matmul.allow_tf32 == torch.backends.cudnn.allow_tf32 == (wanted == "tf32")
+            with torch.backends.cudnn.flags(deterministic=True):  # somebody's network may do this
+                pass
     assert [s.fp32_precision for s in settings] == before
 
 

@@ -96,7 +96,7 @@ def test_every_activation_and_network_is_the_same_in_a_cohort(network: str, acti
         network=network, activation=activation, dataset="synthetic,samples=100,size=9", seeds=2, epochs=1
     ).runs()
     data = double(load(runs[0], CPU))
-    assert capacity(runs[0], data) > 0
+    assert capacity(runs[0], data, CPU) > 0
     many = records(Training(runs, data))
     for run in runs:
         (single,) = records(alone(run, data)).values()
@@ -150,7 +150,7 @@ def test_clipping_is_torchs_for_each_replica() -> None:
 def test_what_cannot_be_stacked_trains_alone() -> None:
     for network in ("mlp,dropout=0.5", "vgg,depth=3,width=4,norm=true", "resnet18"):
         run = tiny(network=network).runs()[0]
-        assert capacity(run, load(run, CPU)) == 0
+        assert capacity(run, load(run, CPU), CPU) == 0
 
 
 def test_runs_are_cut_into_cohorts_that_fit() -> None:

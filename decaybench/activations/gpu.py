@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decaybench.activations.native import layout
 from decaybench.activations.pieces import ROW, Pieces
 
 BLOCK = 1024  # numbers of a program
@@ -20,6 +19,7 @@ LANES = 128  # numbers that a program of the backward pass looks at together
 RUN = 32  # of them, at least so many that lie in one piece where channels are short
 ATOMS = 32  # of a program of the backward pass
 PROGRAMS = 1024  # of the backward pass; the same on every GPU, so that the sums are
+Shape = tuple[int, int, int]  # outer, C, inner: how a tensor lies in memory
 DEVICES = ("cuda",)  # tests add the CPU, for Triton's interpreter
 
 
@@ -38,7 +38,11 @@ def works(device: torch.device) -> bool:
 
         small, found = torch.zeros(1, 1, device=device), pieces("relu", 0.0, 2, 1.0, True)
         assert found is not None
-        forward(small, torch.zeros(1, 2, device=device), "relu", 0.0, 1.0, found)
+        known = (small, (1, 1, 1), torch.zeros(1, 2, device=device), "relu", 0.0, 1.0, found)
+        forward(*known)
+        backward(small, *known)
+    except torch.OutOfMemoryError:
+        raise
     except Exception:  # no compiler, no driver, a GPU that is too old: whatever Triton says
         return False
     return True
@@ -86,29 +90,40 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any) -> None:
             kernel[grid](*arguments)
 
 
-def forward(s: Tensor, alpha: Tensor, name: str, precision: float, boundary: float, p: Pieces) -> Tensor:
+def forward(s: Tensor, shape: Shape, alpha: Tensor, name: str, precision: float, boundary: float, p: Pieces) -> Tensor:
     """The sum, (N, C, …); NaN and ±Inf give what the definition gives."""
     from decaybench.activations import gpu_kernels
 
     constants = _constants(p, precision, boundary, s.dtype, s.device)
-    dense, (_, C, inner) = layout(s)
-    out, alpha = torch.empty_like(dense), alpha.contiguous()
+    _, C, inner = shape
+    out, alpha = torch.empty_like(s), alpha.contiguous()
     table, size = _table(alpha, p, constants), s.numel()
     numbers = (size, C, inner, p.count, p.D)
-    launch(gpu_kernels.forward, (_cdiv(size, BLOCK),), dense, alpha, table, out, constants[0], *numbers, name, BLOCK)
+    launch(
+        gpu_kernels.forward,
+        (_cdiv(size, BLOCK),),
+        s,
+        alpha,
+        table,
+        out,
+        constants[0],
+        *numbers,
+        name,
+        size + BLOCK >= 1 << 31,
+        BLOCK,
+    )
     return out
 
 
 def backward(
-    grad: Tensor, s: Tensor, alpha: Tensor, name: str, precision: float, boundary: float, p: Pieces
+    grad: Tensor, s: Tensor, shape: Shape, alpha: Tensor, name: str, precision: float, boundary: float, p: Pieces
 ) -> tuple[Tensor, Tensor]:
     """The gradients of s (N, C, …) and of α (C, D): the same bits every time."""
     from decaybench.activations import gpu_kernels
 
     constants = _constants(p, precision, boundary, s.dtype, s.device)
-    dense, (outer, C, inner) = layout(s)
-    up = grad if grad.stride() == dense.stride() else torch.empty_like(dense).copy_(grad)
-    alpha, down = alpha.contiguous(), torch.empty_like(dense)
+    outer, C, inner = shape
+    alpha, down = alpha.contiguous(), torch.empty_like(s)
     if not s.numel():
         return down, torch.zeros_like(alpha)
     run = min(_power(inner), LANES)  # I
@@ -123,7 +138,7 @@ def backward(
     launch(
         gpu_kernels.backward,
         (blocks, len(parts), columns),
-        *(up, dense, alpha, _table(alpha, p, constants), down, parts, constants[0]),
+        *(grad, s, alpha, _table(alpha, p, constants), down, parts, constants[0]),
         *numbers,
         *(name, LANES, group, run, atoms),
     )

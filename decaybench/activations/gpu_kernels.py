@@ -49,7 +49,7 @@ def build(alpha, basis, first, centre, table, cells, K, D, W, tail, straight: tl
         row += a[:, None] * tl.load(basis + (k * W + w)[:, None] * 8 + slot[None, :])
     row = tl.where(slot[None, :] == 0, tl.load(centre + k)[:, None], row)
     kind = table.dtype.element_ty
-    tl.store(table + slot[None, :] * cells + cell[:, None], row.to(kind), mask=inside[:, None])
+    tl.store(table + slot[None, :].to(tl.int64) * cells + cell[:, None], row.to(kind), mask=inside[:, None])
     total = tl.zeros((BLOCK,), tl.float64)
     if straight:  # otherwise f is 0 there
         for i in range(D):
@@ -69,9 +69,14 @@ def locate(x, c, table, grid, K):
 
 
 @triton.jit
-def forward(s, alpha, table, out, grid, size, C, inner, K, D, kind: tl.constexpr, BLOCK: tl.constexpr):
+def forward(
+    s, alpha, table, out, grid, size, C, inner, K, D, kind: tl.constexpr, huge: tl.constexpr, BLOCK: tl.constexpr
+):
     """F of each number of s (outer, C, inner)."""
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    program = tl.program_id(0)
+    if huge:  # beyond 2³¹ numbers; divisions of 64 bits are slow
+        program = program.to(tl.int64)
+    at = program * BLOCK + tl.arange(0, BLOCK)
     inside = at < size
     x = tl.load(s + at, mask=inside, other=0.0)
     c = ((at // inner) % C).to(tl.int32)

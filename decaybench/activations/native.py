@@ -129,8 +129,15 @@ def usable(s: Tensor) -> ctypes.CDLL | None:
     return library(s.dtype) if s.device.type == "cpu" and large(s) else None
 
 
-def layout(s: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
-    """A tensor (N, C, …) without gaps, and (outer, C, inner) as it lies in memory."""
+def layout(s: Tensor, *others: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
+    """A tensor (N, C, …) without gaps, and (outer, C, inner) as it lies in memory.
+
+    Raises:
+        RuntimeError: When another tensor is on another device, whose memory we would otherwise read as if it were here.
+    """
+    for other in others:
+        if other.device != s.device:
+            raise RuntimeError(f"the input is on {s.device}, the activation's parameters on {other.device}")
     n, c, *more = s.shape
     rest = math.prod(more)
     if s.is_contiguous():

@@ -37,17 +37,17 @@ def _forward(s: Tensor, alpha: Tensor, name: str, precision: float, boundary: fl
         boundary: The dictionary runs from −boundary to boundary.
 
     Returns:
-        (N, C, …), laid out as s.
+        (N, C, …), laid out as `layout` has s.
     """
     found = pieces(name, precision, alpha.shape[1], boundary, s.dtype == torch.float32)
+    s, shape = layout(s, alpha)
     if found is None:  # too many pieces
         return walk.forward(s, *_atomwise(alpha, name, precision, boundary))
     if gpu.usable(s):
-        return gpu.forward(s, alpha, name, precision, boundary, found)
+        return gpu.forward(s, shape, alpha, name, precision, boundary, found)
     if compiled := native.usable(s):
-        dense, shape = layout(s)
-        out, alpha = torch.empty_like(dense), alpha.contiguous()
-        if not call(compiled.kaf_forward, dense, alpha, out, shape=shape, grid=_grid(found)):
+        out, alpha = torch.empty_like(s), alpha.contiguous()
+        if not call(compiled.kaf_forward, s, alpha, out, shape=shape, grid=_grid(found)):
             return out
     elif torch.isfinite(s).all():
         return table.forward(s, alpha, found)
@@ -63,17 +63,17 @@ def _backward(
 ) -> tuple[Tensor, Tensor]:
     """The gradients of s (N, C, …) and of α (C, D): everything is computed again from s and α."""
     found = pieces(name, precision, alpha.shape[1], boundary, s.dtype == torch.float32)
+    s, shape = layout(s, alpha)
+    grad = grad if grad.stride() == s.stride() else torch.empty_like(s).copy_(grad)
     known = _atomwise(alpha, name, precision, boundary)
     if found is None:
         return walk.grad_s(grad, s, *known), walk.grad_alpha(grad, s, *known)
     if gpu.usable(s):
-        return gpu.backward(grad, s, alpha, name, precision, boundary, found)
+        return gpu.backward(grad, s, shape, alpha, name, precision, boundary, found)
     if compiled := native.usable(s):
-        dense, shape = layout(s)
-        up = grad if grad.stride() == dense.stride() else torch.empty_like(dense).copy_(grad)
         alpha = alpha.contiguous()
-        down, to_alpha = torch.empty_like(dense), torch.empty_like(alpha)
-        if not call(compiled.kaf_backward, up, dense, alpha, down, to_alpha, shape=shape, grid=_grid(found)):
+        down, to_alpha = torch.empty_like(s), torch.empty_like(alpha)
+        if not call(compiled.kaf_backward, grad, s, alpha, down, to_alpha, shape=shape, grid=_grid(found)):
             return down, to_alpha
     else:
         finite = bool(torch.isfinite(s).all())
@@ -98,12 +98,12 @@ def _grid(p: Pieces) -> Any:
     return ctypes.byref(Grid(p))
 
 
-def _fake(s: Tensor, *_: Any) -> Tensor:
-    return torch.empty_like(s)
+def _fake(s: Tensor, alpha: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(layout(s, alpha)[0])
 
 
 def _fake_backward(grad: Tensor, s: Tensor, alpha: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(s), torch.empty_like(alpha)
+    return torch.empty_like(layout(s, alpha)[0]), torch.empty_like(alpha, memory_format=torch.contiguous_format)
 
 
 def _second(grad: Tensor, saved: Sequence[Tensor], constants: Any, upstream: Any) -> tuple[Tensor, ...]:

@@ -18,6 +18,9 @@ class PReLU(nn.PReLU):
     """
 
     def forward(self, s: Tensor) -> Tensor:
+        if s.dtype != self.weight.dtype and s.is_floating_point():  # half precision is for storing, not for learning
+            wide = torch.promote_types(s.dtype, self.weight.dtype)
+            return self.forward(s.to(wide)).to(s.dtype) if s.dtype != wide else super().forward(s)
         ours = s.device.type == "cpu" and s.ndim >= 2 and s.dtype in native.TYPES
         if not ours or (not native.large(s) and not transformed()):  # under vmap, torch's own warns or fails
             return super().forward(s)
@@ -33,35 +36,35 @@ def prelu(channels: int, shared: bool = False, init: float = 0.25) -> nn.Module:
 
 
 def _forward(s: Tensor, slope: Tensor) -> Tensor:
+    s, shape = layout(s, slope)
     compiled = native.usable(s)
     if compiled is None:
         return torch.prelu(s, slope)
-    dense, shape = layout(s)
-    out, slope = torch.empty_like(dense), slope.contiguous()
-    call(compiled.prelu_forward, dense, slope, out, shape=shape)
+    out, slope = torch.empty_like(s), slope.contiguous()
+    call(compiled.prelu_forward, s, slope, out, shape=shape)
     return out
 
 
 def _backward(grad: Tensor, s: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+    s, shape = layout(s, slope)
+    grad = grad if grad.stride() == s.stride() else torch.empty_like(s).copy_(grad)
     compiled = native.usable(s)
     if compiled is None:
         left = s <= 0
         a = slope.reshape(1, -1, *[1] * (s.ndim - 2))
         return torch.where(left, a * grad, grad), (left * s * grad).sum([0, *range(2, s.ndim)])
-    dense, shape = layout(s)
-    up = grad if grad.stride() == dense.stride() else torch.empty_like(dense).copy_(grad)
     slope = slope.contiguous()
-    down, to_slope = torch.empty_like(dense), torch.empty_like(slope)
-    call(compiled.prelu_backward, up, dense, slope, down, to_slope, shape=shape)
+    down, to_slope = torch.empty_like(s), torch.empty_like(slope)
+    call(compiled.prelu_backward, grad, s, slope, down, to_slope, shape=shape)
     return down, to_slope
 
 
 def _fake(s: Tensor, slope: Tensor) -> Tensor:
-    return torch.empty_like(s)
+    return torch.empty_like(layout(s, slope)[0])
 
 
 def _fake_backward(grad: Tensor, s: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(s), torch.empty_like(slope, memory_format=torch.contiguous_format)
+    return torch.empty_like(layout(s, slope)[0]), torch.empty_like(slope, memory_format=torch.contiguous_format)
 
 
 def _second(grad: Tensor, saved: Sequence[Tensor], constants: Any, upstream: Any) -> tuple[Tensor, ...]:

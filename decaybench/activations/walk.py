@@ -35,7 +35,7 @@ def grad_s(grad: Tensor, s: Tensor, alpha: Tensor, atoms: list[float], kernel: K
 
 def grad_alpha(grad: Tensor, s: Tensor, alpha: Tensor, atoms: list[float], kernel: Kernel) -> Tensor:
     """The gradient of α, (C, D): reductions, no atomic adds."""
-    out = torch.empty_like(alpha)
+    out = torch.empty_like(alpha, memory_format=torch.contiguous_format)
     for i, d in enumerate(atoms):
         out[:, i] = per_channel(grad * kernel.value(s - d))
     return out

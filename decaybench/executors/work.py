@@ -1,5 +1,6 @@
 """What a worker does with a job, wherever it is: train some runs together and say what happens, message by message."""
 
+import gc
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -102,18 +103,21 @@ class DataOf(Protocol):
 
 def perform(job: Job, data: Data, worker: str = "") -> Iterator[Message]:
     """Does a job on the device of its data; an error is a message, too."""
+    last = Message(job, worker, ended=True)
     try:
         yield from _train(job, data, worker)
     except torch.OutOfMemoryError as error:
-        yield Message(job, worker, ended=True, error=str(error).partition("\n")[0], kind="memory")
+        last = replace(last, error=str(error).partition("\n")[0], kind="memory")
     except UsageError as error:
-        yield Message(job, worker, ended=True, error=str(error), kind="usage")
+        last = replace(last, error=str(error), kind="usage")
     except DecaybenchError as error:
-        yield Message(job, worker, ended=True, error=str(error), kind="failed")
+        last = replace(last, error=str(error), kind="failed")
     except Exception as error:
-        yield Message(job, worker, ended=True, error=f"{type(error).__name__}: {error}", kind="failed")
-    else:
-        yield Message(job, worker, ended=True)
+        last = replace(last, error=f"{type(error).__name__}: {error}", kind="failed")
+    if data.train.x.is_cuda:  # the next job needs the memory, graphs included
+        gc.collect()
+        torch.cuda.empty_cache()
+    yield last
 
 
 def _train(job: Job, data: Data, worker: str) -> Iterator[Message]:

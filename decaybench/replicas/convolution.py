@@ -20,7 +20,9 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, paddi
     """
     if x.device.type != "cuda":
         return unfolded(x, weight, bias, stride, padding)
-    return fastest(x.device, x.dtype, x.shape, weight.shape, stride, padding)(x, weight, bias, stride, padding)
+    needed = (torch.is_grad_enabled(), x.requires_grad, torch.backends.cuda.matmul.fp32_precision)
+    way = fastest(x.device, x.dtype, x.shape, weight.shape, stride, padding, needed)
+    return way(x, weight, bias, stride, padding)
 
 
 def unfolded(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair) -> Tensor:
@@ -40,23 +42,45 @@ def grouped(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, paddin
 
 @lru_cache(maxsize=256)
 def fastest(
-    device: torch.device, dtype: torch.dtype, x: torch.Size, weight: torch.Size, stride: Pair, padding: Pair
+    device: torch.device,
+    dtype: torch.dtype,
+    x: torch.Size,
+    weight: torch.Size,
+    stride: Pair,
+    padding: Pair,
+    needed: tuple[bool, bool, str] = (True, True, ""),
 ) -> Way:
-    """The faster way for these shapes, forward and backward, on this device."""
-    with torch.enable_grad():
-        inputs = torch.ones(x, device=device, dtype=dtype, requires_grad=True)
-        weights = torch.ones(weight, device=device, dtype=dtype, requires_grad=True)
+    """The faster way for these shapes on this device.
+
+    Args:
+        device: Where.
+        dtype: Of x and weight.
+        x: Its shape.
+        weight: Its shape.
+        stride: As in `convolve`.
+        padding: As in `convolve`.
+        needed: Whether gradients are needed at all, and that of x; and in what products are computed.
+    """
+    learning, back, _ = needed
+    with torch.set_grad_enabled(learning):
+        inputs = torch.ones(x, device=device, dtype=dtype, requires_grad=learning and back)
+        weights = torch.ones(weight, device=device, dtype=dtype, requires_grad=learning)
         seconds = {way: _seconds(way, inputs, weights, stride, padding) for way in (unfolded, grouped)}
     return min(seconds, key=lambda way: seconds[way])
 
 
 def _seconds(way: Way, x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> float:
-    """The least of three times, after one that is not counted."""
-    times = []
-    for _ in range(4):
-        start = _now(x.device)
-        torch.autograd.grad(way(x, weight, None, stride, padding).sum(), (x, weight))
-        times.append(_now(x.device) - start)
+    """The least of three times, after one that is not counted; infinite where this way does not work."""
+    times, wanted = [], [t for t in (x, weight) if t.requires_grad]
+    try:
+        for _ in range(4):
+            start = _now(x.device)
+            out = way(x, weight, None, stride, padding)
+            if wanted:
+                torch.autograd.grad(out.sum(), wanted)
+            times.append(_now(x.device) - start)
+    except RuntimeError:  # too many groups, too little memory: the other way may do
+        return float("inf")
     return min(times[1:])
 
 

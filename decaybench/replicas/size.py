@@ -27,18 +27,25 @@ def together(config: RunConfig) -> str:
     return digest(shared)
 
 
-def capacity(config: RunConfig, data: Data) -> int:
-    """How many replicas of this run to train together; 0 where it has to train as it is, alone."""
+def capacity(config: RunConfig, data: Data, device: torch.device, sharing: int = 1) -> int:
+    """How many replicas of this run to train together; 0 where it has to train as it is, alone.
+
+    Args:
+        config: The run.
+        data: Its data, wherever they are now.
+        device: Where it will be trained.
+        sharing: How many jobs share the memory of that device, if it is a GPU.
+    """
     if any(spec.source for spec in (config.network, config.activation, config.strategy)):
         return 0
-    device = data.train.x.device
     batch = min(config.batch_size, len(data.train.y))
     bytes_each = _bytes(config, data.shape, data.classes, batch)
     if not bytes_each:
         return 0
-    if device.type == "cuda":
+    if device.type == "cuda" and torch.cuda.is_available():  # it may be one of a cluster's, and not here
         free, _ = torch.cuda.mem_get_info(device)
-        return max(1, min(MOST_GPU, int(FREE * free) // bytes_each))
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # what torch itself keeps
+        return max(1, min(MOST_GPU, int(FREE * free / sharing) // bytes_each))
     return min(MOST, CACHE // bytes_each)
 
 

@@ -29,6 +29,9 @@ class Replicas(Protocol):
     def cell(self, rows: slice) -> dict[str, Parameter]:
         """The trainable parameters of some replicas by name, to be given to one optimizer."""
 
+    def train(self, mode: bool) -> None:
+        """As of modules."""
+
     def zero_grad(self) -> None: ...
 
     def share(self) -> None:
@@ -54,6 +57,9 @@ class Alone:
 
     def cell(self, rows: slice) -> dict[str, Parameter]:
         return {name: p for name, p in self.models[0].named_parameters() if p.requires_grad}
+
+    def train(self, mode: bool) -> None:
+        self.models[0].train(mode)
 
     def zero_grad(self) -> None:
         self.models[0].zero_grad(set_to_none=True)
@@ -94,6 +100,9 @@ class Stack:
         shares = {name: Parameter(leaf.detach()[rows]) for name, leaf in self._leaves.items()}
         self._cells.append((rows, shares))
         return shares
+
+    def train(self, mode: bool) -> None:
+        pass  # no layer here depends on it
 
     def zero_grad(self) -> None:
         for leaf in self._leaves.values():
