@@ -1,5 +1,6 @@
 """What the activation parameters are: their values, their quantiles, and their functions of what they really see."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,16 +53,17 @@ def seen(model: nn.Module, layers: dict[str, nn.Module], x: Tensor) -> dict[str,
 
 def rms(difference: Tensor) -> float | None:
     """Root mean square, or None where it is not finite."""
-    return _number(difference.double().square().mean().sqrt())
+    return _numbers(difference.double().square().mean().sqrt()[None])[0]
 
 
-def _number(x: Tensor) -> float | None:
-    return float(x) if torch.isfinite(x) else None
+def _numbers(x: Tensor) -> list[float | None]:
+    """The numbers of a tensor, None for those that are not finite."""
+    return [number if math.isfinite(number) else None for number in x.tolist()]
 
 
 def _rounded(x: Tensor) -> list[float | None]:
     """Numbers for a picture."""
-    return [None if number is None else float(f"{number:.3g}") for number in map(_number, x)]
+    return [None if number is None else float(f"{number:.3g}") for number in _numbers(x)]
 
 
 def _drawn(functions: Tensor | None) -> dict[str, Any] | None:
@@ -92,7 +94,7 @@ class Watch:
         """Notes the quantiles of this moment: once at the start, then once an epoch."""
         for name, layer in self.layers.items():
             q = torch.quantile(values(layer), torch.tensor(LEVELS))
-            self.quantiles[name].append([_number(x) for x in q])
+            self.quantiles[name].append(_numbers(q))
 
     def summary(self, x: Tensor) -> list[dict[str, Any]]:
         """One entry per layer for the record.
