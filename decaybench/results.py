@@ -8,6 +8,7 @@ import gc
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from decaybench.errors import DecaybenchError, UsageError
 from decaybench.records import DamagedRecordError, dumps, loads
 
 Record = dict[str, Any]
+STALE = 3600.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,13 @@ class StudyFolder:
         with contextlib.suppress(OSError):
             self._checkpoint(name).unlink(missing_ok=True)
             self._checkpoint(name).parent.rmdir()
+
+    def sweep(self) -> None:
+        """Removes what a process that was killed was writing; what another one writes now is younger."""
+        for path in (*self.path.glob(".*.tmp"), *self.path.glob("*/.*.tmp")):
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime > STALE:
+                    path.unlink()
 
     def write_progress(self, text: str) -> None:
         """Notes how far a study is; what cannot be written is no loss."""

@@ -12,9 +12,14 @@ import pytest
 import torch
 
 from decaybench.config import RunConfig
+from decaybench.data import load
+from decaybench.errors import DecaybenchError
+from decaybench.executors.cluster import Cluster
 from decaybench.executors.inline import Inline
 from decaybench.executors.processes import Processes, prepare
 from decaybench.executors.work import Executor
+from decaybench.machine import Machine, driver
+from decaybench.replicas.size import capacity
 from decaybench.results import StudyFolder
 from decaybench.study import Driver, Event
 from decaybench.train import Training
@@ -215,6 +220,61 @@ def test_what_does_not_fit_the_memory_is_halved(
     assert max(sizes) > 2
     assert any("in two halves" in (event.trouble or "") for event in events)
     assert not any(event.failed for event in events)
+
+
+def test_a_gpu_that_takes_no_more_work_ends_a_study_that_can_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: dict[str, Any]
+) -> None:
+    real, calls = Training._step, []
+
+    def step(self: Training, *args: Any) -> None:
+        calls.append(1)
+        if len(calls) == 8:
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+        real(self, *args)
+
+    monkeypatch.setattr(Training, "_step", step)
+    with pytest.raises(DecaybenchError, match=r"illegal memory access.*Run the same command again"):
+        do(Inline(CPU), StudyFolder(tmp_path), runs_of())
+    assert len(calls) == 8
+    do(Inline(CPU), StudyFolder(tmp_path), runs_of())
+    assert numbers(StudyFolder(tmp_path)) == undisturbed
+
+
+def test_how_many_go_together_is_planned_for_the_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for the CPU, where the driver has the data; and what torch holds but does not use is free."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 << 30, 8 << 30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 2 << 30)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 1 << 30)
+    run = runs_of(activation="prelu", network="mlp,width=1000")[0]
+    data, cuda = load(run, CPU), torch.device("cuda")
+    on_cpu, whole, shared = (capacity(run, data, *a) for a in ((CPU,), (cuda,), (cuda, 4)))
+    assert on_cpu < shared < whole < 512
+    assert whole == pytest.approx(4 * shared, abs=4)
+    asked: list[Any] = []
+    monkeypatch.setattr("decaybench.study.capacity", lambda run, data, *a: asked.append(a) or 2)
+    study = Driver(Inline(CPU), StudyFolder(tmp_path), cuda, sharing=4)
+    assert {len(job.configs) for job in study._plan(runs_of(activation="prelu"))} == {2}
+    assert asked == [(cuda, 4)]
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "wanted"),
+    [
+        ("auto", 0.0, ("cpu", 0.0, 1)),
+        ("auto", 0.25, ("cuda", 0.25, 4)),
+        ("cuda:1", 0.0, ("cuda", 1.0, 1)),
+        ("cpu", 0.0, ("cpu", 0.0, 1)),
+    ],
+)
+def test_a_cluster_has_gpus_that_this_machine_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, gpus: float, wanted: tuple[str, float, int]
+) -> None:
+    monkeypatch.setattr("decaybench.machine.connect", lambda address: 4)
+    made = driver(StudyFolder(tmp_path), Machine(device=device, executor="ray", ray_gpus=gpus), 10)
+    assert isinstance(made.executor, Cluster)
+    assert (str(made.device), made.executor._gpus, made.sharing) == wanted
 
 
 def test_a_stopped_study_goes_on_from_its_checkpoint(tmp_path: Path) -> None:

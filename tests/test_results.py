@@ -152,6 +152,21 @@ def test_a_temporary_file_of_a_killed_process_is_no_record(tmp_path: Path, recor
     assert folder.load().problems == []
 
 
+def test_what_a_killed_process_was_writing_is_swept_away_later(tmp_path: Path, record: dict) -> None:
+    folder = StudyFolder(tmp_path)
+    folder.write(record)
+    old, young = folder.runs / ".a.json-x.tmp", tmp_path / ".study.toml-y.tmp"
+    for path in (old, young):
+        path.write_text("{")
+    folder.sweep()
+    assert old.exists()
+    os.utime(old, (0, 0))
+    folder.sweep()
+    assert not old.exists()
+    assert young.exists()
+    assert folder.load().records == [record]
+
+
 def test_find_says_what_is_missing(tmp_path: Path, record: dict) -> None:
     with pytest.raises(UsageError, match="start with: decaybench run"):
         find(None, tmp_path)

@@ -175,6 +175,7 @@ def _compute(plan: Work) -> bool:
             study.check(missing)
             if plan.fresh:  # from here on it is known to work
                 folder.clear()
+            folder.sweep()
             folder.write_study(to_toml(asked))
             live.begin()
             for event in study.run(missing) if asked.until is None else _until(study, plan, asked.until / 100):

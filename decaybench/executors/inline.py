@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import torch
 
+from decaybench.errors import DecaybenchError
 from decaybench.executors.work import DataOf, Jobs, Message, Place, one_thread, perform
 
 
@@ -17,4 +18,7 @@ class Inline:
         with one_thread(self._place.device):
             while job := jobs.take():
                 first = job.configs[0]
-                yield from perform(job, self._place.data(first, data(first)), "here")
+                for message in perform(job, self._place.data(first, data(first)), "here"):
+                    yield message
+                    if message.kind == "broken":
+                        raise DecaybenchError(f"{message.error} Run the same command again: finished runs are kept.")

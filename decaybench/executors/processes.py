@@ -88,6 +88,8 @@ def _serve(connection: Connection, device: str, name: str) -> None:
                 continue
             for message in perform(job, data, name):
                 connection.send(message)
+                if message.kind == "broken":
+                    return  # whoever gives it work next finds it gone, and takes another
 
 
 class Processes:

@@ -48,7 +48,8 @@ class Message:
         ended: It is done, or cannot go on.
         error: Why it cannot go on.
         kind: Of the error: ``usage`` is for the user and would come again; ``memory``: fewer runs at once may fit;
-            ``lost``: the worker died or hung; ``failed``: anything else.
+            ``lost``: the worker died or hung; ``broken``: its GPU takes no more work from this process; ``failed``:
+            anything else.
     """
 
     job: Job
@@ -111,10 +112,11 @@ def perform(job: Job, data: Data, worker: str = "") -> Iterator[Message]:
     except UsageError as error:
         last = replace(last, error=str(error), kind="usage")
     except DecaybenchError as error:
-        last = replace(last, error=str(error), kind="failed")
+        broken = isinstance(error.__cause__, torch.AcceleratorError)
+        last = replace(last, error=str(error), kind="broken" if broken else "failed")
     except Exception as error:
         last = replace(last, error=f"{type(error).__name__}: {error}", kind="failed")
-    if data.train.x.is_cuda:  # the next job needs the memory, graphs included
+    if data.train.x.is_cuda and last.kind != "broken":  # the next job needs the memory, graphs included
         gc.collect()
         torch.cuda.empty_cache()
     yield last
