@@ -163,7 +163,7 @@ class Training:
         with self._guarded():
             scores = self._scores()
         self.epoch += 1
-        with products(self._first.precision):
+        with products(self._first.precision, self._data.train.x.device):
             events = [
                 event for run, s in zip(self.runs, scores, strict=True) if not run.over for event in self._note(run, s)
             ]
@@ -262,7 +262,7 @@ class Training:
                     torch.manual_seed(stream_seed(self._first.seed, f"dropout/{self.epoch + 1}/{self.done}"))
                 torch.set_rng_state(self._random)
             try:
-                with products(self._first.precision), nullcontext() if alone else any_size():
+                with products(self._first.precision, device), nullcontext() if alone else any_size():
                     yield
             except torch.OutOfMemoryError:
                 raise

@@ -77,7 +77,7 @@ def test_products_are_those_asked_for_and_as_before_afterwards() -> None:
     settings = torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn
     before = [s.fp32_precision for s in settings]
     for precision, wanted in (("float32", "ieee"), ("bfloat16", "ieee"), ("tf32", "tf32")):
-        with products(precision):
+        with products(precision, torch.device("cuda")):
             assert [s.fp32_precision for s in settings] == [wanted] * 3
             assert torch.backends.cuda.matmul.allow_tf32 == torch.backends.cudnn.allow_tf32 == (wanted == "tf32")
             with torch.backends.cudnn.flags(deterministic=True):  # somebody's network may do this
