@@ -19,8 +19,8 @@ Row = dict[str, Any]
 
 def labels(config: dict[str, Any]) -> Row:
     """A configuration without its seed as a person writes it: every named part as one text."""
-    whole = {"precision": "float32", **config}
-    return {key: _label(value) if key in SPECS else value for key, value in whole.items() if key != "seed"}
+    named = {k: _label(v) if k in SPECS else v for k, v in config.items() if k not in ("seed", "precision")}
+    return {**named, "precision": config.get("precision", "float32")}
 
 
 def _label(value: dict[str, Any]) -> str:

@@ -114,8 +114,9 @@ class Study(BaseModel):
         return list(unique.values())
 
     def grid_id(self) -> str:
-        """A hash of what is compared, whatever the name and the number of seeds."""
-        return digest(self.model_dump(exclude={"name", "description", "seeds", "until"}))
+        """A hash of what is compared, whatever the name and the number of seeds; float32 goes without saying."""
+        silent = {"precision"} if self.precision == ["float32"] else set()
+        return digest(self.model_dump(exclude={"name", "description", "seeds", "until"} | silent))
 
 
 def _with_shorthands(fields: dict[str, Any]) -> dict[str, Any]:
@@ -209,7 +210,7 @@ def to_toml(study: Study) -> str:
     fields: dict[str, Any] = {}
     for key in type(study).model_fields:
         value = getattr(study, key)
-        if value in ([], None) or (key == "description" and not value):
+        if value in ([], None) or (key, value) in (("description", ""), ("precision", ["float32"])):
             continue
         if isinstance(value, list):
             value = ["none" if v is None else v.as_toml() if isinstance(v, Spec) else v for v in value]

@@ -68,4 +68,5 @@ def driver(folder: StudyFolder, machine: Machine, runs: int) -> Driver:
     executor: Executor = Inline(where)
     if machine.executor == "processes" or (machine.executor == "auto" and count > 1):
         executor = Processes(str(where), count, machine.patience)
-    return Driver(executor, folder, where, count, machine.checkpoint_every, sharing=count)
+    sharing = count if isinstance(executor, Processes) else 1
+    return Driver(executor, folder, where, count, machine.checkpoint_every, sharing)

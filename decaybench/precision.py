@@ -14,12 +14,18 @@ def check(configs: Iterable[RunConfig], device: torch.device) -> None:
     """Refuses what a device cannot do, rather than do something else under that name.
 
     Raises:
-        UsageError: For TF32 on anything but a CUDA GPU.
+        UsageError: For TF32 on anything but a CUDA GPU of compute capability 8 or more.
     """
-    if device.type != "cuda" and any(config.precision == "tf32" for config in configs):
+    if not any(config.precision == "tf32" for config in configs):
+        return
+    where = device.type
+    if where == "cuda" and torch.cuda.is_available():  # it may be one of a cluster's, and not here
+        major, minor = torch.cuda.get_device_capability(device)
+        where = "cuda" if major >= 8 else f"a GPU of compute capability {major}.{minor}"
+    if where != "cuda":
         raise UsageError(
-            f"precision tf32: only CUDA GPUs have it, and this study runs on {device.type}; "
-            "use --device cuda, or --precision float32 or bfloat16."
+            f"precision tf32: only CUDA GPUs from compute capability 8.0 on have it, and this study runs on {where}; "
+            "use another device, or --precision float32 or bfloat16."
         )
 
 

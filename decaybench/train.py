@@ -20,7 +20,7 @@ from decaybench.errors import DecaybenchError
 from decaybench.model import build_model
 from decaybench.optimizers import scheduler
 from decaybench.plan import make_plan
-from decaybench.precision import products
+from decaybench.precision import lowered, products
 from decaybench.replicas.capture import Captured
 from decaybench.replicas.size import capacity
 from decaybench.replicas.stack import Alone, Replicas, Stack
@@ -163,7 +163,8 @@ class Training:
         with self._guarded():
             scores = self._scores()
         self.epoch += 1
-        with products(self._first.precision, self._data.train.x.device):
+        device = self._data.train.x.device
+        with products(self._first.precision, device), lowered(self._first.precision, device):
             events = [
                 event for run, s in zip(self.runs, scores, strict=True) if not run.over for event in self._note(run, s)
             ]

@@ -78,14 +78,16 @@ def test_a_recorded_step_gives_the_same_numbers(network: str) -> None:
 
 
 def test_a_training_that_is_over_gives_its_memory_back() -> None:
-    study = tiny(activation="prelu", seeds=2)
+    """At once, and not when Python's garbage collector comes by."""
+    study = tiny(activation="prelu", strategy="decay-all", batch_size=64)
     training = Training(study.runs(), load(study.runs()[0], CPU))
     assert isinstance(training.net, Stack)
-    training.captured = Captured(training._gradients, training.net, 64, Recording(training))
-    leaf = weakref.ref(next(iter(training.net._leaves.values())))
+    training.captured = Captured(training._gradients, training.net, 64, lambda work: (lambda: None, work()))
     gc.disable()
     try:
-        training.captured = None  # the stand-in for a graph holds what a graph does not
+        training.advance()
+        assert training.captured.replay is not None
+        leaf = weakref.ref(next(iter(training.net._leaves.values())))
         del training
         assert leaf() is None
     finally:
@@ -112,12 +114,16 @@ def test_what_cannot_be_recorded_is_done_as_it_is() -> None:
     wanted = records(Training(study.runs(), data))
     training = Training(study.runs(), data)
 
+    asked = []
+
     def refuse(work: Callable[[], Any]) -> Any:
+        asked.append(work)
         raise RuntimeError("operation not permitted when stream is capturing")
 
     assert isinstance(training.net, Stack)
     training.captured = Captured(training._gradients, training.net, 64, refuse)
     assert records(training) == wanted
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -1,6 +1,5 @@
 """Every executor gives the same bits; workers that die, hang or fail cost nothing but time."""
 
-import multiprocessing
 import os
 import signal
 import threading
@@ -12,14 +11,10 @@ import pytest
 import torch
 
 from decaybench.config import RunConfig
-from decaybench.data import load
 from decaybench.errors import DecaybenchError
-from decaybench.executors.cluster import Cluster
 from decaybench.executors.inline import Inline
 from decaybench.executors.processes import Processes, prepare
 from decaybench.executors.work import Executor
-from decaybench.machine import Machine, driver
-from decaybench.replicas.size import capacity
 from decaybench.results import StudyFolder
 from decaybench.study import Driver, Event
 from decaybench.train import Training
@@ -130,40 +125,6 @@ def test_workers_killed_at_thirty_random_moments_change_nothing(tmp_path: Path) 
     assert events
 
 
-def drive(path: str, runs: list[RunConfig]) -> None:
-    """A driver in a process of its own."""
-    do(Inline(CPU), StudyFolder(Path(path)), runs, every=0.05)
-
-
-@pytest.mark.slow
-def test_a_driver_killed_at_thirty_random_moments_changes_nothing(tmp_path: Path) -> None:
-    """Study after study, until thirty drivers were killed while they had something to do."""
-    runs, generator, killed, midway = runs_of(epochs=60), torch.Generator().manual_seed(0), 0, 0
-    whole = StudyFolder(tmp_path / "whole")
-    do(Inline(CPU), whole, runs)
-    context = multiprocessing.get_context("forkserver")
-    for number in range(30):
-        folder = StudyFolder(tmp_path / str(number))
-        while True:
-            process = context.Process(target=drive, args=(str(folder.path), runs))
-            process.start()
-            process.join(timeout=1.2 + 2.0 * float(torch.rand(1, generator=generator)) if killed < 30 else 120)
-            if not process.is_alive():
-                break
-            process.kill()
-            process.join()
-            killed += 1
-            midway += bool(folder.checkpoints())
-            assert numbers(folder).items() <= numbers(whole).items()
-        assert process.exitcode == 0
-        assert numbers(folder) == numbers(whole)
-        assert not folder.checkpoints()
-        if killed == 30:
-            break
-    assert killed == 30
-    assert midway >= 10
-
-
 @pytest.mark.slow
 def test_a_worker_that_hangs_is_noticed_and_its_job_done_again(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
     with Trouble(signal.SIGSTOP, 1, pause=0.2) as trouble:
@@ -222,6 +183,21 @@ def test_what_does_not_fit_the_memory_is_halved(
     assert not any(event.failed for event in events)
 
 
+@pytest.mark.slow
+def test_a_worker_whose_gpu_takes_no_more_work_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    error = 'import torch\n\nERROR = torch.AcceleratorError("CUDA error: unspecified launch failure")\n'
+    (tmp_path / "fails.py").write_text(error + FAILS.replace('ValueError("it cannot go on")', "ERROR"))
+    runs = runs_of(activation=["fails.py:make", "prelu"], seeds=1)
+    folder = StudyFolder(tmp_path / "study")
+    events = do(Processes("cpu", 1), folder, runs)
+    troubles = [event.trouble for event in events if event.trouble]
+    assert "worker 1 was lost: " in troubles[0]
+    assert "CUDA error: unspecified launch failure" in troubles[0]
+    assert len({event.failed.run_id for event in events if event.failed}) == 2
+    assert numbers(folder).keys() == {run.run_id for run in runs[2:]}  # done by others that took its place
+
+
 def test_a_gpu_that_takes_no_more_work_ends_a_study_that_can_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: dict[str, Any]
 ) -> None:
@@ -234,47 +210,15 @@ def test_a_gpu_that_takes_no_more_work_ends_a_study_that_can_go_on(
         real(self, *args)
 
     monkeypatch.setattr(Training, "_step", step)
+    events = []
     with pytest.raises(DecaybenchError, match=r"illegal memory access.*Run the same command again"):
-        do(Inline(CPU), StudyFolder(tmp_path), runs_of())
+        for event in Driver(Inline(CPU), StudyFolder(tmp_path), CPU, every=0.0).run(runs_of()):
+            events.append(event)
     assert len(calls) == 8
+    assert not any(event.trouble for event in events)
+    assert StudyFolder(tmp_path).checkpoints()
     do(Inline(CPU), StudyFolder(tmp_path), runs_of())
     assert numbers(StudyFolder(tmp_path)) == undisturbed
-
-
-def test_how_many_go_together_is_planned_for_the_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not for the CPU, where the driver has the data; and what torch holds but does not use is free."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 << 30, 8 << 30))
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 2 << 30)
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 1 << 30)
-    run = runs_of(activation="prelu", network="mlp,width=1000")[0]
-    data, cuda = load(run, CPU), torch.device("cuda")
-    on_cpu, whole, shared = (capacity(run, data, *a) for a in ((CPU,), (cuda,), (cuda, 4)))
-    assert on_cpu < shared < whole < 512
-    assert whole == pytest.approx(4 * shared, abs=4)
-    asked: list[Any] = []
-    monkeypatch.setattr("decaybench.study.capacity", lambda run, data, *a: asked.append(a) or 2)
-    study = Driver(Inline(CPU), StudyFolder(tmp_path), cuda, sharing=4)
-    assert {len(job.configs) for job in study._plan(runs_of(activation="prelu"))} == {2}
-    assert asked == [(cuda, 4)]
-
-
-@pytest.mark.parametrize(
-    ("device", "gpus", "wanted"),
-    [
-        ("auto", 0.0, ("cpu", 0.0, 1)),
-        ("auto", 0.25, ("cuda", 0.25, 4)),
-        ("cuda:1", 0.0, ("cuda", 1.0, 1)),
-        ("cpu", 0.0, ("cpu", 0.0, 1)),
-    ],
-)
-def test_a_cluster_has_gpus_that_this_machine_lacks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, gpus: float, wanted: tuple[str, float, int]
-) -> None:
-    monkeypatch.setattr("decaybench.machine.connect", lambda address: 4)
-    made = driver(StudyFolder(tmp_path), Machine(device=device, executor="ray", ray_gpus=gpus), 10)
-    assert isinstance(made.executor, Cluster)
-    assert (str(made.device), made.executor._gpus, made.sharing) == wanted
 
 
 def test_a_stopped_study_goes_on_from_its_checkpoint(tmp_path: Path) -> None:

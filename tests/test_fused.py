@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -123,18 +124,35 @@ def test_tensors_on_different_devices_are_refused() -> None:
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_half_precision_inputs_and_float32_slopes(shared: bool) -> None:
-    """As autocast gives them; a slope is not rounded, and under vmap it works, too."""
-    module = PReLU(1 if shared else 3, init=0.2501)
-    s = -torch.ones(64, 3, dtype=torch.bfloat16)
-    wanted = (s.float() * 0.2501).bfloat16()
-    assert torch.equal(module(s), wanted)
-    stacked = {"weight": torch.stack([module.weight, module.weight]).detach()}
-    out = vmap(lambda p: functional_call(module, p, (s,)))(stacked)
-    assert torch.equal(out, torch.stack([wanted, wanted]))
-    loss = functional_call(module, {"weight": module.weight}, (s,)).float().sum()
-    (to_weight,) = torch.autograd.grad(loss, module.parameters())
-    assert to_weight.dtype == torch.float32
+@pytest.mark.parametrize("n", [64, 4096])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_autocast_does_not_round_a_slope(dtype: torch.dtype, n: int, shared: bool) -> None:
+    module = PReLU(1 if shared else 3, init=0.2506)
+    s, upstream = torch.randn(n, 3).to(dtype), torch.randn(n, 3).to(dtype)
+    wide = s.float()
+    wanted = torch.where(wide > 0, wide, 0.2506 * wide).to(dtype)
+    rounded = torch.where(s > 0, s, torch.tensor(0.2506, dtype=torch.bfloat16) * s)
+    assert not torch.equal(wanted, rounded)
+    to_slope = (torch.where(wide > 0, 0.0, wide) * upstream.float()).sum(0)
+    for context in (nullcontext(), torch.autocast("cpu", torch.bfloat16)):
+        with context:
+            out = module(s)
+            stacked = {"weight": torch.stack([module.weight, module.weight]).detach()}
+            both = vmap(lambda p: functional_call(module, p, (s,)))(stacked)
+        assert out.dtype == dtype
+        torch.testing.assert_close(out, wanted, rtol=1e-6, atol=0.0)
+        torch.testing.assert_close(both, torch.stack([wanted, wanted]), rtol=1e-6, atol=0.0)
+        (got,) = torch.autograd.grad(out, module.parameters(), upstream)
+        assert got.dtype == torch.float32
+        torch.testing.assert_close(got, to_slope.sum()[None] if shared else to_slope, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("n", [64, 4096])
+def test_types_that_do_not_fit_are_refused_as_torch_does(n: int) -> None:
+    for weight, given_ in ((torch.float64, torch.float32), (torch.float32, torch.float64)):
+        for module in (PReLU(3), nn.PReLU(3)):
+            with pytest.raises(RuntimeError, match="Type promoting not supported"):
+                module.to(weight)(torch.randn(n, 3).to(given_))
 
 
 @every
@@ -152,6 +170,23 @@ def test_the_same_bits_whatever_the_threads(make) -> None:
         for a, b in zip(runs[0], other, strict=True):
             # nn.PReLU, which small inputs take, sums in an order that depends on the threads.
             assert torch.equal(a, b) or (isinstance(module, PReLU) and s.numel() < native.WORTH)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 8, 9, 10, 16, 17, 18, 32, 33])
+def test_nor_do_threads_change_a_bit_where_channels_lie_side_by_side(channels: int) -> None:
+    before = torch.get_num_threads()
+    images = torch.randn(30, channels, 12, 12).to(memory_format=torch.channels_last)
+    try:
+        for s in (torch.randn(5000, channels), images):
+            for module in (KAF(channels), PReLU(channels)):
+                runs = []
+                for threads in (1, 2, 3):
+                    torch.set_num_threads(threads)
+                    runs.append(ours(module, s))
+                for other in runs[1:]:
+                    assert all(torch.equal(a, b) for a, b in zip(runs[0], other, strict=True)) or not native.large(s)
+    finally:
+        torch.set_num_threads(before)
 
 
 @every

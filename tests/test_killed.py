@@ -1,6 +1,7 @@
 """A study that is killed or interrupted loses nothing that was finished and ends with the same numbers."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -9,9 +10,15 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import Cli
+from test_executors import do, runs_of
+from test_executors import numbers as finished
 
-from helpers import REPOSITORY
+from decaybench.executors.inline import Inline
+from decaybench.executors.processes import prepare
+from decaybench.results import StudyFolder
+from helpers import CPU, REPOSITORY
 
 pytestmark = pytest.mark.slow
 
@@ -180,3 +187,37 @@ def test_a_terminated_study_goes_on(cli: Cli, tmp_path: Path, undisturbed: dict)
     assert numbers(tmp_path).items() <= undisturbed.items()
     assert cli(*STUDY).returncode == 0
     assert numbers(tmp_path) == undisturbed
+
+
+def drive(path: str, runs: list) -> None:
+    """A driver in a process of its own."""
+    do(Inline(CPU), StudyFolder(Path(path)), runs, every=0.05)
+
+
+def test_a_driver_killed_at_thirty_random_moments_changes_nothing(tmp_path: Path) -> None:
+    """Study after study, until thirty drivers were killed while they had something to do."""
+    runs, generator, killed, midway = runs_of(epochs=60), torch.Generator().manual_seed(0), 0, 0
+    whole = StudyFolder(tmp_path / "whole")
+    do(Inline(CPU), whole, runs)
+    prepare()
+    context = multiprocessing.get_context("forkserver")
+    for number in range(30):
+        folder = StudyFolder(tmp_path / str(number))
+        while True:
+            process = context.Process(target=drive, args=(str(folder.path), runs))
+            process.start()
+            process.join(timeout=1.2 + 2.0 * float(torch.rand(1, generator=generator)) if killed < 30 else 120)
+            if not process.is_alive():
+                break
+            process.kill()
+            process.join()
+            killed += 1
+            midway += bool(folder.checkpoints())
+            assert finished(folder).items() <= finished(whole).items()
+        assert process.exitcode == 0
+        assert finished(folder) == finished(whole)
+        assert not folder.checkpoints()
+        if killed == 30:
+            break
+    assert killed == 30
+    assert midway >= 10

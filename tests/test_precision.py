@@ -7,10 +7,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from decaybench.config import RunConfig
 from decaybench.data import load
 from decaybench.errors import UsageError
+from decaybench.grid import read_study, to_toml
 from decaybench.precision import check, products
 from decaybench.replicas.stack import Alone, Stack
+from decaybench.report.figures import questions
 from decaybench.summary import summarize
-from decaybench.train import Training
+from decaybench.train import Finished, Training, train
 from helpers import CPU, finish, one, tiny
 
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution", "mkldnn_convolution")
@@ -38,6 +40,12 @@ def test_float32_goes_without_saying_in_records_and_ids() -> None:
     assert RunConfig.model_validate_json(other.model_dump_json()).run_id == other.run_id != config.run_id
 
 
+def test_studies_of_float32_are_called_as_before() -> None:
+    assert read_study(None, {"epochs": 2}).name == "digits-8cc551"
+    assert read_study(None, {"epochs": 2, "precision": "bfloat16"}).name != "digits-8cc551"
+    assert "precision" not in to_toml(read_study(None, {"epochs": 2}))
+
+
 @pytest.mark.parametrize("kind", [Stack, Alone])
 @pytest.mark.parametrize("activation", ["kaf", "prelu", "prelu,shared=true", "swish", "xielu"])
 @pytest.mark.parametrize("network", ["mlp,width=8", "forum,width=4"])
@@ -56,12 +64,23 @@ def test_bfloat16_products_and_float32_parameters(network: str, activation: str,
         assert {p.dtype for p in training.net.parameters().values()} == {torch.float32}
 
 
-def test_together_or_alone_bfloat16_runs_learn_the_same() -> None:
+def test_bfloat16_runs_learn_what_float32_runs_learn() -> None:
     fields = {"activation": "kaf", "network": "forum,width=8", "epochs": 6}
     runs = [one(**fields), one(**fields, precision="bfloat16")]
     losses = [finish(run)[1]["history"]["train_loss"] for run in runs]
     assert losses[0] != losses[1]
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
+@pytest.mark.parametrize("activation", ["kaf", "prelu"])
+def test_bfloat16_runs_have_the_same_bits_whatever_trains_beside_them(activation: str) -> None:
+    runs = tiny(
+        activation=activation, network="forum,width=5", precision="bfloat16", strategy="decay-all", seeds=3
+    ).runs()
+    data = load(runs[0], CPU)
+    torch.set_num_threads(1)
+    together = [e.record for e in train(runs, data) if isinstance(e, Finished)]
+    assert {r["run_id"]: r for r in together} == {r.run_id: finish(r, data)[1] for r in runs}
 
 
 def test_two_precisions_are_never_compared_with_each_other() -> None:
@@ -70,6 +89,10 @@ def test_two_precisions_are_never_compared_with_each_other() -> None:
     )
     summary = summarize(finish(run)[1] for run in study.runs())
     assert [row["precision"] for row in summary.rows] == ["bfloat16", "bfloat16", "float32", "float32"]
+    assert [title.rpartition(" · ")[2] for title, _ in questions(summary)] == [
+        "precision=bfloat16",
+        "precision=float32",
+    ]
     assert all((row["difference"] is None) == (row["strategy"] == "decay-all") for row in summary.rows)
 
 
@@ -88,5 +111,8 @@ def test_products_are_those_asked_for_and_as_before_afterwards() -> None:
 def test_tf32_is_refused_where_there_is_none() -> None:
     runs = [one(), one(precision="tf32")]
     check(runs, torch.device("cuda"))
-    with pytest.raises(UsageError, match="precision tf32: only CUDA GPUs have it, and this study runs on cpu"):
+    with pytest.raises(
+        UsageError,
+        match=r"precision tf32: only CUDA GPUs from compute capability 8.0 on have it, and this study runs on cpu",
+    ):
         check(runs, CPU)

@@ -68,6 +68,11 @@ def test_imports_point_one_way(path: Path) -> None:
             assert here == "vision"
 
 
+@pytest.mark.parametrize("path", [*PACKAGE.rglob("*.c"), *PACKAGE.rglob("*.h")], ids=lambda p: p.name)
+def test_files_in_c_fit(path: Path) -> None:
+    assert path.read_text("utf-8").count("\n") <= 300
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_files_and_functions_fit(path: Path) -> None:
     text = path.read_text("utf-8")

@@ -59,7 +59,7 @@ def library(dtype: torch.dtype) -> ctypes.CDLL | None:
     folder = Path(__file__).with_name("c")
     files = [folder / name for name in ("kaf.c", "prelu.c")]
     command = (compiler, *FLAGS, f"-DREAL={TYPES[dtype]}")
-    texts = [f.read_text("utf-8") for f in (*files, folder / "shape.h")]
+    texts = [f.read_text("utf-8") for f in (*files, folder / "pieces.h", folder / "shape.h")]
     key = hashlib.sha256("\0".join([*command, *texts, _processor()]).encode()).hexdigest()[:16]
     try:
         return _load(cache_dir() / f"native-{key}.so", (*command, *map(str, files)))

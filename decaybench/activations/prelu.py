@@ -15,19 +15,28 @@ class PReLU(nn.PReLU):
     """S where s > 0, otherwise a·s; a drop-in for `torch.nn.PReLU`, state dict included.
 
     Source: He et al. 2015, arXiv 1502.01852, section 2.1; the initial slope 0.25 is the paper's.
+
+    The output has the input's type. Half precision is for storing, not for learning: autocast, which would round the
+    slope to it, changes nothing here.
     """
 
     def forward(self, s: Tensor) -> Tensor:
-        if s.dtype != self.weight.dtype and s.is_floating_point():  # half precision is for storing, not for learning
-            wide = torch.promote_types(s.dtype, self.weight.dtype)
-            return self.forward(s.to(wide)).to(s.dtype) if s.dtype != wide else super().forward(s)
-        ours = s.device.type == "cpu" and s.ndim >= 2 and s.dtype in native.TYPES
+        kind = s.device.type
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+            with torch.autocast(kind, enabled=False):
+                return self._of(s)
+        return self._of(s)
+
+    def _of(self, s: Tensor) -> Tensor:
+        slope = self.weight
+        if s.dtype in (torch.bfloat16, torch.float16) and slope.dtype == torch.float32:
+            return self._of(s.float()).to(s.dtype)
+        ours = s.device.type == "cpu" and s.ndim >= 2 and s.dtype == slope.dtype and s.dtype in native.TYPES
         if not ours or (not native.large(s) and not transformed()):  # under vmap, torch's own warns or fails
             return super().forward(s)
-        given = len(self.weight)
-        if given not in (1, s.shape[1]):
-            raise ValueError(f"PReLU({given}) takes (N, {given}, …), not {tuple(s.shape)}")
-        return _learned(s, self.weight.to(s.dtype).expand(s.shape[1]))  # type: ignore[no-any-return]
+        if len(slope) not in (1, s.shape[1]):
+            raise ValueError(f"PReLU({len(slope)}) takes (N, {len(slope)}, …), not {tuple(s.shape)}")
+        return _learned(s, slope.expand(s.shape[1]))  # type: ignore[no-any-return]
 
 
 def prelu(channels: int, shared: bool = False, init: float = 0.25) -> nn.Module:

@@ -182,7 +182,7 @@ def first_calls() -> Iterator[Row]:
 
 
 def copy_rate(device: torch.device, rounds: int) -> float:
-    """GB/s of a copy of the main input, read and written: what no activation can exceed."""
+    """GB/s of a copy of the main input, read and written; smaller ones may lie in a nearer cache and be faster."""
     a, b = torch.randn(MAIN, device=device), torch.empty(MAIN, device=device)
     (ms,) = best({"copy": lambda: b.copy_(a)}, rounds, device).values()
     return 2 * a.nbytes / ms / 1e6

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from decaybench.cli.guard import guarded, say
+from decaybench.cli.guard import check_device, guarded, say
 from decaybench.cli.verify import Format
 
 bench = typer.Typer(help="Measure speed, side by side with the plain alternative.", no_args_is_help=True)
@@ -26,6 +26,7 @@ def activations(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Learned activations against torch's own and against their definition, forward and backward."""
+    check_device(device)
     import torch
 
     from decaybench.bench import activations as measure
@@ -57,6 +58,7 @@ def study(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Whole studies against the script a user would write."""
+    check_device(device)
     from decaybench.executors.processes import prepare
 
     prepare()

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -9,9 +10,10 @@ from typing import Any
 
 import typer
 
-from decaybench.errors import DecaybenchError
+from decaybench.errors import DecaybenchError, UsageError
 
 INTERRUPTED = 130
+DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -50,3 +52,13 @@ def _sentence(error: Exception) -> str:
 def say(text: str) -> None:
     """Writes a line to stderr: stdout is for results."""
     typer.echo(text, err=True)
+
+
+def check_device(name: str) -> None:
+    """Says what is wrong with the name of a device, before torch is imported.
+
+    Raises:
+        UsageError: When it is none.
+    """
+    if not DEVICES.fullmatch(name):
+        raise UsageError(f"--device {name!r}: allowed are auto, cpu, cuda, cuda:0, cuda:1, … and mps.")

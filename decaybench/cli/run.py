@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from decaybench.cli.guard import INTERRUPTED, guarded, say
+from decaybench.cli.guard import INTERRUPTED, check_device, guarded, say
 from decaybench.cli.interrupt import Prompt
 from decaybench.cli.live import Live
 from decaybench.cli.report import Format, show
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from decaybench.study import Driver, Event
 
 BASELINE = "decay-all"
-DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 Many = list[str] | None  # read by the study itself, which names the field, the value and what is allowed
 
 
@@ -146,8 +145,7 @@ def _check(asked: Study, data_dir: Path | None, workers: str, device: str) -> No
         os.environ["DECAYBENCH_DATA"] = str(data_dir)
     if not re.fullmatch(r"auto|[1-9]\d{0,3}", workers):
         raise UsageError(f"--workers {workers!r}: allowed are auto and whole numbers from 1 on.")
-    if not DEVICES.fullmatch(device):
-        raise UsageError(f"--device {device!r}: allowed are auto, cpu, cuda, cuda:0, cuda:1, … and mps.")
+    check_device(device)
 
 
 def _compute(plan: Work) -> bool:
@@ -223,7 +221,8 @@ def _tell(runs: list[RunConfig], missing: list[RunConfig], folder: StudyFolder) 
         parts = [first.dataset, first.network, first.activation, first.strategy, first.optimizer]
         text = " ".join(spec.label for spec in parts)
         todo = sum(r.run_id in still for r in cell)
+        precision = "" if first.precision == "float32" else f" precision={first.precision}"
         typer.echo(
-            f"{text} lr={first.lr:g} weight_decay={first.weight_decay:g} epochs={first.epochs}: "
+            f"{text} lr={first.lr:g} weight_decay={first.weight_decay:g} epochs={first.epochs}{precision}: "
             f"{len(cell)} seeds, {todo} to compute"
         )

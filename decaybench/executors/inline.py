@@ -19,6 +19,6 @@ class Inline:
             while job := jobs.take():
                 first = job.configs[0]
                 for message in perform(job, self._place.data(first, data(first)), "here"):
-                    yield message
                     if message.kind == "broken":
                         raise DecaybenchError(f"{message.error} Run the same command again: finished runs are kept.")
+                    yield message

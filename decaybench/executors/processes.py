@@ -88,8 +88,6 @@ def _serve(connection: Connection, device: str, name: str) -> None:
                 continue
             for message in perform(job, data, name):
                 connection.send(message)
-                if message.kind == "broken":
-                    return  # whoever gives it work next finds it gone, and takes another
 
 
 class Processes:
@@ -128,6 +126,8 @@ class Processes:
         except (EOFError, OSError):
             return self._lost(w, workers, w.fate())
         w.alive = time.monotonic()
+        if message.kind == "broken":
+            return self._lost(w, workers, f"{message.error}")
         if message.ended:
             w.job = None
         return message

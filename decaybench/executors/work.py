@@ -112,14 +112,17 @@ def perform(job: Job, data: Data, worker: str = "") -> Iterator[Message]:
     except UsageError as error:
         last = replace(last, error=str(error), kind="usage")
     except DecaybenchError as error:
-        broken = isinstance(error.__cause__, torch.AcceleratorError)
-        last = replace(last, error=str(error), kind="broken" if broken else "failed")
+        last = replace(last, error=str(error), kind=_kind(error.__cause__))
     except Exception as error:
-        last = replace(last, error=f"{type(error).__name__}: {error}", kind="failed")
+        last = replace(last, error=f"{type(error).__name__}: {error}", kind=_kind(error))
     if data.train.x.is_cuda and last.kind != "broken":  # the next job needs the memory, graphs included
         gc.collect()
         torch.cuda.empty_cache()
     yield last
+
+
+def _kind(error: BaseException | None) -> str:
+    return "broken" if isinstance(error, torch.AcceleratorError) else "failed"
 
 
 def _train(job: Job, data: Data, worker: str) -> Iterator[Message]:

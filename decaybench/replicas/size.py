@@ -33,7 +33,7 @@ def capacity(config: RunConfig, data: Data, device: torch.device, sharing: int =
     Args:
         config: The run.
         data: Its data, wherever they are now.
-        device: Where it will be trained.
+        device: Where it will be trained. For a GPU that this machine does not have, the CPU's rule is taken.
         sharing: How many jobs share the memory of that device, if it is a GPU.
     """
     if any(spec.source for spec in (config.network, config.activation, config.strategy)):

@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter
 from decaybench.cells import Cell, Row
 from decaybench.records import EDGES
 from decaybench.report.numbers import percent, plain, points
-from decaybench.summary import Summary
+from decaybench.summary import COLUMNS, Summary
 
 MOST = 40  # rows of one figure; the table has them all
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#b8a000", "#8b4513")
@@ -60,12 +60,15 @@ class Canvas:
 
 
 def questions(summary: Summary) -> Iterator[tuple[str, list[Member]]]:
-    """The cells by data set, network, activation and optimizer."""
+    """The cells by data set, network, activation, optimizer, and whatever else the study varies."""
     pairs = zip(summary.rows, summary.cells, strict=True)
-    for key, group in groupby(
-        pairs, key=lambda m: [str(m[0][k]) for k in ("dataset", "network", "activation", "optimizer")]
-    ):
-        yield " · ".join(key), list(group)
+    for title, group in groupby(pairs, key=lambda m: _title(m[0], "dataset", "network", "activation", "optimizer")):
+        yield title, list(group)
+
+
+def _title(row: Row, *keys: str) -> str:
+    others = (f"{key}={plain(value)}" for key, value in row.items() if key not in COLUMNS)
+    return " · ".join([*(str(row[key]) for key in keys), *others])
 
 
 def _colors(members: Sequence[Member]) -> dict[str, str]:
@@ -149,7 +152,7 @@ Panel = Callable[[Canvas, Axes, list[Member], int], None]
 
 def _panels(members: list[Member], label: str, panel: Panel) -> Canvas | None:
     """A row for each activation and optimizer, a panel for each layer of its network."""
-    titles = [(t, list(g)) for t, g in groupby(members, key=lambda m: f"{m[0]['activation']} · {m[0]['optimizer']}")]
+    titles = [(t, list(g)) for t, g in groupby(members, key=lambda m: _title(m[0], "activation", "optimizer"))]
     if not titles:
         return None
     layers = max(len(next(iter(m[1].by_seed.values()))["layers"]) for m in members)

@@ -41,6 +41,7 @@ def tuned_table(rows: Sequence[Row], baseline: str) -> tuple[str, list[str], lis
     """Each strategy of one question at its own best: a title, the columns, the lines."""
     first = rows[0]
     title = " · ".join(str(first[key]) for key in ("dataset", "network", "activation", "optimizer"))
+    title += "" if first.get("precision", "float32") == "float32" else f" · {first['precision']}"
     title += f" · each strategy at its own best of {max(r['candidates'] for r in rows)} by validation"
     columns = ["strategy", "lr", "decay", "chosen again %", "validation %", "test %", "95% interval"]
     columns += [f"− {baseline}", "95% interval "]
