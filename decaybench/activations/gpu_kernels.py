@@ -35,6 +35,20 @@ def odd(x):
 
 
 @triton.jit
+def by_atoms(x, c, alpha, grid, D, kind: tl.constexpr, steep: tl.constexpr, N: tl.constexpr):
+    """The definition of f, or of f′ if steep, for numbers x (N,) of the channels c: NaN and ±Inf take it."""
+    precision, atom, delta = tl.load(grid + 4), tl.load(grid + 5), tl.load(grid + 6)
+    total = tl.zeros((N,), x.dtype)
+    for i in range(D):
+        distance = x - (atom + i * delta)
+        if steep:
+            total += tl.load(alpha + c * D + i) * kappa_slope(distance, precision, kind)
+        else:
+            total += tl.load(alpha + c * D + i) * kappa(distance, precision, kind)
+    return total
+
+
+@triton.jit
 def build(alpha, basis, first, centre, table, cells, K, D, W, tail, straight: tl.constexpr, BLOCK: tl.constexpr):
     """The table: centres, seven coefficients, the slope right of the pieces. In float64 up to the last step."""
     cell = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -89,11 +103,7 @@ def forward(
         beyond = x - tl.load(grid + 1)
         f += tl.where(beyond > 0, beyond * tl.load(table + 8 * cells + place), 0.0)
     if tl.max(odd(x).to(tl.int32), 0) > 0:
-        precision, atom, delta = tl.load(grid + 4), tl.load(grid + 5), tl.load(grid + 6)
-        total = tl.zeros((BLOCK,), x.dtype)
-        for i in range(D):
-            total += tl.load(alpha + c * D + i) * kappa(x - (atom + i * delta), precision, kind)
-        f = tl.where(odd(x), total, f)
+        f = tl.where(odd(x), by_atoms(x, c, alpha, grid, D, kind, False, BLOCK), f)
     tl.store(out + at, f, mask=inside)
 
 
@@ -109,11 +119,7 @@ def slope_at(x, c, alpha, table, grid, C, K, D, kind: tl.constexpr, LANES: tl.co
     slope = tl.where(x > tl.load(grid + 1), tl.load(table + 8 * cells + place), slope)
     slope = tl.where(x < tl.load(grid), 0.0, slope)
     if tl.max(odd(x).to(tl.int32), 0) > 0:
-        precision, atom, delta = tl.load(grid + 4), tl.load(grid + 5), tl.load(grid + 6)
-        total = tl.zeros((LANES,), x.dtype)
-        for i in range(D):
-            total += tl.load(alpha + c * D + i) * kappa_slope(x - (atom + i * delta), precision, kind)
-        slope = tl.where(odd(x), total, slope)
+        slope = tl.where(odd(x), by_atoms(x, c, alpha, grid, D, kind, True, LANES), slope)
     return slope
 
 
