@@ -51,7 +51,10 @@ def test_the_figures_on_the_start_of_a_kaf_are_those_of_the_records() -> None:
 
 
 FIGURE = re.compile(r"[−+]?\d+\.\d\d \[[−+]?\d+\.\d\d, [−+]?\d+\.\d\d\]")
-STUDIES = sorted(p.parent.name for p in (REPOSITORY / "results").glob("*/study.toml"))
+# The committed ones: what somebody ran in this clone has no README.
+STUDIES = sorted(
+    p.parent.name for p in (REPOSITORY / "results").glob("*/README.md") if (p.parent / "study.toml").exists()
+)
 
 
 @pytest.mark.slow
