@@ -4,27 +4,27 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from decaybench.analysis.frame import load as load
     from decaybench.datasets.arrays import Arrays as Arrays
-    from decaybench.frame import load as load
-    from decaybench.groups import param_groups as param_groups
-    from decaybench.groups import penalty as penalty
-    from decaybench.role import mark_activation as mark_activation
-    from decaybench.role import roles as roles
-    from decaybench.strategies import Plan as Plan
-    from decaybench.strategies import Setup as Setup
+    from decaybench.parameter_roles.param_groups import param_groups as param_groups
+    from decaybench.parameter_roles.param_groups import penalty as penalty
+    from decaybench.parameter_roles.roles import mark_activation as mark_activation
+    from decaybench.parameter_roles.roles import roles as roles
+    from decaybench.strategies.strategies import Plan as Plan
+    from decaybench.strategies.strategies import Setup as Setup
 
 __version__ = "0.1.0"
 
 # Imported when first used: `import decaybench` costs nothing, and only what needs torch imports it.
 _HOMES = {
     "Arrays": "decaybench.datasets.arrays",
-    "Plan": "decaybench.strategies",
-    "Setup": "decaybench.strategies",
-    "load": "decaybench.frame",
-    "mark_activation": "decaybench.role",
-    "param_groups": "decaybench.groups",
-    "penalty": "decaybench.groups",
-    "roles": "decaybench.role",
+    "Plan": "decaybench.strategies.strategies",
+    "Setup": "decaybench.strategies.strategies",
+    "load": "decaybench.analysis.frame",
+    "mark_activation": "decaybench.parameter_roles.roles",
+    "param_groups": "decaybench.parameter_roles.param_groups",
+    "penalty": "decaybench.parameter_roles.param_groups",
+    "roles": "decaybench.parameter_roles.roles",
 }
 __all__ = ["Arrays", "Plan", "Setup", "__version__", "load", "mark_activation", "param_groups", "penalty", "roles"]
 

@@ -9,8 +9,9 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from decaybench import catalog, targets
-from decaybench.spec import Spec
+from decaybench.registry import catalog
+from decaybench.registry import imports as targets
+from decaybench.registry.spec import Spec
 
 Params = Sequence[Parameter] | Sequence[dict[str, Any]]
 
@@ -36,7 +37,7 @@ def rmsprop(params: Params, lr: float, weight_decay: float, smoothing: float, mo
 
 
 def maker(optimizer: Spec, lr: float) -> Callable[..., Optimizer]:
-    """The function by which a strategy makes a run's optimizer; see `decaybench.strategies.Setup`."""
+    """The function by which a strategy makes a run's optimizer; see `decaybench.strategies.strategies.Setup`."""
     run_lr = lr
 
     def make(

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from decaybench.config import RunConfig
-from decaybench.data import Data, load
-from decaybench.grid import Study, read_study
-from decaybench.train import Epoch, Finished, train
+from decaybench.study.config import RunConfig
+from decaybench.study.study import Study, read_study
+from decaybench.training.data import Data, load
+from decaybench.training.trainer import Epoch, Finished, train
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")

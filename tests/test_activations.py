@@ -8,11 +8,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from decaybench import catalog
-from decaybench.activations import KAF, native
-from decaybench.construct import construct
-from decaybench.options import KAFOptions
-from decaybench.spec import parse
+from decaybench.activations import KAF
+from decaybench.activations import compiled as native
+from decaybench.registry import catalog
+from decaybench.registry.build import construct
+from decaybench.registry.options import KAFOptions
+from decaybench.registry.spec import parse
 
 SHAPES = [(6, 3), (4, 3, 5), (2, 3, 4, 5)]
 

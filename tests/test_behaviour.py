@@ -161,7 +161,7 @@ def marked() -> nn.Module:
 
 def test_a_mark_settles_what_an_unknown_role_leaves_open() -> None:
     from decaybench import penalty
-    from decaybench.audit import audit
+    from decaybench.audit.audit import audit
 
     (spared,) = [g["param_names"] for g in param_groups(marked(), 0.1) if g["weight_decay"] == 0]
     assert spared == ["activation.p"]

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from decaybench.data import load
-from decaybench.replicas import convolution
-from decaybench.replicas.capture import Captured
-from decaybench.replicas.stack import Stack
-from decaybench.train import Finished, Training
+from decaybench.training.data import load
+from decaybench.training.stacked import convolution
+from decaybench.training.stacked.cuda_graph import Captured
+from decaybench.training.stacked.stack import Stack
+from decaybench.training.trainer import Finished, Training
 from helpers import CPU, tiny
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -12,8 +12,8 @@ from conftest import Cli
 from typer.testing import CliRunner, Result
 
 import decaybench
-from decaybench import catalog
 from decaybench.cli import app
+from decaybench.registry import catalog
 from helpers import REPOSITORY
 
 TINY = ["--dataset", "synthetic,samples=200", "--network", "mlp,width=16", "--epochs", "1", "--seeds", "2"]
@@ -103,7 +103,7 @@ def test_options_override_a_file(here: Path) -> None:
 
 
 def test_every_field_of_a_study_is_an_option() -> None:
-    from decaybench.grid import Study
+    from decaybench.study.study import Study
 
     help_text = invoke("run", "--help").stdout
     for field in set(Study.model_fields) - {"description"}:
@@ -294,9 +294,9 @@ def test_a_network_that_fails_only_in_training_is_named(here: Path) -> None:
 def test_a_narrow_table_says_what_it_leaves_out(here: Path) -> None:
     from rich.console import Console
 
+    from decaybench.analysis.comparison import Question, summarize
     from decaybench.report import print_summary
-    from decaybench.results import StudyFolder
-    from decaybench.summary import Question, summarize
+    from decaybench.results.store import StudyFolder
 
     invoke("run", *TINY)
     console = Console(width=80, record=True, file=io.StringIO())

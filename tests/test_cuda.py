@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 
-from decaybench.activations import gpu
-from decaybench.data import load
-from decaybench.executors.inline import Inline
-from decaybench.results import StudyFolder
-from decaybench.study import Driver
-from decaybench.train import Finished, Training
+from decaybench.activations.kaf import triton as gpu
+from decaybench.execution.inline import Inline
+from decaybench.execution.scheduler import Driver
+from decaybench.results.store import StudyFolder
+from decaybench.training.data import load
+from decaybench.training.trainer import Finished, Training
 from helpers import CPU, tiny
 
 CUDA = torch.device("cuda")

@@ -11,11 +11,11 @@ import pytest
 import torch
 import torchvision
 
-from decaybench.data import Batches, load, random_crop
 from decaybench.datasets import files
 from decaybench.datasets.arrays import Arrays, checked, split
 from decaybench.datasets.embedded import digits, synthetic
 from decaybench.errors import DecaybenchError, UsageError
+from decaybench.training.data import Batches, load, random_crop
 from helpers import CPU, one
 
 RNG = np.random.default_rng(0)

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from test_summary import made
 
-from decaybench.cells import cells
-from decaybench.config import RunConfig
+from decaybench.analysis.cells import cells
+from decaybench.analysis.comparison import Question, summarize
+from decaybench.analysis.stopping import FIRST, next_runs
+from decaybench.analysis.tuning import tuned
 from decaybench.report.verdicts import verdicts
-from decaybench.sequential import FIRST, next_runs
-from decaybench.summary import Question, summarize
-from decaybench.tuning import tuned
+from decaybench.study.config import RunConfig
 
 
 def pairs(differences: list[float], **fields: Any) -> list[dict]:

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from decaybench.config import RunConfig
 from decaybench.errors import DecaybenchError
-from decaybench.executors.inline import Inline
-from decaybench.executors.processes import Processes, prepare
-from decaybench.executors.work import Executor
-from decaybench.results import StudyFolder
-from decaybench.study import Driver, Event
-from decaybench.train import Training
+from decaybench.execution.inline import Inline
+from decaybench.execution.job import Executor
+from decaybench.execution.processes import Processes, prepare
+from decaybench.execution.scheduler import Driver, Event
+from decaybench.results.store import StudyFolder
+from decaybench.study.config import RunConfig
+from decaybench.training.trainer import Training
 from helpers import CPU, tiny
 
 

@@ -13,9 +13,10 @@ from test_activations import path  # noqa: F401
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from decaybench.activations import KAF, PReLU, native
-from decaybench.activations.kaf import plain
-from decaybench.activations.kernels import kernel
+from decaybench.activations import KAF, PReLU
+from decaybench.activations import compiled as native
+from decaybench.activations.kaf.basis_kernels import kernel
+from decaybench.activations.kaf.module import plain
 
 MAKE = {
     "kaf": lambda: KAF(3, D=8),

@@ -12,9 +12,10 @@ import torch
 from test_fused import by_definition, error, ours
 from torch import Tensor
 
-from decaybench.activations import KAF, gpu
-from decaybench.activations.kaf import plain
-from decaybench.activations.kernels import kernel
+from decaybench.activations import KAF
+from decaybench.activations.kaf import triton as gpu
+from decaybench.activations.kaf.basis_kernels import kernel
+from decaybench.activations.kaf.module import plain
 from helpers import REPOSITORY
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is for Linux")

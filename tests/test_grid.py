@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from decaybench.config import RunConfig
 from decaybench.errors import UsageError
-from decaybench.grid import builtin_studies, read_study, to_toml
-from decaybench.spec import Spec, parse
+from decaybench.registry.spec import Spec, parse
+from decaybench.study.config import RunConfig
+from decaybench.study.study import builtin_studies, read_study, to_toml
 from helpers import REPOSITORY, one, tiny
 
 names = st.sampled_from(["kaf", "prelu", "relu", "leaky-relu"])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from decaybench import mark_activation, param_groups, penalty, roles
-from decaybench.activations.kaf import KAF
+from decaybench.activations.kaf.module import KAF
 from decaybench.errors import UsageError
 
 

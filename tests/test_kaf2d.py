@@ -10,7 +10,7 @@ from torch.func import functional_call, grad, vmap
 
 from decaybench import roles
 from decaybench.activations import KAF2D
-from decaybench.activations.kaf2d import plain2d
+from decaybench.activations.kaf.two_dimensional import plain2d
 
 SHAPES = [(5, 6), (2, 6, 7), (3, 6, 4, 5), (40, 6, 20, 20)]
 

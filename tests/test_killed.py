@@ -15,9 +15,9 @@ from conftest import Cli
 from test_executors import do, runs_of
 from test_executors import numbers as finished
 
-from decaybench.executors.inline import Inline
-from decaybench.executors.processes import prepare
-from decaybench.results import StudyFolder
+from decaybench.execution.inline import Inline
+from decaybench.execution.processes import prepare
+from decaybench.results.store import StudyFolder
 from helpers import CPU, REPOSITORY
 
 pytestmark = pytest.mark.slow

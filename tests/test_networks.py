@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from decaybench import catalog, roles
+from decaybench import roles
 from decaybench.errors import UsageError
-from decaybench.model import build_model
-from decaybench.role import activation_layers
+from decaybench.parameter_roles.roles import activation_layers
+from decaybench.registry import catalog
+from decaybench.training.model import build_model
 from helpers import one, tiny
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (2, 9, 13)]

@@ -10,10 +10,10 @@ from playwright.sync_api import sync_playwright
 from test_evidence import pairs
 from test_summary import made
 
-from decaybench.records import EDGES
+from decaybench.analysis.comparison import Question, Summary, summarize
 from decaybench.report.figures import FIGURES, draw, save
 from decaybench.report.html import to_html
-from decaybench.summary import Question, Summary, summarize
+from decaybench.results.record import EDGES
 
 pytestmark = pytest.mark.slow
 

@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from decaybench.config import RunConfig
-from decaybench.data import load
+from decaybench.analysis.comparison import summarize
 from decaybench.errors import UsageError
-from decaybench.grid import read_study, to_toml
-from decaybench.precision import check, products
-from decaybench.replicas.stack import Alone, Stack
 from decaybench.report.figures import questions
-from decaybench.summary import summarize
-from decaybench.train import Finished, Training, train
+from decaybench.study.config import RunConfig
+from decaybench.study.study import read_study, to_toml
+from decaybench.training.data import load
+from decaybench.training.precision import check, products
+from decaybench.training.stacked.stack import Alone, Stack
+from decaybench.training.trainer import Finished, Training, train
 from helpers import CPU, finish, one, tiny
 
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution", "mkldnn_convolution")

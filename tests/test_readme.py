@@ -11,7 +11,7 @@ import pytest
 from conftest import Cli
 
 import decaybench
-from decaybench import catalog
+from decaybench.registry import catalog
 from helpers import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text("utf-8")

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from decaybench import param_groups, roles
-from decaybench.activations.kaf import KAF
-from decaybench.audit import audit
+from decaybench.activations.kaf.module import KAF
+from decaybench.audit.audit import audit
 
 TIMM = ["resnet18", "vit_tiny_patch16_224", "poolformerv2_s12", "convnext_atto", "resnetv2_50d_evos"]
 TORCHVISION = ["resnet50", "vit_b_16", "convnext_tiny", "swin_t"]

@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from decaybench import catalog, checkpoint
-from decaybench.config import RunConfig
-from decaybench.data import Data, Part, load
-from decaybench.replicas.size import capacity, cohorts, together
-from decaybench.replicas.stack import Alone
-from decaybench.score import clip
-from decaybench.train import Finished, Training
+from decaybench.registry import catalog
+from decaybench.study.config import RunConfig
+from decaybench.training import checkpoint
+from decaybench.training.data import Data, Part, load
+from decaybench.training.metrics import clip
+from decaybench.training.stacked.cohorts import capacity, cohorts, together
+from decaybench.training.stacked.stack import Alone
+from decaybench.training.trainer import Finished, Training
 from helpers import CPU, tiny
 
 STRATEGIES = [*catalog.STRATEGIES, "loss-penalty,penalty=l1", "two-optimizers,alpha_optimizer=adam,alpha_lr=0.01"]

@@ -13,8 +13,8 @@ from hypothesis.extra import numpy as hnp
 
 import decaybench
 from decaybench.errors import DecaybenchError, UsageError
-from decaybench.records import DamagedRecordError, decode, dumps, encode, loads
-from decaybench.results import StudyFolder, find
+from decaybench.results.record import DamagedRecordError, decode, dumps, encode, loads
+from decaybench.results.store import StudyFolder, find
 from helpers import finish, one
 
 
@@ -65,8 +65,8 @@ def test_a_record_with_rubbish_inside_is_either_whole_or_noticed(
     except DamagedRecordError:
         return
     # Whatever is let through can be reported.
-    from decaybench.frame import frame
-    from decaybench.summary import summarize
+    from decaybench.analysis.comparison import summarize
+    from decaybench.analysis.frame import frame
 
     summarize([loaded])
     frame([loaded])

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from decaybench import mark_activation, roles
-from decaybench.activations.kaf import KAF
-from decaybench.role import activation_layers
+from decaybench.activations.kaf.module import KAF
+from decaybench.parameter_roles.roles import activation_layers
 
 
 class Named(nn.Module):

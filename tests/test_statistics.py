@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from decaybench.statistics import (
+from decaybench.analysis.statistics import (
     anytime_interval,
     correlation,
     detectable,

@@ -9,9 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from decaybench.cli import app
-from decaybench.progress import Progress, loads
-from decaybench.results import StudyFolder
-from decaybench.train import Epoch
+from decaybench.execution.progress import Progress, loads
+from decaybench.results.store import StudyFolder
+from decaybench.training.trainer import Epoch
 from helpers import one
 
 TINY = [
@@ -62,7 +62,7 @@ def test_status_where_there_is_nothing() -> None:
 
 
 def test_progress_counts_epochs_and_says_what_workers_do() -> None:
-    from decaybench.study import Event
+    from decaybench.execution.scheduler import Event
 
     progress = Progress("s", 1, 4, before=2)
     scores = {"train_loss": 0.5, "validation_loss": 0.5, "test_loss": 0.5, "validation_accuracy": 0.9}

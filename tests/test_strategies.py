@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from decaybench import catalog
-from decaybench.activations.kaf import KAF
-from decaybench.construct import construct
-from decaybench.plan import setup
-from decaybench.role import mark_activation
-from decaybench.strategies import Plan
+from decaybench.activations.kaf.module import KAF
+from decaybench.parameter_roles.roles import mark_activation
+from decaybench.registry import catalog
+from decaybench.registry.build import construct
+from decaybench.strategies.plan import setup
+from decaybench.strategies.strategies import Plan
 from helpers import one
 
 LR, DECAY = 0.1, 0.01

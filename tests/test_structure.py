@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import decaybench
-from decaybench import catalog, targets
+from decaybench.registry import catalog
+from decaybench.registry import imports as targets
 from helpers import REPOSITORY
 
 PACKAGE = REPOSITORY / "decaybench"
@@ -88,9 +89,9 @@ def test_files_and_functions_fit(path: Path) -> None:
     [
         "import decaybench",
         "from decaybench.cli import app",
-        "from decaybench.grid import read_study; read_study(None, {}).runs()",
+        "from decaybench.study.study import read_study; read_study(None, {}).runs()",
         "from decaybench import load",
-        "import decaybench.report, decaybench.summary",
+        "import decaybench.report, decaybench.analysis.comparison",
     ],
 )
 def test_what_needs_no_torch_does_not_import_it(statement: str) -> None:

@@ -9,12 +9,12 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from decaybench.config import TRAINING_VERSION
-from decaybench.records import encode
+from decaybench.analysis.comparison import COLUMNS, Question, alpha_columns, summarize
+from decaybench.analysis.statistics import accuracy_interval, mean_interval
 from decaybench.report import print_layers, print_summary, to_csv, to_json, to_markdown
 from decaybench.report.numbers import histogram, percent, plain, points
-from decaybench.statistics import accuracy_interval, mean_interval
-from decaybench.summary import COLUMNS, Question, alpha_columns, summarize
+from decaybench.results.record import encode
+from decaybench.study.config import TRAINING_VERSION
 from helpers import one
 
 KEYS = [

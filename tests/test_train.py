@@ -7,21 +7,21 @@ import pytest
 import torch
 from torch import nn
 
-from decaybench import catalog
-from decaybench.alphas import curve
-from decaybench.data import load
 from decaybench.errors import UsageError
-from decaybench.model import build_model
 from decaybench.optimizers import maker, scheduler
-from decaybench.plan import make_plan, setup
-from decaybench.records import decode, dumps, loads
-from decaybench.replicas.stack import Alone
-from decaybench.role import mark_activation, mark_by_behaviour
-from decaybench.score import evaluate
-from decaybench.spec import parse
-from decaybench.strategies import Plan, Setup
-from decaybench.streams import model_fingerprint
-from decaybench.train import Training
+from decaybench.parameter_roles.roles import mark_activation, mark_by_behaviour
+from decaybench.registry import catalog
+from decaybench.registry.spec import parse
+from decaybench.results.record import decode, dumps, loads
+from decaybench.strategies.plan import make_plan, setup
+from decaybench.strategies.strategies import Plan, Setup
+from decaybench.training.activation_statistics import curve
+from decaybench.training.data import load
+from decaybench.training.metrics import evaluate
+from decaybench.training.model import build_model
+from decaybench.training.seeding import model_fingerprint
+from decaybench.training.stacked.stack import Alone
+from decaybench.training.trainer import Training
 from helpers import CPU, finish, one
 
 STRATEGIES = [*catalog.STRATEGIES, "loss-penalty,penalty=l1", "two-optimizers,alpha_optimizer=adam"]

@@ -11,11 +11,11 @@ from torch import nn
 from typer.testing import CliRunner, Result
 
 from decaybench.cli import app
-from decaybench.verify import facts
-from decaybench.verify.cases import Case, cases, cause
-from decaybench.verify.sides import Row, Side, compare
-from decaybench.verify.subject import forum
-from decaybench.verify.ways import DEFAULT, way
+from decaybench.verify import claims as facts
+from decaybench.verify.conditions import Case, cases, cause
+from decaybench.verify.lockstep import Row, Side, compare
+from decaybench.verify.methods import DEFAULT, way
+from decaybench.verify.model import forum
 
 LR, DECAY = 0.1, 0.01
 

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from decaybench.activations import native
-from decaybench.activations.native import call, layout
-from decaybench.activations.operation import differentiable, merged, operation, split, transformed
+from decaybench.activations import compiled as native
+from decaybench.activations.compiled import call, layout
+from decaybench.activations.custom_op import differentiable, merged, operation, split, transformed
 
 
 class PReLU(nn.PReLU):

@@ -5,13 +5,13 @@ What was tried for the CPU (2 cores of a Zen 3, AVX2, float32; the input 128×32
 - the definition, with its (…, D) tensor: 2541 ms;
 - the Gaussian factored into two exponentials and a Horner polynomial of degree D − 1, in torch's operations: 743 ms,
   and more with D. In C it would have been near to what follows for D = 20, and fifteen times as much for D = 256;
-- the function of each channel as polynomials of degree 6 on pieces of the line (`decaybench.activations.pieces`), in C:
+- the function of each channel as polynomials of degree 6 on pieces of the line (`kaf.piecewise`), in C:
   36 ms with one gather for each coefficient, 19 ms with rows that are loaded whole and transposed in registers, 7 ms
   once nothing in the inner loop had a variable length. The same in torch's operations, tile by tile: 194 ms;
 - the definition through ``torch.compile``: 276 ms, and 9.0 s for the first call, which needs a C++ compiler; a C
   compiler needs 0.5 s, once. Not tried: numba.
 
-For GPUs the pieces are written in Triton (`decaybench.activations.gpu_kernels`): it comes with torch, needs no CUDA
+For GPUs the pieces are written in Triton (`kaf.triton_kernels`): it comes with torch, needs no CUDA
 toolkit, and its interpreter runs in CI. The kernels compile for sm_80 and sm_90 without spilling a register in float32;
 what they cost has not been measured, since no GPU was at hand.
 """
@@ -28,10 +28,10 @@ import torch
 from torch import Tensor, nn
 
 from decaybench.activations import KAF, KAF2D, PReLU
-from decaybench.activations.kaf import plain
-from decaybench.activations.kaf2d import plain2d
-from decaybench.activations.kernels import kernel
-from decaybench.activations.ops import atoms
+from decaybench.activations.kaf.basis_kernels import kernel
+from decaybench.activations.kaf.functional import atoms
+from decaybench.activations.kaf.module import plain
+from decaybench.activations.kaf.two_dimensional import plain2d
 from decaybench.bench.timing import best, peak_memory
 
 MAIN = (128, 32, 28, 28)

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from decaybench.data import load
-from decaybench.digest import digest
-from decaybench.grid import read_study
-from decaybench.results import StudyFolder
-from decaybench.train import Finished, train
+from decaybench.registry.hashing import digest
+from decaybench.results.store import StudyFolder
+from decaybench.study.study import read_study
+from decaybench.training.data import load
+from decaybench.training.trainer import Finished, train
 
 Row = dict[str, Any]
 CPU = torch.device("cpu")

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from decaybench.activations import KAF
-from decaybench.activations.kaf import plain
-from decaybench.activations.kernels import kernel
+from decaybench.activations.kaf.basis_kernels import kernel
+from decaybench.activations.kaf.module import plain
 from decaybench.datasets.files import DEBIAN, IDX_FILES, data_dir
 from decaybench.errors import UsageError
 from decaybench.networks.small import forum, mlp

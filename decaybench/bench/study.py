@@ -6,8 +6,8 @@ after every epoch. The script runs once, since it does one run after another; a 
 What was tried for small networks on a CPU (2 cores of a Zen 3, one thread each): the stock modules one run at a time,
 2.3 ms a step for the forum network on images of 8×8; the same under `torch.func.vmap`, which makes grouped convolutions
 of them, 1.3 ms a step and run with 32 runs at once; unfolding with the batch as the first dimension 1.4 ms; with the
-batch as the last dimension, which is what `decaybench.replicas` does, 0.5 ms. On images of 28×28 it is no faster than
-the stock modules: there memory is the limit. How many runs go together is measured (`decaybench.replicas.size`).
+batch as the last dimension, which is what `training.stacked` does, 0.5 ms. On images of 28×28 it is no faster than
+the stock modules: there memory is the limit. How many runs go together is measured (`stacked.cohorts`).
 Also tried on images of 28×28, without gain: unfolding row by row, so that the columns stay in the second cache (13.4 ms
 a step of a KAF run instead of 11.2), and the stock modules in channels_last (10.1 ms instead of 10.2).
 """
@@ -25,15 +25,15 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from decaybench.bench.script import Script, lay_out
-from decaybench.config import RunConfig
-from decaybench.data import load
-from decaybench.executors.inline import Inline
-from decaybench.executors.processes import Processes
-from decaybench.grid import read_study
-from decaybench.model import build_model
-from decaybench.results import StudyFolder
-from decaybench.study import Driver
-from decaybench.train import Training
+from decaybench.execution.inline import Inline
+from decaybench.execution.processes import Processes
+from decaybench.execution.scheduler import Driver
+from decaybench.results.store import StudyFolder
+from decaybench.study.config import RunConfig
+from decaybench.study.study import read_study
+from decaybench.training.data import load
+from decaybench.training.model import build_model
+from decaybench.training.trainer import Training
 
 Row = dict[str, Any]
 CPU = torch.device("cpu")

@@ -5,8 +5,8 @@ from typing import Annotated
 import typer
 
 from decaybench import __version__
+from decaybench.bench.command import bench
 from decaybench.cli.audit import audit
-from decaybench.cli.bench import bench
 from decaybench.cli.list import print_catalog
 from decaybench.cli.report import report
 from decaybench.cli.run import run

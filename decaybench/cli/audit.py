@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 from rich.console import Console
 
-from decaybench.catalog import RECIPES
-from decaybench.cli.guard import guarded, say
 from decaybench.cli.report import Format
+from decaybench.console import guarded, say
 from decaybench.errors import DecaybenchError, UsageError, unknown
-from decaybench.known import Role
-from decaybench.spec import plain_value
+from decaybench.parameter_roles.library_rules import Role
+from decaybench.registry.catalog import RECIPES
+from decaybench.registry.spec import plain_value
 
 if TYPE_CHECKING:
-    from decaybench.audit import Audit
+    from decaybench.audit.audit import Audit
 
 
 @guarded
@@ -75,9 +75,9 @@ def audit(
 def _audit(
     target: str, options: dict[str, Any], shape: tuple[int, ...] | None, recipes: list[str], optimizer: str | None
 ) -> "Audit":
-    from decaybench.audit import audit as run_audit
-    from decaybench.audit import audit_optimizer
-    from decaybench.foreign import build, example, optimizers_of
+    from decaybench.audit.audit import audit as run_audit
+    from decaybench.audit.audit import audit_optimizer
+    from decaybench.audit.models import build, example, optimizers_of
 
     model = build(target, options, shapes_only=shape is None)
     batch = None if shape is None else example(model, shape)
@@ -148,7 +148,7 @@ def _violations(done: "Audit", forbidden: list[Role], allow_unknown: bool) -> li
 
 
 def _compare(done: "Audit", path: Path) -> list[str]:
-    from decaybench.snapshot import Snapshot
+    from decaybench.audit.snapshot import Snapshot
 
     before, now = Snapshot.read(path), Snapshot.of(done)
     if before.recipes != now.recipes:
@@ -160,7 +160,7 @@ def _compare(done: "Audit", path: Path) -> list[str]:
 
 
 def _write(done: "Audit", path: Path) -> None:
-    from decaybench.snapshot import Snapshot
+    from decaybench.audit.snapshot import Snapshot
 
     try:
         path.write_text(Snapshot.of(done).text(), encoding="utf-8")

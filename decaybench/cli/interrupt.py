@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from decaybench.cli.guard import INTERRUPTED, say
+from decaybench.console import INTERRUPTED, say
 
 PATIENCE = 1.0  # seconds that an operation under way has to end by itself
 

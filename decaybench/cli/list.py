@@ -7,10 +7,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from decaybench.catalog import FAMILIES, RECIPES, Entry, StrategyEntry
-from decaybench.cli.guard import guarded
+from decaybench.console import guarded
 from decaybench.errors import unknown
-from decaybench.grid import builtin_studies
+from decaybench.registry.catalog import FAMILIES, RECIPES, Entry, StrategyEntry
+from decaybench.study.study import builtin_studies
 
 PLURALS = {
     "strategy": "strategies",

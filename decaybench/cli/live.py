@@ -9,12 +9,12 @@ from rich.console import Console
 from rich.live import Live as Screen
 from rich.text import Text
 
-from decaybench.config import RunConfig
-from decaybench.progress import Progress
-from decaybench.results import StudyFolder
+from decaybench.execution.progress import Progress
+from decaybench.results.store import StudyFolder
+from decaybench.study.config import RunConfig
 
 if TYPE_CHECKING:
-    from decaybench.study import Event
+    from decaybench.execution.scheduler import Event
 
 OFTEN = 1.0  # seconds between two notes for ``decaybench status``
 

@@ -10,14 +10,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from decaybench.catalog import STRATEGIES
-from decaybench.cli.guard import guarded, say
+from decaybench.analysis.comparison import Question, summarize
+from decaybench.analysis.stopping import next_runs
+from decaybench.console import guarded, say
 from decaybench.errors import DecaybenchError, UsageError, unknown
-from decaybench.grid import read_study
-from decaybench.results import Loaded, StudyFolder, find
-from decaybench.sequential import next_runs
-from decaybench.summary import Question, summarize
-from decaybench.targets import is_target
+from decaybench.registry.catalog import STRATEGIES
+from decaybench.registry.imports import is_target
+from decaybench.results.store import Loaded, StudyFolder, find
+from decaybench.study.study import read_study
 
 PAUSE = 2.0  # seconds between two looks at a study that runs
 PICTURES = ("html", "png", "svg", "pdf")

@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from decaybench.cli.guard import INTERRUPTED, check_device, guarded, say
+from decaybench.analysis.comparison import Question
+from decaybench.analysis.stopping import next_runs
 from decaybench.cli.interrupt import Prompt
 from decaybench.cli.live import Live
 from decaybench.cli.report import Format, show
-from decaybench.config import RunConfig
+from decaybench.console import INTERRUPTED, check_device, guarded, say
 from decaybench.errors import UsageError
-from decaybench.executors.processes import prepare
-from decaybench.grid import Study, read_study, to_toml
-from decaybench.progress import Progress
-from decaybench.results import StudyFolder
-from decaybench.sequential import next_runs
-from decaybench.summary import Question
+from decaybench.execution.processes import prepare
+from decaybench.execution.progress import Progress
+from decaybench.results.store import StudyFolder
+from decaybench.study.config import RunConfig
+from decaybench.study.study import Study, read_study, to_toml
 
 if TYPE_CHECKING:
-    from decaybench.study import Driver, Event
+    from decaybench.execution.scheduler import Driver, Event
 
 BASELINE = "decay-all"
 Many = list[str] | None  # read by the study itself, which names the field, the value and what is allowed
@@ -55,7 +55,7 @@ class Work:
     runs: list[RunConfig]
     missing: list[RunConfig]
     fresh: bool
-    machine: dict[str, Any]  # the fields of `decaybench.machine.Machine`, which imports torch
+    machine: dict[str, Any]  # the fields of `decaybench.execution.executors.Machine`, which imports torch
 
 
 @guarded
@@ -167,7 +167,7 @@ def _compute(plan: Work) -> bool:
             live.message("Starting: importing torch, loading the data …")
             if plan.machine["executor"] in ("auto", "processes"):
                 prepare()
-            from decaybench.machine import Machine, driver
+            from decaybench.execution.executors import Machine, driver
 
             study = driver(folder, Machine(**plan.machine), len(missing))
             study.check(missing)

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from decaybench.cli.guard import guarded
+from decaybench.console import guarded
 from decaybench.errors import DecaybenchError, UsageError
-from decaybench.grid import read_study
-from decaybench.progress import Progress, loads, name_of
-from decaybench.results import StudyFolder
+from decaybench.execution.progress import Progress, loads, name_of
+from decaybench.results.store import StudyFolder
+from decaybench.study.study import read_study
 
 FRESH = 60.0  # seconds; a study on another machine that noted nothing for longer is not running
 

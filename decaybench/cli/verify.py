@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from decaybench.cli.audit import parse_pair, parse_shape
-from decaybench.cli.guard import guarded, say
+from decaybench.console import guarded, say
 from decaybench.errors import UsageError
 
 
@@ -45,11 +45,11 @@ def verify(
     import torch
 
     from decaybench.report import verify as render
-    from decaybench.verify import facts
-    from decaybench.verify.cases import cases
-    from decaybench.verify.sides import compare
-    from decaybench.verify.subject import forum, own
-    from decaybench.verify.ways import DEFAULT, way
+    from decaybench.verify import claims as facts
+    from decaybench.verify.conditions import cases
+    from decaybench.verify.lockstep import compare
+    from decaybench.verify.methods import DEFAULT, way
+    from decaybench.verify.model import forum, own
 
     torch.set_num_threads(1)  # small steps: several threads would wait for each other
     ways = tuple(dict.fromkeys(strategy or DEFAULT))

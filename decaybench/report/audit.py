@@ -10,7 +10,7 @@ from rich.text import Text
 from decaybench.report.numbers import csv_table, markdown_table
 
 if TYPE_CHECKING:
-    from decaybench.audit import Audit, Row
+    from decaybench.audit.audit import Audit, Row
 
 DECAYED, SPARED = "decay", "·"
 STYLES = {"activation": "bold", "unknown": "bold yellow"}

@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from decaybench.cells import Cell, Row
-from decaybench.records import EDGES
+from decaybench.analysis.cells import Cell, Row
+from decaybench.analysis.comparison import COLUMNS, Summary
 from decaybench.report.numbers import percent, plain, points
-from decaybench.summary import COLUMNS, Summary
+from decaybench.results.record import EDGES
 
 MOST = 40  # rows of one figure; the table has them all
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#b8a000", "#8b4513")

@@ -5,11 +5,11 @@ from html import escape
 from itertools import groupby
 from typing import Any
 
+from decaybench.analysis.comparison import Question, Summary
+from decaybench.analysis.tuning import tuned
 from decaybench.report.figures import draw, questions, save
 from decaybench.report.numbers import percent, plain, points
 from decaybench.report.verdicts import tuned_table, verdicts
-from decaybench.summary import Question, Summary
-from decaybench.tuning import tuned
 
 CAPTIONS = {
     "differences": "Differences to the baseline, 95% intervals; what is clear after Holm's correction is orange.",

@@ -8,11 +8,11 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from decaybench.cells import Cell, Row, strategy_name
+from decaybench.analysis.cells import Cell, Row, strategy_name
+from decaybench.analysis.comparison import COLUMNS, SHOWN, Question, Summary, distances, layer_rows
+from decaybench.analysis.tuning import TUNED, tuned
 from decaybench.report.numbers import histogram, percent, plain, points
 from decaybench.report.verdicts import tuned_table, verdicts
-from decaybench.summary import COLUMNS, SHOWN, Question, Summary, distances, layer_rows
-from decaybench.tuning import TUNED, tuned
 
 BINS = 12
 NARROW, WIDE = 100, 148  # below: no pictures; from here on: every column

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from decaybench.cells import Row
+from decaybench.analysis.cells import Row
 from decaybench.report.numbers import percent, plain, points
 
 ORDER = ("better", "worse", "the same", "not enough")

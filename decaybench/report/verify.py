@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from decaybench.verify.sides import Row
+    from decaybench.verify.lockstep import Row
 
     Known = tuple[str, bool, Row]
 

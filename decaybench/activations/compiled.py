@@ -1,0 +1,158 @@
+"""Compiles the C files for this machine when it is first needed, keeps the result, and calls it.
+
+Without a compiler, or with one that fails, there is no library and everything takes torch's path instead.
+"""
+
+import ctypes
+import hashlib
+import math
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from decaybench.activations.kaf.piecewise import Pieces
+
+FLAGS = ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
+# Calls for fewer numbers than this never start a compiler. It depends on the call alone, not on what was compiled
+# before, so that a run gives the same bits whatever ran before it.
+WORTH = 4096
+TYPES = {torch.float32: "float", torch.float64: "double"}
+
+
+class Grid(ctypes.Structure):
+    """`Pieces` as kaf.c has it."""
+
+    _fields_ = (
+        *((name, ctypes.c_int) for name in ("pieces", "width", "D")),
+        *((name, ctypes.c_double) for name in ("low", "high", "scale", "inverse", "tail")),
+        *((name, ctypes.c_void_p) for name in ("centre", "first", "basis", "turned")),
+    )
+
+    def __init__(self, p: Pieces) -> None:
+        self._kept = (p.centre, p.first, p.basis, np.ascontiguousarray(p.basis.transpose(0, 2, 1)))
+        numbers = (p.count, p.basis.shape[1], p.D, p.low, p.high, p.scale, p.inverse, p.tail)
+        super().__init__(*numbers, *(array.ctypes.data for array in self._kept))
+
+
+def cache_dir() -> Path:
+    """Where compiled libraries are kept: $DECAYBENCH_CACHE, or the user's cache."""
+    return Path(os.environ.get("DECAYBENCH_CACHE") or Path.home() / ".cache" / "decaybench")
+
+
+@lru_cache(maxsize=2)
+def library(dtype: torch.dtype) -> ctypes.CDLL | None:
+    """The compiled library for a type of numbers, None where there is none to be had."""
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if dtype not in TYPES or not compiler or os.environ.get("DECAYBENCH_NATIVE") == "0":
+        return None
+    folder = Path(__file__).with_name("c")
+    files = [folder / name for name in ("kaf.c", "prelu.c")]
+    command = (compiler, *FLAGS, f"-DREAL={TYPES[dtype]}")
+    texts = [f.read_text("utf-8") for f in (*files, folder / "pieces.h", folder / "shape.h")]
+    key = hashlib.sha256("\0".join([*command, *texts, _processor()]).encode()).hexdigest()[:16]
+    try:
+        return _load(cache_dir() / f"native-{key}.so", (*command, *map(str, files)))
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _load(path: Path, command: tuple[str, ...]) -> ctypes.CDLL:
+    """Compiles where it is missing, under a temporary name: two processes at once do no harm."""
+    if not path.exists():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            folder = tempfile.mkdtemp(dir=path.parent)
+        except OSError:  # no place to keep it: for this process only
+            folder = tempfile.mkdtemp()
+            path = Path(folder) / path.name
+        made = Path(folder) / "made.so"
+        try:
+            subprocess.run([*command, "-o", str(made)], check=True, capture_output=True, timeout=60)
+            made.replace(path)
+        finally:
+            if path.parent != Path(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+    return _declared(ctypes.CDLL(str(path)))
+
+
+def _declared(made: ctypes.CDLL) -> ctypes.CDLL:
+    """Says what the functions take: tensors, (outer, C, inner), the grid of a KAF, threads."""
+    for name, tensors in (("kaf_forward", 3), ("kaf_backward", 5), ("prelu_forward", 3), ("prelu_backward", 5)):
+        grid = [ctypes.c_void_p] if name.startswith("kaf") else []
+        function = getattr(made, name)
+        function.argtypes = [*[ctypes.c_void_p] * tensors, *[ctypes.c_long] * 3, *grid, ctypes.c_int]
+        function.restype = ctypes.c_int if grid else None
+    return made
+
+
+def _processor() -> str:
+    """What -march=native depends on: a cache may be shared by machines of several kinds."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.processor() + platform.machine()
+    return "\n".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))}))
+
+
+_any_size = False
+
+
+@contextmanager
+def any_size() -> Iterator[None]:
+    """Within it small calls are compiled, too: a run gives the same bits whatever trains beside it in one call."""
+    global _any_size
+    before, _any_size = _any_size, True
+    try:
+        yield
+    finally:
+        _any_size = before
+
+
+def large(s: Tensor) -> bool:
+    """Whether a tensor has enough numbers for a compiler to be worth its while."""
+    return s.numel() >= (1 if _any_size else max(WORTH, 1))
+
+
+def usable(s: Tensor) -> ctypes.CDLL | None:
+    """The library for a tensor, if it is on the CPU and large enough."""
+    return library(s.dtype) if s.device.type == "cpu" and large(s) else None
+
+
+def layout(s: Tensor, *others: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
+    """A tensor (N, C, …) without gaps, and (outer, C, inner) as it lies in memory.
+
+    Raises:
+        RuntimeError: When another tensor is on another device, whose memory we would otherwise read as if it were here.
+    """
+    for other in others:
+        if other.device != s.device:
+            raise RuntimeError(f"the input is on {s.device}, the activation's parameters on {other.device}")
+    n, c, *more = s.shape
+    rest = math.prod(more)
+    if s.is_contiguous():
+        return s, (n, c, rest)
+    if s.movedim(0, -1).is_contiguous():
+        return s, (1, c, n * rest)
+    if s.ndim in (4, 5):
+        form = torch.channels_last if s.ndim == 4 else torch.channels_last_3d
+        if s.is_contiguous(memory_format=form):
+            return s, (n * rest, c, 1)
+    return s.contiguous(), (n, c, rest)
+
+
+def call(function: Any, *tensors: Tensor, shape: tuple[int, int, int], grid: Any = None) -> int:
+    """Calls a C function with as many threads as torch uses."""
+    more = () if grid is None else (grid,)
+    found: int = function(*(t.data_ptr() for t in tensors), *shape, *more, torch.get_num_threads())
+    return found

@@ -1,0 +1,1 @@
+"""Kernel activation functions and the paths that compute them."""

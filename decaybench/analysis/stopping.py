@@ -1,0 +1,56 @@
+"""Precision on demand: which seeds to add until every difference to the baseline is known well enough."""
+
+from collections.abc import Iterable
+
+from decaybench.analysis.cells import Cell, cells
+from decaybench.analysis.comparison import baseline_of, differences_of
+from decaybench.analysis.statistics import anytime_interval
+from decaybench.results.store import Record
+from decaybench.study.config import RunConfig
+
+FIRST = 5  # seeds of every cell before anything is judged
+STEP = 4  # seeds that are added at once
+
+
+def next_runs(runs: list[RunConfig], records: Iterable[Record], until: float, baseline: str) -> list[RunConfig]:
+    """The runs to do next; none when every difference is known, or all runs are done.
+
+    A difference is known when its anytime-valid interval is narrow enough
+    (`decaybench.analysis.statistics.anytime_interval`), which holds its promise although it is looked at again and
+    again.
+
+    Args:
+        runs: All runs of the study, in its order.
+        records: Those that are finished.
+        until: The half-width that is asked for, a fraction.
+        baseline: The strategy that the others are compared with.
+    """
+    records = list(records)
+    done = {record["run_id"] for record in records}
+    missing = [run for run in runs if run.run_id not in done]
+    first = [run for run in missing if run.seed < FIRST]
+    if first:
+        return first
+    wanted = _undecided(cells(records), until, baseline)
+    chosen: dict[str, RunConfig] = {}
+    for run_ids, _ in sorted(wanted, key=lambda pair: -pair[1]):  # where the intervals are widest
+        of = {run.cell_id for run in runs if run.run_id in run_ids}
+        for cell_id in of:
+            lacking = [run for run in missing if run.cell_id == cell_id]
+            chosen |= {run.run_id: run for run in lacking[:STEP]}
+    return list(chosen.values())
+
+
+def _undecided(found: list[Cell], until: float, baseline: str) -> list[tuple[set[str], float]]:
+    """The run ids of each cell whose difference is not known and of its baseline, with the half-width it has."""
+    wanted = []
+    for cell in found:
+        other = baseline_of(cell, found, baseline, [])
+        if other is None or other is cell:
+            continue
+        interval = anytime_interval(differences_of(cell, found, baseline, []))
+        known = interval.low is not None and interval.high is not None
+        half = (interval.high - interval.low) / 2 if known else float("inf")  # type: ignore[operator]
+        if half > until:
+            wanted.append(({r["run_id"] for c in (cell, other) for r in c.records}, half))
+    return wanted

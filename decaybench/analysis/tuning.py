@@ -1,0 +1,96 @@
+"""Each strategy at its own best: chosen on validation accuracy alone, and the choice is part of the uncertainty."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import stdtrit
+
+from decaybench.analysis.cells import Cell, Row, final, strategy_name
+
+RESAMPLES = 2000
+TUNED = ("lr", "weight_decay")
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """One strategy with all its rates and decays, on the seeds that every cell of the question has.
+
+    Attributes:
+        cells: In the order of the study.
+        validation, test: (cells, seeds), accuracies of the last epoch.
+    """
+
+    strategy: str
+    cells: list[Cell]
+    validation: Floats
+    test: Floats
+
+    def best(self, seeds: npt.NDArray[np.intp]) -> tuple[npt.NDArray[np.intp], Floats]:
+        """For each resample of seeds (B, n): which cell is chosen, and its test accuracy, both (B,)."""
+        chosen = self.validation[:, seeds].mean(2).argmax(0)  # (B,)
+        return chosen, self.test[:, seeds].mean(2)[chosen, np.arange(len(seeds))]
+
+
+def tuned(found: Iterable[Cell], baseline: str) -> list[Row]:
+    """For every question with more than one rate or decay: each strategy at its own best.
+
+    The interval is Student's t with the standard error of a bootstrap over seeds in which every resample chooses
+    again, so that the optimism of choosing is counted; all strategies share the resampled seeds.
+    """
+    questions: dict[tuple[str, ...], list[Cell]] = {}
+    for cell in found:
+        key = tuple(f"{k}={v}" for k, v in cell.config.items() if k not in ("strategy", *TUNED))
+        questions.setdefault(key, []).append(cell)
+    return [row for cells in questions.values() for row in _question(cells, baseline)]
+
+
+def _question(cells: list[Cell], baseline: str) -> list[Row]:
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(str(cell.config["strategy"]), []).append(cell)
+    whole = [c for c in cells if c.by_seed]
+    if max(map(len, groups.values())) < 2 or not whole:
+        return []
+    seeds = sorted(set.intersection(*(set(c.by_seed) for c in whole)))
+    if not seeds:
+        return []
+    candidates = [_candidates(name, [c for c in group if c.by_seed], seeds) for name, group in groups.items()]
+    everything = np.arange(len(seeds))[None]  # the one sample that is not resampled
+    resampled = np.random.default_rng(0).integers(len(seeds), size=(RESAMPLES, len(seeds)))
+    reference = next((c for c in candidates if baseline in (c.strategy, strategy_name(c.cells[0]))), None)
+    return [_row(c, reference, everything, resampled) for c in candidates if c.cells]
+
+
+def _candidates(name: str, cells: list[Cell], seeds: list[int]) -> Candidates:
+    def of(key: str) -> Floats:
+        return np.array([[final(cell.by_seed[s], key) for s in seeds] for cell in cells])
+
+    return Candidates(name, cells, of("validation_accuracy"), of("test_accuracy"))
+
+
+def _row(
+    c: Candidates, reference: Candidates | None, everything: npt.NDArray[np.intp], resampled: npt.NDArray[np.intp]
+) -> Row:
+    (chosen,), (test,) = c.best(everything)
+    again, scores = c.best(resampled)
+    best, n = c.cells[chosen], everything.shape[1]
+    row = {key: best.config[key] for key in best.config if key not in TUNED}
+    row |= {"lr": best.config["lr"], "weight_decay": best.config["weight_decay"], "seeds": n}
+    row |= {"candidates": len(c.cells), "chosen_again": float((again == chosen).mean())}
+    row |= {"validation_accuracy": float(c.validation[chosen].mean())}
+    row |= _interval("test_accuracy", float(test), scores, n)
+    if reference is None or reference is c:
+        return row | dict.fromkeys(("difference", "difference_low", "difference_high"))
+    _, (theirs,) = reference.best(everything)
+    return row | _interval("difference", float(test - theirs), scores - reference.best(resampled)[1], n)
+
+
+def _interval(key: str, estimate: float, resampled: Floats, n: int) -> Row:
+    if n < 2 or np.ptp(resampled) < 1e-12:
+        return {key: estimate, f"{key}_low": None, f"{key}_high": None}
+    error = float(resampled.std()) * (n / (n - 1)) ** 0.5  # a bootstrap's variance lacks this factor
+    half = float(stdtrit(n - 1, 0.975)) * error
+    return {key: estimate, f"{key}_low": estimate - half, f"{key}_high": estimate + half}

@@ -1,0 +1,1 @@
+"""Shows which parameters of any model a recipe or an optimizer decays."""

@@ -1,0 +1,66 @@
+"""The recipes: which parameters other people's code decays. Audited, not run.
+
+A recipe takes a model and the role of each of its parameters and returns the names of those that it decays.
+Parameters without ``requires_grad`` are decayed by none: they have no gradient, so every optimizer skips them.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+
+from torch import nn
+
+from decaybench.parameter_roles.library_rules import Role
+from decaybench.parameter_roles.param_groups import decayed_names
+
+Roles = Mapping[str, Role]
+Recipe = Callable[[nn.Module, Roles], set[str]]
+
+
+def _trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def torch_default(model: nn.Module, found: Roles) -> set[str]:
+    """``torch.optim.SGD(model.parameters(), weight_decay=λ)``: every parameter."""
+    return set(_trainable(model))
+
+
+def exclude_1d(model: nn.Module, found: Roles) -> set[str]:
+    """The rule of timm's ``param_groups_weight_decay`` and of nanoGPT: two dimensions or more, and no ``.bias``.
+
+    timm's own training script hands it what the model's ``no_weight_decay()`` names, and spares that, too.
+    """
+    return {name for name, p in _trainable(model).items() if p.ndim > 1 and not name.endswith(".bias")}
+
+
+_HF_SPARES = re.compile(r"bias|layernorm|rmsnorm|(^|\.)norm(\.|$)|_norm(\.|$)")
+
+
+def hf_trainer(model: nn.Module, found: Roles) -> set[str]:
+    """The rule of transformers' ``Trainer.get_decay_parameter_names`` : no LayerNorm, no name with bias or norm."""
+    norms = [name for name, module in model.named_modules() if name and isinstance(module, nn.LayerNorm)]
+    return {
+        name
+        for name in _trainable(model)
+        if not _HF_SPARES.search(name.lower()) and not any(name.startswith(f"{norm}.") for norm in norms)
+    }
+
+
+_TORCHVISION_NORMS = (
+    nn.modules.batchnorm._BatchNorm,
+    nn.modules.instancenorm._InstanceNorm,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.LocalResponseNorm,
+)
+
+
+def torchvision_norms(model: nn.Module, found: Roles) -> set[str]:
+    """``set_weight_decay`` of torchvision's training references with ``norm_weight_decay=0``: all but the norms."""
+    norms = [name for name, module in model.named_modules() if isinstance(module, _TORCHVISION_NORMS)]
+    return {name for name in _trainable(model) if name.rpartition(".")[0] not in norms}
+
+
+def decaybench_default(model: nn.Module, found: Roles) -> set[str]:
+    """`decaybench.param_groups`: all but the activation parameters and what the model marks itself."""
+    return decayed_names(model, found, unknown="decay")

@@ -1,0 +1,103 @@
+"""An audit as a text file to commit, and what changed since. Never imports torch."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from decaybench.errors import DecaybenchError, UsageError
+
+if TYPE_CHECKING:
+    from decaybench.audit.audit import Audit
+
+HEAD = "# decaybench audit: name, shape, role, decayed by"
+NOBODY = "-"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One parameter of a snapshot."""
+
+    name: str
+    shape: str
+    role: str
+    decayed: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\t".join([self.name, self.shape, self.role, ",".join(self.decayed) or NOBODY])
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The lines of an audit, and the recipes it was about."""
+
+    recipes: tuple[str, ...]
+    lines: dict[str, Line]
+
+    @classmethod
+    def of(cls, audit: "Audit") -> Self:
+        """Of an audit."""
+        lines = {
+            row.name: Line(
+                row.name,
+                "×".join(map(str, row.shape)) or "()",
+                row.role,
+                tuple(r for r in audit.recipes if row.decayed[r]),
+            )
+            for row in audit.rows
+        }
+        return cls(tuple(audit.recipes), lines)
+
+    def text(self) -> str:
+        """The file: one line per parameter, so that a diff of two of them can be read."""
+        return "\n".join([f"{HEAD} {', '.join(self.recipes)}", *map(str, self.lines.values())]) + "\n"
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Reads what `text` gave.
+
+        Raises:
+            DecaybenchError: When there is no such file.
+            UsageError: When it is something else.
+        """
+        try:
+            head, *rest = path.read_text("utf-8").splitlines() or [""]
+        except OSError as error:
+            raise DecaybenchError(f"{path}: {error.strerror}; write it first with --snapshot {path}.") from error
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{path} is no audit snapshot; write it anew with --snapshot {path}.") from error
+        cut = [line.split("\t") for line in rest]
+        if not head.startswith(HEAD) or any(len(fields) != 4 for fields in cut):
+            raise UsageError(f"{path} is no audit snapshot; write it anew with --snapshot {path}.")
+        lines = {
+            name: Line(name, shape, role, tuple(d for d in decayed.split(",") if d != NOBODY))
+            for name, shape, role, decayed in cut
+        }
+        return cls(tuple(head.removeprefix(HEAD).strip().split(", ")), lines)
+
+    def changes(self, now: "Snapshot") -> list[str]:
+        """A sentence for every parameter that is no longer as it was here; what is decayed anew comes first."""
+        decayed: list[str] = []
+        other: list[str] = []
+        for name in dict.fromkeys([*self.lines, *now.lines]):
+            before, after = self.lines.get(name), now.lines.get(name)
+            if before is None and after is not None:
+                about = f"{name} ({after.role}, {after.shape}) is new; decayed by {_listed(after.decayed)}"
+                harm = after.role == "activation" and bool(after.decayed)
+                (decayed if harm else other).append(f"{'!' if harm else '+'} {about}")
+            elif after is None:
+                other.append(f"- {name} is gone")
+            elif before is not None:
+                if before.shape != after.shape:
+                    other.append(f"~ {name}: shape {before.shape} became {after.shape}")
+                if before.role != after.role:
+                    other.append(f"~ {name}: role {before.role} became {after.role}")
+                if anew := [r for r in after.decayed if r not in before.decayed]:
+                    decayed.append(f"! {name} ({after.role}) was spared and is now decayed by {_listed(anew)}")
+                if spared := [r for r in before.decayed if r not in after.decayed]:
+                    other.append(f"~ {name} ({after.role}) is no longer decayed by {_listed(spared)}")
+        return decayed + other
+
+
+def _listed(recipes: Iterable[str]) -> str:
+    return ", ".join(recipes) or "none"

@@ -1,0 +1,117 @@
+"""``decaybench bench …``."""
+
+import sys
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from decaybench.console import check_device, guarded, say
+
+
+class Format(StrEnum):
+    """How the figures are written."""
+
+    table = "table"
+    json = "json"
+
+
+bench = typer.Typer(help="Measure speed, side by side with the plain alternative.", no_args_is_help=True)
+
+
+@bench.callback()
+def _several() -> None:
+    """Measure speed, side by side with the plain alternative. Nothing else should compute meanwhile."""
+
+
+@bench.command()
+@guarded
+def activations(
+    device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1, mps")] = "cpu",
+    rounds: Annotated[int, typer.Option(min=1, help="Times each is measured; the best counts.")] = 20,
+    format: Annotated[Format, typer.Option(help="How to write it.")] = Format.table,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Learned activations against torch's own and against their definition, forward and backward."""
+    check_device(device)
+    import torch
+
+    from decaybench.bench import activations as measure
+    from decaybench.execution.device import device_name, resolve
+
+    where = resolve(device)
+    say("Measuring, about a minute …")
+    rate = measure.copy_rate(where, rounds)
+    costs = list(measure.costs(where, rounds, rate))
+    found = {
+        "goals": list(measure.goals(costs, where)),
+        "forward + backward": costs,
+        "growth with D, with the kernel, with the input": list(measure.growth(where, rounds)),
+        "memory": list(measure.memory(where)),
+        "first call in a new process": list(measure.first_calls()),
+    }
+    about = f"{device_name(where)}, {torch.get_num_threads()} threads, torch {torch.__version__}, {measure.started()}; "
+    about += f"a copy moves {rate:.3g} GB/s"
+    _show(about, found, format)
+
+
+@bench.command()
+@guarded
+def study(
+    epochs: Annotated[int | None, typer.Option(min=1, help="Of every run: 1; on a GPU 10.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes of the study; 0 is one per core.")] = 0,
+    device: Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1")] = "cpu",
+    format: Annotated[Format, typer.Option(help="How to write it.")] = Format.table,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Whole studies against the script a user would write."""
+    check_device(device)
+    from decaybench.execution.processes import prepare
+
+    prepare()
+    import torch
+
+    from decaybench.bench import study as measure
+    from decaybench.execution.device import device_name, resolve
+    from decaybench.execution.executors import cores
+
+    where = resolve(device)
+    about = f"{device_name(where)}, torch {torch.__version__}"
+    say("Measuring, some minutes …")
+    if where.type != "cpu":
+        _show(about, {"a whole study and a script": [measure.whole(where, epochs or 10)]}, format)
+        return
+    found = {
+        "a study and a script": list(measure.contest(workers or cores(), epochs or 1)),
+        "cost beyond training": [measure.overhead()],
+        "growth with the number of runs": list(measure.growth()),
+    }
+    _show(about, found, format)
+
+
+@bench.command()
+@guarded
+def report(
+    runs: Annotated[list[int] | None, typer.Option(min=1, help="How many runs; several times for several.")] = None,
+    format: Annotated[Format, typer.Option(help="How to write it.")] = Format.table,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """The report of very many runs."""
+    from decaybench.bench.report import reports
+    from decaybench.execution.device import processor
+
+    say("Measuring, some minutes …")
+    _show(processor(), {"decaybench report": list(reports(tuple(runs or (1000, 10_000))))}, format)
+
+
+def _show(about: str, found: dict[str, list[dict[str, Any]]], format: Format) -> None:
+    from decaybench.bench.tables import print_rows, to_json
+
+    if format is Format.json:
+        typer.echo(to_json({"machine": about, **found}), nl=False)
+        return
+    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+    console.print(about)
+    for title, rows in found.items():
+        print_rows(title, rows, console)

@@ -1,0 +1,129 @@
+"""How far a study is, for whoever looks: the terminal it runs in, or ``decaybench status`` from another one."""
+
+import json
+import os
+import platform
+import time
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from decaybench.study.config import RunConfig
+
+if TYPE_CHECKING:
+    from decaybench.execution.scheduler import Event
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def name_of(config: RunConfig) -> str:
+    """A run in a few words."""
+    return " ".join(s.label for s in (config.dataset, config.network, config.activation, config.strategy))
+
+
+@dataclass
+class Progress:
+    """What is done and what is going on.
+
+    Attributes:
+        study: Its name.
+        cells: How many.
+        total: All its runs.
+        before: Runs that were finished before.
+        finished: Runs finished since.
+        failed: Runs given up.
+        seconds: Since it began.
+        share: Of the missing runs that is done, counting epochs.
+        workers: What each one does.
+        best, worst: Validation accuracy and name of a finished run.
+    """
+
+    study: str
+    cells: int
+    total: int
+    before: int
+    finished: int = 0
+    failed: int = 0
+    seconds: float = 0.0
+    share: float = 0.0
+    workers: dict[str, str] = field(default_factory=dict)
+    best: tuple[float, str] | None = None
+    worst: tuple[float, str] | None = None
+    pid: int = field(default_factory=os.getpid)
+    host: str = field(default_factory=platform.node)
+
+    def __post_init__(self) -> None:
+        self._start = time.monotonic()
+        self._epochs: dict[str, float] = {}  # of each run under way, the share that is done
+
+    def start(self) -> None:
+        """The clock starts now: torch and the data are there."""
+        self._start = time.monotonic()
+
+    def on(self, event: "Event") -> None:
+        """Takes in what happened."""
+        self.seconds = time.monotonic() - self._start
+        for epoch in event.epochs:
+            self._epochs[epoch.config.run_id] = epoch.number / epoch.config.epochs
+        for record in event.records:
+            self._epochs[record["run_id"]] = 1.0
+            self._finished(record)
+        self.failed += event.failed is not None
+        self.share = min(1.0, sum(self._epochs.values()) / max(1, self.total - self.before))
+        self._tell(event)
+
+    def _finished(self, record: dict[str, Any]) -> None:
+        self.finished += 1
+        accuracy = record["history"]["validation_accuracy"][-1]
+        entry = (accuracy, name_of(RunConfig.model_validate(record["config"])))
+        self.best = max(self.best or entry, entry, key=lambda e: e[0])
+        self.worst = min(self.worst or entry, entry, key=lambda e: e[0])
+
+    def _tell(self, event: "Event") -> None:
+        if event.ended:
+            self.workers.pop(event.worker, None)
+        elif event.epochs:
+            last, first = event.epochs[-1], event.configs[0]
+            many = f"{len(event.configs)} runs of " if len(event.configs) > 1 else ""
+            parts = (first.dataset, first.network, first.activation, *(() if many else (first.strategy,)))
+            loss = f"loss {last.scores['train_loss']:.3f}, validation {100 * last.scores['validation_accuracy']:.1f}%"
+            text = f"{many}{' '.join(s.label for s in parts)}: epoch {last.number}/{first.epochs}, {loss}"
+            self.workers[event.worker] = text
+
+    @property
+    def rate(self) -> str:
+        """Runs per minute, and the time left."""
+        if not self.share:
+            return "…"
+        left = self.seconds / self.share - self.seconds
+        per_minute = 60 * self.finished / self.seconds if self.seconds else 0.0
+        return f"{per_minute:.0f} runs/min · {duration(left)} left"
+
+    def lines(self) -> list[str]:
+        """For people."""
+        done = self.before + self.finished
+        first = f"{self.study}: {done} of {self.total} runs ({self.cells} cells) · {self.rate}"
+        lines = [first + (f" · {self.failed} failed" if self.failed else "")]
+        if self.best and self.worst:
+            named = [
+                f"{what} {100 * a:.1f}% ({name})" for what, (a, name) in (("best", self.best), ("worst", self.worst))
+            ]
+            lines.append("validation: " + ", ".join(named))
+        return lines + [f"{worker}: {text}" for worker, text in sorted(self.workers.items())]
+
+    def dumps(self) -> str:
+        """As a file."""
+        return json.dumps(asdict(self), ensure_ascii=False) + "\n"
+
+
+def loads(text: str) -> Progress:
+    """What `Progress.dumps` wrote.
+
+    Raises:
+        ValueError, TypeError: When it is something else.
+    """
+    return Progress(**json.loads(text))

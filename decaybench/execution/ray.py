@@ -1,0 +1,142 @@
+"""Jobs done by a Ray cluster: placement, queues and resources are Ray's; the records are still written here.
+
+Ray's own retries are off: a task that begins again would repeat its messages. What is lost is planned again by
+`decaybench.execution.scheduler.Driver`, from its checkpoint, as with processes.
+"""
+
+import logging
+import os
+import socket
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from decaybench.errors import UsageError
+from decaybench.execution.job import DataOf, Job, Jobs, Message, on, one_thread, perform
+from decaybench.study.config import RunConfig
+from decaybench.training.data import Data, Part
+
+PARTS = ("train", "validation", "test")
+
+
+def connect(address: str) -> int:
+    """Joins a cluster.
+
+    Returns:
+        How many cores it has.
+
+    Raises:
+        UsageError: When Ray is not installed or there is no cluster.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise UsageError("--executor ray needs Ray: pip install 'decaybench[ray]'.") from error
+    if not ray.is_initialized():
+        try:
+            _knock(address)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = str(error).partition("\n")[0]
+            raise UsageError(
+                f"--ray-address {address}: no Ray cluster answers ({reason}); start one with: ray start --head."
+            ) from error
+    return int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
+
+
+def _knock(address: str) -> None:
+    """Asks whether anybody is there: Ray itself would ask for minutes.
+
+    Raises:
+        OSError: When nobody is.
+    """
+    host, _, port = address.rpartition(":")
+    if host and "/" not in address and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=5).close()
+
+
+class Cluster:
+    """Does jobs on the Ray cluster that `connect` joined.
+
+    Args:
+        device: Of every worker.
+        gpus: Of each job; a fraction lets several share one.
+        patience: Seconds without a sign of life after which a job that has begun is lost.
+    """
+
+    def __init__(self, device: torch.device, gpus: float = 0.0, patience: float = 600.0) -> None:
+        self._device, self._gpus, self._patience = str(device), gpus, patience
+        self._key: Any = None
+        self._reference: Any = None
+
+    def run(self, jobs: Jobs, data: DataOf) -> Iterator[Message]:
+        import ray
+
+        remote = ray.remote(num_cpus=1, num_gpus=self._gpus, max_retries=0, num_returns="streaming")(_perform)
+        going: dict[Any, list[Any]] = {}  # a stream of messages: its job, when it last gave a sign
+        while True:
+            while job := jobs.take():
+                stream = remote.remote(job, self._data(job.configs[0], data), self._device, str(Path.cwd()))
+                going[stream] = [job, None]
+            if not going:
+                return
+            ready, _ = ray.wait(list(going), timeout=1.0, fetch_local=False)
+            for stream in ready:
+                message = self._next(stream, going[stream][0])
+                going[stream][1] = time.monotonic()
+                if message.ended:
+                    del going[stream]
+                yield message
+            for stream, (job, sign) in list(going.items()):
+                if sign is not None and time.monotonic() - sign > self._patience:
+                    ray.cancel(stream, force=True)
+                    del going[stream]
+                    why = f"a job gave no sign of life for {self._patience:g} s"
+                    yield Message(job, "ray", ended=True, error=why, kind="lost")
+
+    def _next(self, stream: Any, job: Job) -> Message:
+        import ray
+
+        try:
+            message: Message = ray.get(next(stream))
+        except StopIteration:
+            return Message(job, "ray", ended=True, error="its messages ended early", kind="lost")
+        except ray.exceptions.RayError as error:
+            why = f"a worker of the cluster was lost: {type(error).__name__}"
+            return Message(job, "ray", ended=True, error=why, kind="lost")
+        return message
+
+    def _data(self, config: RunConfig, data: DataOf) -> Any:
+        """The data in Ray's object store: there once, and once on each node that needs it."""
+        import ray
+
+        if self._key != config.data_key():
+            whole = data(config)
+            arrays = {name: (getattr(whole, name).x.numpy(), getattr(whole, name).y.numpy()) for name in PARTS}
+            self._key, self._reference = config.data_key(), ray.put((arrays, whole.classes, whole.fingerprint))
+        return self._reference
+
+
+Stored = tuple[dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]], int, str]
+
+
+def _perform(job: Job, stored: Stored, device: str, folder: str) -> Iterator[Message]:
+    """What a worker of the cluster does."""
+    import ray
+
+    if Path(folder).is_dir():  # the user's own files, where the machines share them
+        os.chdir(folder)
+    arrays, classes, fingerprint = stored
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the arrays cannot be written to, and nobody does
+        parts = {name: Part(*map(torch.from_numpy, pair)) for name, pair in arrays.items()}
+    data = Data(**parts, classes=classes, fingerprint=fingerprint)
+    where = torch.device(device)
+    node = ray.get_runtime_context().get_node_id()[:6]
+    with one_thread(where):
+        yield from perform(job, on(data, where), f"node {node}/{os.getpid()}")

@@ -1,0 +1,160 @@
+"""Runs what a study still lacks, on any executor, and keeps each run as soon as it is finished."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from decaybench.errors import UsageError
+from decaybench.execution.job import Executor, Job, Jobs, Message
+from decaybench.results.store import Record, StudyFolder
+from decaybench.strategies.plan import make_plan
+from decaybench.study.config import RunConfig
+from decaybench.training import checkpoint
+from decaybench.training.data import Data, load
+from decaybench.training.model import build_model
+from decaybench.training.precision import check as check_precision
+from decaybench.training.stacked.cohorts import capacity, cohorts, together
+from decaybench.training.trainer import Epoch
+
+TRIES = 3
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something happened in a study.
+
+    Attributes:
+        worker: Who says so.
+        configs: The runs it is about.
+        epochs: That ended.
+        records: Of runs that are finished and kept.
+        trouble: A sentence about what went wrong; the study goes on.
+        failed: A run that is given up.
+        ended: The worker is done with these runs.
+    """
+
+    worker: str
+    configs: tuple[RunConfig, ...]
+    epochs: tuple[Epoch, ...] = ()
+    records: tuple[Record, ...] = ()
+    trouble: str | None = None
+    failed: RunConfig | None = None
+    ended: bool = False
+
+
+@dataclass
+class Driver:
+    """The one that plans the jobs of a study, writes its records and tries again what was lost.
+
+    Attributes:
+        executor: Does the jobs.
+        folder: Where the records go.
+        device: Where training will be, for how many runs fit.
+        workers: Among how many the runs are shared out.
+        every: Seconds between two checkpoints.
+        sharing: How many jobs share a GPU.
+    """
+
+    executor: Executor
+    folder: StudyFolder
+    device: torch.device
+    workers: int = 1
+    every: float = 60.0
+    sharing: int = 1
+    _data: dict[tuple[str, float, int | None], Data] = field(default_factory=dict)
+    _tries: Counter[tuple[str, int]] = field(default_factory=Counter)
+
+    def data(self, config: RunConfig) -> Data:
+        """The data of a run on the CPU; one data set is kept at a time."""
+        key = config.data_key()
+        if key not in self._data:
+            self._data.clear()
+            self._data[key] = load(config, CPU)
+        return self._data[key]
+
+    def check(self, missing: list[RunConfig]) -> None:
+        """Builds every network and plan once, so that what cannot work is said before anything runs.
+
+        Raises:
+            DecaybenchError: For data that is missing, networks that do not fit it, numbers the device does not have.
+        """
+        check_precision(missing, self.device)
+        for config in {(c.data_key(), *_parts(c)): c for c in missing}.values():
+            data = self.data(config)
+            make_plan(config, build_model(config, data.shape, data.classes))
+
+    def run(self, missing: list[RunConfig]) -> Iterator[Event]:
+        """Trains these runs and writes each record when it is finished.
+
+        Args:
+            missing: In the order in which they should be done.
+
+        Raises:
+            DecaybenchError: When a record cannot be written, or a run is not possible.
+        """
+        jobs = Jobs(self._plan(missing), lambda config: self.folder.has(config.run_id))
+        for message in self.executor.run(jobs, self.data):
+            yield from self._heard(message, jobs)
+
+    def _plan(self, missing: list[RunConfig]) -> Iterator[Job]:
+        """First the jobs that have a checkpoint, as they were; then the others, cut anew."""
+        lacking = {run.run_id: run for run in missing}
+        for name, content in self.folder.checkpoints().items():
+            configs = checkpoint.configs(content)
+            unfinished = [c for c in configs or () if c.run_id in lacking]
+            if not configs or not unfinished:
+                self.folder.remove_checkpoint(name)
+                continue
+            yield Job(tuple(configs), content, self.every)
+            for config in unfinished:
+                del lacking[config.run_id]
+        rest = [run for run in missing if run.run_id in lacking]
+        groups = {together(run): run for run in rest}
+        sizes = {key: capacity(run, self.data(run), self.device, self.sharing) for key, run in groups.items()}
+        yield from (Job(tuple(cohort), None, self.every) for cohort in cohorts(rest, sizes, self.workers))
+
+    def _heard(self, message: Message, jobs: Jobs) -> Iterator[Event]:
+        job = message.job
+        if message.saved is not None:
+            self.folder.write_checkpoint(_name(job), message.saved)
+        for record in message.records:
+            self.folder.write(record)
+        yield Event(message.worker, job.configs, message.epochs, message.records, ended=message.ended)
+        if message.error is not None:
+            yield from self._failed(message, jobs)
+        if message.ended:
+            self.folder.remove_checkpoint(_name(job))
+
+    def _failed(self, message: Message, jobs: Jobs) -> Iterator[Event]:
+        """A lost job is done again from its checkpoint; one that fails in halves, until one run is left alone."""
+        if message.kind == "usage":
+            raise UsageError(message.error)
+        left = tuple(c for c in message.job.configs if not self.folder.has(c.run_id))
+        self._tries[_name(message.job), len(left)] += 1
+        tries, what = self._tries[_name(message.job), len(left)], f"{message.error}".rstrip(".")
+        if message.kind == "lost" and tries == 1:
+            saved = self.folder.checkpoints().get(_name(message.job))
+            jobs.add(replace(message.job, saved=saved))
+            yield Event(message.worker, left, trouble=f"{what}. Trying again.")
+        elif len(left) > 1:
+            for part in (left[: len(left) // 2], left[len(left) // 2 :]):
+                jobs.add(Job(part, None, self.every))
+            yield Event(message.worker, left, trouble=f"{what}. Trying again in two halves.")
+        elif left and tries < TRIES:
+            jobs.add(Job(left, None, self.every))
+            yield Event(message.worker, left, trouble=f"{what}. Trying again.")
+        elif left:
+            yield Event(message.worker, left, trouble=f"{what}. It failed {tries} times.", failed=left[0])
+
+
+def _parts(config: RunConfig) -> tuple[str, ...]:
+    """What a model and its plan are built from."""
+    return tuple(s.label for s in (config.network, config.activation, config.strategy, config.optimizer))
+
+
+def _name(job: Job) -> str:
+    """The name of a job's checkpoint, whatever the order of its runs."""
+    return min(config.run_id for config in job.configs)

@@ -1,0 +1,145 @@
+"""One name with its options: ``kaf``, ``kaf,D=8,kernel=relu``, ``my_module:Swish,beta=2``."""
+
+import itertools
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from decaybench.errors import UsageError, unknown
+from decaybench.registry import catalog
+from decaybench.registry import imports as targets
+
+Scalar = bool | int | float | str | None
+
+
+class Spec(BaseModel):
+    """A name of one family of the catalog, with every option it has, defaults included.
+
+    Attributes:
+        name: An entry of the catalog, or ``package.module:factory`` for somebody's own.
+        options: All options, so that a changed default is a different run.
+        source: For somebody's own code, a hash of its file.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    options: dict[str, Scalar] = {}
+    source: str | None = None
+
+    @classmethod
+    def make(cls, family: str, name: str, options: Mapping[str, Any]) -> Self:
+        """Checks a name and its options.
+
+        Raises:
+            UsageError: For an unknown name or option, or a value of the wrong type or range.
+        """
+        if targets.is_target(name):
+            if family in ("optimizer", "schedule"):
+                raise unknown(family, name, catalog.FAMILIES[family])
+            return cls(name=name, options=dict(options), source=targets.source_fingerprint(name))
+        if name not in catalog.FAMILIES[family]:
+            raise unknown(family, name, catalog.FAMILIES[family])
+        schema = catalog.FAMILIES[family][name].options
+        for option in options:
+            if option not in schema.model_fields:
+                raise unknown(f"option of {name}", option, schema.model_fields)
+        try:
+            return cls(name=name, options=schema(**options).model_dump())
+        except ValidationError as error:
+            raise UsageError(explain(error, f"{family} {name}, option ")) from error
+
+    @property
+    def chosen(self) -> dict[str, Scalar]:
+        """The options that are not defaults."""
+        entry = next((family[self.name] for family in catalog.FAMILIES.values() if self.name in family), None)
+        defaults = entry.options().model_dump() if entry else {}
+        return {k: v for k, v in self.options.items() if k not in defaults or defaults[k] != v}
+
+    @property
+    def label(self) -> str:
+        """How a person writes it: the name and the options that are not defaults."""
+        return ",".join([self.name, *(f"{k}={v}" for k, v in self.chosen.items())])
+
+    def as_toml(self) -> str | dict[str, Scalar]:
+        """What `parse` reads as this Spec, whatever its values hold."""
+        options = {k: v for k, v in self.chosen.items() if v is not None}
+        return {"name": self.name, **options} if options else self.name
+
+
+def parse(family: str, value: object) -> list[Spec]:
+    """Reads one entry of a study: text ``name,key=value,…`` or a table ``{name = …, key = …}``.
+
+    An option of a table may be a list: one Spec for each combination.
+
+    Raises:
+        UsageError: When it is neither, or says something impossible.
+    """
+    if isinstance(value, Spec):
+        return [value]
+    if isinstance(value, str):
+        name, *pairs = (part.strip() for part in value.split(","))
+        if bad := [p for p in pairs if "=" not in p]:
+            raise UsageError(f"{family} {value!r}: {bad[0]!r} is not key=value; write {name},key=value.")
+        options = [_pair(family, name, p) for p in pairs]
+        if twice := {k for k, _ in options if [key for key, _ in options].count(k) > 1}:
+            raise UsageError(f"{family} {value!r}: {min(twice)} is given twice; in a file a list gives several.")
+        return [Spec.make(family, name, dict(options))]
+    if isinstance(value, Mapping) and isinstance(value.get("name"), str):
+        name = value["name"]
+        keys = [k for k in value if k != "name"]
+        if empty := [k for k in keys if value[k] == []]:
+            raise UsageError(f"{family} {name}: {empty[0]} = [] needs at least one value.")
+        choices = [v if isinstance(v, list) else [v] for v in (value[k] for k in keys)]
+        return [
+            Spec.make(family, name, dict(zip(keys, combination, strict=True)))
+            for combination in itertools.product(*choices)
+        ]
+    raise UsageError(f"{family} = {value!r} is neither a name nor a table with a name, such as {{name = 'kaf'}}.")
+
+
+def _pair(family: str, name: str, text: str) -> tuple[str, Scalar]:
+    """Reads ``key=value``; the catalog's schema makes of it what it wants, own code gets plain types."""
+    key, _, value = (part.strip() for part in text.partition("="))
+    if value.lower() == "none":
+        return key, None
+    return key, (plain_value(value) if targets.is_target(name) else value)
+
+
+def plain_value(text: str) -> Scalar:
+    """A number or a truth value where the text is one, otherwise the text."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _nearest(problem: Any) -> str:
+    """A hint where the value is nearly one of those that are allowed."""
+    allowed = re.findall(r"'([^']+)'", str(problem.get("ctx", {}).get("expected", "")))
+    near = get_close_matches(str(problem["input"]), allowed, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def explain(error: ValidationError, prefix: str = "") -> str:
+    """One sentence for each thing pydantic found: the field, the value, what is allowed."""
+    sentences = []
+    for problem in error.errors():
+        field = ".".join(part for part in problem["loc"] if isinstance(part, str)) or "value"
+        if problem["type"] == "extra_forbidden":
+            sentences.append(f"{prefix}{field}: there is no such field.")
+            continue
+        message = problem["msg"].removeprefix("Value error, ")
+        message = message[:1].lower() + message[1:] + _nearest(problem)
+        if problem["loc"]:
+            sentences.append(f"{prefix}{field} = {problem['input']!r}: {message}".rstrip("?.") + ".")
+        else:
+            sentences.append(f"{prefix.removesuffix(', option ')}: {message}.")
+    return "\n".join(sentences)

@@ -1,0 +1,82 @@
+"""The table for programs and for documents: CSV, JSON, Markdown."""
+
+import json
+
+from decaybench.analysis.cells import Row
+from decaybench.analysis.comparison import COLUMNS, SHOWN, Summary, layer_rows
+from decaybench.report.numbers import csv_table, markdown_table, percent, plain, points
+
+COLUMN_TITLES = (
+    *("dataset", "network", "activation", "strategy", "optimizer", "lr", "decay", "epochs", "seeds"),
+    *("test accuracy %", "95% interval", "difference", "95% interval"),
+    *("α mean", "α 5%", "α 50%", "α 95%", "α near 0, %"),
+)
+
+
+def to_json(summary: Summary, layers: bool = False) -> str:
+    """A list of objects, one per cell; accuracies are fractions. ``layers`` adds a list under that key."""
+    rows: list[Row] = [dict(row) for row in summary.rows]
+    if layers:
+        for row, cell in zip(rows, summary.cells, strict=True):
+            row["layers"] = list(layer_rows(cell))
+    return json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def to_csv(summary: Summary, layers: bool = False) -> str:
+    """The same as comma-separated values; with ``layers`` one line per cell and layer."""
+    rows: list[Row] = summary.rows
+    if layers:
+        rows = [
+            {**{key: row[key] for key in row if key in SHOWN or key not in COLUMNS}, **layer}
+            for row, cell in zip(summary.rows, summary.cells, strict=True)
+            for layer in layer_rows(cell)
+        ]
+    return csv_table(rows)
+
+
+def to_markdown(summary: Summary, layers: bool = False) -> str:
+    """A table for a document, numbers rounded for reading; with ``layers`` a second one."""
+    varying = [key for key in summary.rows[0] if key not in COLUMNS] if summary.rows else []
+    lines = markdown_table(
+        [*COLUMN_TITLES, *varying], [[*_cells(row), *(plain(row[key]) for key in varying)] for row in summary.rows]
+    )
+    if layers:
+        keys = ["alpha_mean", "alpha_q05", "alpha_q50", "alpha_q95", "alpha_near_zero"]
+        keys += ["distance_from_start", "distance_from_zero", "distance_from_relu", "share_of_norm"]
+        body = [
+            [plain(row[key]) for key in (*SHOWN, *varying)] + [layer["layer"]] + [plain(layer[key]) for key in keys]
+            for row, cell in zip(summary.rows, summary.cells, strict=True)
+            for layer in layer_rows(cell)
+        ]
+        lines += ["", *markdown_table([*SHOWN, *varying, "layer", *keys], body)]
+    return "\n".join([*lines, "", *(f"- {note}" for note in summary.notes)]).rstrip() + "\n"
+
+
+def _cells(row: Row) -> list[str]:
+    seeds = f"{row['seeds']} ({row['diverged']} diverged)" if row["diverged"] else str(row["seeds"])
+    return [
+        *(plain(row[key]) for key in SHOWN),
+        seeds,
+        percent(row["test_accuracy"]),
+        points(row["test_accuracy_low"], row["test_accuracy_high"]),
+        percent(row["difference"], signed=True),
+        points(row["difference_low"], row["difference_high"], signed=True),
+        *(plain(row[key]) for key in ("alpha_mean", "alpha_q05", "alpha_q50", "alpha_q95")),
+        percent(row["alpha_near_zero"]),
+    ]
+
+
+def to_latex(summary: Summary, layers: bool = False) -> str:
+    """The table for a paper, with booktabs' rules; ``layers`` is not for paper."""
+    lines = [" & ".join(map(_latex, COLUMN_TITLES)) + r" \\", r"\midrule"]
+    lines += [" & ".join(map(_latex, _cells(row))) + r" \\" for row in summary.rows]
+    columns = "l" * 5 + "r" * (len(COLUMN_TITLES) - 5)
+    return "\n".join([rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "α": r"$\alpha$", "−": "$-$"}
+LATEX |= {c: "\\" + c for c in "&%$#_{}"}
+
+
+def _latex(text: str) -> str:
+    return "".join(LATEX.get(c, c) for c in text)

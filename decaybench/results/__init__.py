@@ -1,0 +1,1 @@
+"""The records of finished runs and the folders they are kept in."""

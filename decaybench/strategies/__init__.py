@@ -1,0 +1,1 @@
+"""The strategies: how regularization is applied to a network."""

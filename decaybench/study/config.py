@@ -1,0 +1,69 @@
+"""A run is one frozen value: everything that decides its numbers, and nothing else."""
+
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
+
+from decaybench.registry.hashing import digest
+from decaybench.registry.spec import Spec
+
+Augmentation = Literal["none", "flip", "crop", "crop-flip"]
+Precision = Literal["float32", "tf32", "bfloat16"]
+# Raised whenever training itself changes its numbers, so that old records are never mixed with new ones.
+TRAINING_VERSION = 3
+
+
+class RunConfig(BaseModel):
+    """One configuration with its seed. The device, the place and the time are provenance, not part of it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    dataset: Spec
+    network: Spec
+    activation: Spec
+    strategy: Spec
+    optimizer: Spec
+    schedule: Spec
+    lr: PositiveFloat
+    weight_decay: NonNegativeFloat
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    clip_norm: PositiveFloat | None = None
+    augment: Augmentation = "none"
+    validation: Annotated[float, Field(gt=0, lt=1)]
+    train_limit: PositiveInt | None = None
+    precision: Precision = "float32"
+    seed: Annotated[int, Field(ge=0)]
+    training_version: int = TRAINING_VERSION
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Float32 goes without saying: so it does in the records of the time when there was nothing else."""
+        fields: dict[str, Any] = write(self)
+        if fields.get("precision") == "float32":
+            del fields["precision"]
+        return fields
+
+    @cached_property
+    def run_id(self) -> str:
+        """16 hexadecimal digits that stand for this configuration with its seed."""
+        return digest(self.model_dump())
+
+    @cached_property
+    def cell_id(self) -> str:
+        """The same without the seed: runs that share it are one cell."""
+        return digest(self.model_dump(exclude={"seed"}))
+
+    def data_key(self) -> tuple[str, float, int | None]:
+        """What decides the tensors of the data set."""
+        return self.dataset.model_dump_json(), self.validation, self.train_limit

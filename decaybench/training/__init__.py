@@ -1,0 +1,1 @@
+"""Trains runs, one or several at once."""

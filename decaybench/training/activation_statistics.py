@@ -1,0 +1,145 @@
+"""What the activation parameters are: their values, their quantiles, and their functions of what they really see."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from decaybench.parameter_roles.probe import probe
+from decaybench.parameter_roles.roles import activation_layers
+from decaybench.results.record import EDGES, encode
+
+LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
+SPREAD = (0.05, 0.95)  # of the functions of a layer's channels
+
+
+def values(layer: nn.Module) -> Tensor:
+    """All activation parameters of a layer, flat, in float32 on the CPU."""
+    return torch.cat([p.detach().flatten().float().cpu() for p in layer.parameters()])
+
+
+def curve(layer: nn.Module) -> Tensor | None:
+    """The learned functions of a layer at `EDGES`, (G, C); None when it takes no input (G, C)."""
+    first = next(layer.parameters())
+    channels = first.shape[0] if first.ndim else 1
+    grid = torch.tensor(EDGES, device=first.device, dtype=first.dtype)
+    s = grid[:, None].expand(-1, channels)  # (G, C)
+    try:
+        out = probe(layer, s)
+    except Exception:  # somebody's own activation, for images only, say
+        return None
+    return out.float().cpu() if isinstance(out, Tensor) and out.shape == s.shape else None
+
+
+def seen(model: nn.Module, layers: dict[str, nn.Module], x: Tensor) -> dict[str, Tensor]:
+    """What each layer gets as input, (B, C, …), when the model gets x (B, …)."""
+    found: dict[str, Tensor] = {}
+
+    def note(name: str, given: tuple[Any, ...]) -> None:
+        if given and isinstance(given[0], Tensor):
+            found[name] = given[0].detach().clone()
+
+    hooks = [m.register_forward_pre_hook(lambda _, given, n=n: note(n, given)) for n, m in layers.items()]
+    try:
+        probe(model, x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def rms(difference: Tensor) -> float | None:
+    """Root mean square, or None where it is not finite."""
+    return _numbers(difference.double().square().mean().sqrt()[None])[0]
+
+
+def _numbers(x: Tensor) -> list[float | None]:
+    """The numbers of a tensor, None for those that are not finite."""
+    return [number if math.isfinite(number) else None for number in x.tolist()]
+
+
+def _rounded(x: Tensor) -> list[float | None]:
+    """Numbers for a picture."""
+    return [None if number is None else float(f"{number:.3g}") for number in _numbers(x)]
+
+
+def _drawn(functions: Tensor | None) -> dict[str, Any] | None:
+    """The functions (G, C) of a layer for a picture: their mean, and where most of them lie."""
+    if functions is None:
+        return None
+    low, high = torch.quantile(functions, torch.tensor(SPREAD), dim=1)
+    return {"mean": _rounded(functions.mean(1)), "low": _rounded(low), "high": _rounded(high)}
+
+
+@dataclass
+class Watch:
+    """Follows the activation parameters of one model from its start on."""
+
+    model: nn.Module
+    layers: dict[str, nn.Module] = field(init=False)
+    quantiles: dict[str, list[list[float | None]]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.layers = activation_layers(self.model)
+        self._start = {n: {k: p.detach().clone() for k, p in m.named_parameters()} for n, m in self.layers.items()}
+        self._initial = {name: values(layer) for name, layer in self.layers.items()}
+        self._drawn = {name: _drawn(curve(layer)) for name, layer in self.layers.items()}
+        self.quantiles = {name: [] for name in self.layers}
+        self.look()
+
+    def look(self) -> None:
+        """Notes the quantiles of this moment: once at the start, then once an epoch."""
+        for name, layer in self.layers.items():
+            q = torch.quantile(values(layer), torch.tensor(LEVELS))
+            self.quantiles[name].append(_numbers(q))
+
+    def summary(self, x: Tensor) -> list[dict[str, Any]]:
+        """One entry per layer for the record.
+
+        Args:
+            x: (B, …), a batch whose activations the distances of functions are measured on.
+        """
+        inputs = seen(self.model, self.layers, x)
+        return [self._layer(name, layer, inputs.get(name)) for name, layer in self.layers.items()]
+
+    def _layer(self, name: str, layer: nn.Module, s: Tensor | None) -> dict[str, Any]:
+        entry = {
+            "name": name,
+            "type": type(layer).__name__,
+            "initial": encode(self._initial[name].numpy()),
+            "final": encode(values(layer).numpy()),
+            "quantiles": self.quantiles[name],
+            "curve": {"start": self._drawn[name], "end": _drawn(curve(layer))},
+        }
+        return {**entry, **self._functions(name, layer, s)}
+
+    def _functions(self, name: str, layer: nn.Module, s: Tensor | None) -> dict[str, Any]:
+        """Where the inputs s (B, C, …) lie, and how far the function is, on them, from others."""
+        far: dict[str, Any] = dict.fromkeys(("distance_from_start", "distance_from_zero", "distance_from_relu"))
+        if s is None:
+            return {"inputs": None, **far}
+        end, relu = probe(layer, s), s.relu()
+        layer_at_start = _At(layer, self._start[name])
+        if isinstance(end, Tensor):
+            far["distance_from_zero"] = rms(end)
+            far["distance_from_start"] = rms(end - probe(layer_at_start, s))
+            far["distance_from_relu"] = rms(end - relu) if end.shape == s.shape else None
+        edges = torch.tensor(EDGES, device=s.device, dtype=s.dtype)
+        inside = torch.nan_to_num(s.flatten()).clamp(EDGES[0], EDGES[-1])
+        bins = torch.bucketize(inside, edges[1:-1])
+        counts = torch.bincount(bins, minlength=len(EDGES) - 1).cpu()
+        return {"inputs": _rounded(counts.double() / counts.sum()), **far}
+
+
+class _At(nn.Module):
+    """A layer as it was with other parameters."""
+
+    def __init__(self, layer: nn.Module, parameters: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.layer, self._then = layer, parameters
+
+    def forward(self, s: Tensor) -> Any:
+        return functional_call(self.layer, self._then, (s,))

@@ -1,0 +1,57 @@
+"""Everything that decides how a training goes on, as bytes, and back: the numbers are those of one never stopped."""
+
+import io
+from typing import Any
+
+import torch
+
+from decaybench.study.config import RunConfig
+from decaybench.training.trainer import Epoch, Training
+
+
+def save(training: Training) -> bytes:
+    """The state of a training between two steps."""
+    state = {
+        "configs": [run.config.model_dump_json() for run in training.runs],
+        "place": training.place(),
+        "parameters": dict(training.net.parameters()),
+        "optimizers": [[o.state_dict() for o in cell.plan.optimizers] for cell in training.cells],
+        "schedulers": [[s.state_dict() for s in cell.schedulers] for cell in training.cells],
+        "runs": [
+            {"scores": [e.scores for e in run.history], "over": run.over, "quantiles": run.watch.quantiles}
+            for run in training.runs
+        ],
+    }
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def _load(content: bytes) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    return state
+
+
+def configs(content: bytes) -> list[RunConfig] | None:
+    """The runs of a checkpoint; None for one that is damaged."""
+    try:
+        return [RunConfig.model_validate_json(text) for text in _load(content)["configs"]]
+    except Exception:  # whatever damaged bytes lead to
+        return None
+
+
+@torch.no_grad()
+def restore(training: Training, content: bytes) -> None:
+    """Puts a new training of the same runs where the saved one was."""
+    state = _load(content)
+    for name, parameter in training.net.parameters().items():
+        parameter.copy_(state["parameters"][name])
+    for cell, optimizers, schedulers in zip(training.cells, state["optimizers"], state["schedulers"], strict=True):
+        for optimizer, saved in zip(cell.plan.optimizers, optimizers, strict=True):
+            optimizer.load_state_dict(saved)
+        for scheduler, saved in zip(cell.schedulers, schedulers, strict=True):
+            scheduler.load_state_dict(saved)
+    for run, saved in zip(training.runs, state["runs"], strict=True):
+        run.history = [Epoch(run.config, i, scores) for i, scores in enumerate(saved["scores"], start=1)]
+        run.over, run.watch.quantiles = saved["over"], saved["quantiles"]
+    training.go_to(state["place"])

@@ -1,0 +1,141 @@
+"""The data set of a run as tensors on its device, and the batches it gives."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from decaybench.datasets.arrays import Array, checked, split
+from decaybench.registry.build import construct
+from decaybench.study.config import RunConfig
+from decaybench.training.seeding import generator
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images x (N, C, H, W) in float32 and classes y (N,)."""
+
+    x: Tensor
+    y: Tensor
+
+
+@dataclass(frozen=True)
+class Data:
+    """Three parts on one device; images have mean 0 and variance 1 per channel of the training part.
+
+    Attributes:
+        fingerprint: A hash of the images and classes as they came, before any arithmetic.
+    """
+
+    train: Part
+    validation: Part
+    test: Part
+    classes: int
+    fingerprint: str
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """C, H, W."""
+        _, c, h, w = self.train.x.shape
+        return c, h, w
+
+
+def load(config: RunConfig, device: torch.device) -> Data:
+    """Loads, splits and normalizes the data set of a run.
+
+    Raises:
+        DecaybenchError: When it is missing, damaged, or not a classification data set.
+    """
+    arrays = checked(construct("dataset", config.dataset), config.dataset.name)
+    train, validation = split(arrays, config.validation, config.train_limit)
+    pieces = {
+        "train": (arrays.train_x[train], arrays.train_y[train]),
+        "validation": (arrays.train_x[validation], arrays.train_y[validation]),
+        "test": (arrays.test_x, arrays.test_y),
+    }
+    tensors = {k: (torch.tensor(x, dtype=torch.float32), torch.tensor(y).long()) for k, (x, y) in pieces.items()}
+    std, mean = torch.std_mean(tensors["train"][0], dim=(0, 2, 3), keepdim=True)  # (1, C, 1, 1)
+    parts = {k: Part(((x - mean) / std.clamp(min=1e-6)).to(device), y.to(device)) for k, (x, y) in tensors.items()}
+    return Data(**parts, classes=arrays.classes, fingerprint=_hash(pieces))
+
+
+def _hash(pieces: dict[str, tuple[Array, Array]]) -> str:
+    hasher = hashlib.sha256()
+    for name, arrays in pieces.items():
+        for array in arrays:
+            hasher.update(f"{name}:{array.dtype.str}:{array.shape};".encode())
+            hasher.update(np.ascontiguousarray(array).data)
+    return hasher.hexdigest()[:16]
+
+
+class Batches:
+    """The training batches of one run: order and augmentation from the seed, the same on every device."""
+
+    def __init__(self, part: Part, config: RunConfig) -> None:
+        self._part, self._config = part, config
+        self._order = generator(config.seed, "order")
+        self._augmentation = generator(config.seed, "augmentation")
+        self._digest = b""
+
+    def __len__(self) -> int:
+        n, size = len(self._part.y), self._config.batch_size
+        return max(1, -(-n // size) - (n % size == 1))
+
+    def epoch(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields x (B, C, H, W) and y (B,) until every example was seen once.
+
+        A last batch of one example is left out: batch normalization cannot take it.
+        """
+        order = torch.randperm(len(self._part.y), generator=self._order)
+        self._note(order)
+        order = order.to(self._part.x.device)
+        for index in torch.split(order, self._config.batch_size)[: len(self)]:
+            x, y = self._part.x[index], self._part.y[index]
+            yield self._augmented(x), y
+
+    def _draw(self, low: int, high: int, size: tuple[int, ...]) -> Tensor:
+        drawn = torch.randint(low, high, size, generator=self._augmentation)
+        self._note(drawn)
+        return drawn.to(self._part.x.device)
+
+    def _augmented(self, x: Tensor) -> Tensor:
+        if "crop" in self._config.augment:
+            margin = max(1, x.shape[-1] // 8)
+            x = random_crop(x, margin, self._draw(0, 2 * margin + 1, (2, len(x))))
+        if "flip" in self._config.augment:
+            flip = self._draw(0, 2, (len(x),)).bool()[:, None, None, None]
+            x = torch.where(flip, x.flip(-1), x)
+        return x
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the order and the augmentation so far."""
+        return self._digest.hex()[:16]
+
+    def _note(self, drawn: Tensor) -> None:
+        self._digest = hashlib.sha256(self._digest + drawn.numpy().tobytes()).digest()
+
+    def state(self) -> dict[str, Any]:
+        """What decides the epochs to come."""
+        generators = {"order": self._order.get_state(), "augmentation": self._augmentation.get_state()}
+        return {**generators, "digest": self._digest.hex()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes back to a `state`."""
+        self._order.set_state(state["order"])
+        self._augmentation.set_state(state["augmentation"])
+        self._digest = bytes.fromhex(state["digest"])
+
+
+def random_crop(x: Tensor, margin: int, offsets: Tensor) -> Tensor:
+    """Pads x (B, C, H, W) by ``margin`` zeros and cuts H×W at ``offsets`` (2, B), rows then columns."""
+    b, _, h, w = x.shape
+    padded = torch.nn.functional.pad(x, [margin] * 4)
+    rows = offsets[0][:, None] + torch.arange(h, device=x.device)  # (B, H)
+    columns = offsets[1][:, None] + torch.arange(w, device=x.device)  # (B, W)
+    image = torch.arange(b, device=x.device)[:, None, None]  # (B, 1, 1)
+    return padded.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

@@ -1,0 +1,65 @@
+"""Builds the model of a run: the same initial tensors for every strategy of one seed."""
+
+import itertools
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from decaybench.errors import UsageError
+from decaybench.parameter_roles.probe import probe
+from decaybench.parameter_roles.roles import mark_activation
+from decaybench.registry.build import construct
+from decaybench.registry.spec import Spec
+from decaybench.study.config import RunConfig
+from decaybench.training.seeding import stream_seed
+
+
+def build_model(config: RunConfig, shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """Builds the network with its activations on the CPU, initialized from the seed of the run.
+
+    Each activation is initialized from a stream of its own, so that one that draws random numbers leaves
+    the weights as another one would have them.
+
+    Args:
+        config: The run.
+        shape: (C, H, W) of one image.
+        classes: Number of outputs.
+
+    Raises:
+        UsageError: When network and images do not fit, or somebody's own code returns no module.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream_seed(config.seed, "init"))
+        model = construct("network", config.network, shape, classes, _maker(config.activation, config.seed))
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"The network {config.network.name} returned {type(model).__name__}, not a torch.nn.Module.")
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stream_seed(config.seed, "init/lazy"))  # lazy layers are initialized by the first call
+            out = probe(model, torch.zeros(2, *shape))
+    except Exception as error:
+        raise UsageError(
+            f"The network {config.network.label} with {config.activation.label} fails on two images of {shape}: "
+            f"{type(error).__name__}: {error}."
+        ) from error
+    if out.shape != (2, classes):
+        raise UsageError(
+            f"The network {config.network.name} gives {tuple(out.shape)} for two images; "
+            f"it must give (2, {classes}), one number per class."
+        )
+    return model
+
+
+def _maker(activation: Spec, seed: int) -> Callable[[int], nn.Module]:
+    place = itertools.count()
+
+    def make(channels: int) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stream_seed(seed, f"init/activation/{next(place)}"))
+            module = construct("activation", activation, channels)
+        if not isinstance(module, nn.Module):
+            raise UsageError(f"The activation {activation.name} returned {type(module).__name__}, not a module.")
+        return mark_activation(module) if list(module.parameters()) else module
+
+    return make

@@ -1,0 +1,96 @@
+"""Which runs train together, and how many: measured on the network itself."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from decaybench.registry.hashing import digest
+from decaybench.study.config import RunConfig
+from decaybench.training.data import Data
+from decaybench.training.model import build_model
+from decaybench.training.stacked.stack import Stack, stackable
+
+CACHE = 32 << 20  # bytes that replicas may use together on a CPU: what its last cache holds
+MOST = 32  # replicas on a CPU, where more gain nothing
+MOST_GPU = 512
+FREE = 0.5  # share of a GPU's free memory
+# What runs that train together may differ in; of an activation, also where it starts.
+APART = {"strategy", "weight_decay", "lr", "optimizer", "schedule", "seed"}
+
+
+def together(config: RunConfig) -> str:
+    """Runs with the same answer can train together."""
+    shared = config.model_dump(exclude=APART)
+    shared["activation"]["options"].pop("init", None)
+    return digest(shared)
+
+
+def capacity(config: RunConfig, data: Data, device: torch.device, sharing: int = 1) -> int:
+    """How many replicas of this run to train together; 0 where it has to train as it is, alone.
+
+    Args:
+        config: The run.
+        data: Its data, wherever they are now.
+        device: Where it will be trained. For a GPU that this machine does not have, the CPU's rule is taken.
+        sharing: How many jobs share the memory of that device, if it is a GPU.
+    """
+    if any(spec.source for spec in (config.network, config.activation, config.strategy)):
+        return 0
+    batch = min(config.batch_size, len(data.train.y))
+    bytes_each = _bytes(config, data.shape, data.classes, batch)
+    if not bytes_each:
+        return 0
+    if device.type == "cuda" and torch.cuda.is_available():  # it may be one of a cluster's, and not here
+        free, _ = torch.cuda.mem_get_info(device)
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # what torch itself keeps
+        return max(1, min(MOST_GPU, int(FREE * free / sharing) // bytes_each))
+    return min(MOST, CACHE // bytes_each)
+
+
+def _bytes(config: RunConfig, shape: tuple[int, int, int], classes: int, batch: int) -> int:
+    """What one step of one replica keeps in memory; 0 for a network that cannot be stacked."""
+    where = (together(config), shape, classes, batch)
+    if where not in _known:
+        _known[where] = _measured(config, shape, classes, batch)
+    return _known[where]
+
+
+_known: dict[tuple[Any, ...], int] = {}
+
+
+def _measured(config: RunConfig, shape: tuple[int, int, int], classes: int, batch: int) -> int:
+    model = build_model(config, shape, classes)
+    if not stackable(config, model):
+        return 0
+    net, kept = Stack([model]), 0
+
+    def pack(tensor: Tensor) -> Tensor:
+        nonlocal kept
+        kept += tensor.numel() * tensor.element_size()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        F.cross_entropy(net(torch.zeros(1, batch, *shape)), torch.zeros(1, batch, dtype=torch.long))
+    # Parameter, gradient, two moments; and the gradients of what was kept.
+    return 2 * kept + sum(4 * 4 * p.numel() for p in model.parameters())
+
+
+def cohorts(runs: list[RunConfig], most: dict[str, int], workers: int) -> list[list[RunConfig]]:
+    """Cuts runs, in their order, into those that train together.
+
+    Args:
+        runs: In the order in which they should be done.
+        most: For each answer of `together`, how many fit.
+        workers: Among how many each group is shared out.
+    """
+    groups: dict[str, list[RunConfig]] = {}
+    for run in runs:
+        groups.setdefault(together(run), []).append(run)
+    cut = []
+    for key, group in groups.items():
+        size = min(max(most[key], 1), max(8, -(-len(group) // workers)))
+        cut += [group[i : i + size] for i in range(0, len(group), size)]
+    order = {run.run_id: i for i, run in enumerate(runs)}
+    return sorted(cut, key=lambda c: order[c[0].run_id])

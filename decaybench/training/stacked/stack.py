@@ -1,0 +1,159 @@
+"""R networks of one structure as one; or one network of any structure, with the same face."""
+
+from collections.abc import Iterator, Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn import Parameter
+
+from decaybench.parameter_roles.roles import activation_layers
+from decaybench.study.config import Precision, RunConfig
+from decaybench.training.precision import lowered
+from decaybench.training.stacked.layers import LAYERS, Parameters
+
+
+class Replicas(Protocol):
+    """R networks under training.
+
+    Attributes:
+        models: The R networks themselves; whatever is done to the replicas is seen in their parameters.
+    """
+
+    models: list[nn.Module]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The outputs (R, classes, B) for x (R, B, C, H, W)."""
+
+    def cell(self, rows: slice) -> dict[str, Parameter]:
+        """The trainable parameters of some replicas by name, to be given to one optimizer."""
+
+    def train(self, mode: bool) -> None:
+        """As of modules."""
+
+    def zero_grad(self) -> None: ...
+
+    def share(self) -> None:
+        """After a backward pass: hands the gradients to the cells."""
+
+    def gradients(self) -> Iterator[Tensor]:
+        """Every gradient there is, (R, …), to be changed in place."""
+
+    def parameters(self) -> Mapping[str, Tensor]:
+        """Everything a checkpoint needs, to be changed in place."""
+
+
+class Alone:
+    """One network, as it is."""
+
+    def __init__(self, model: nn.Module, precision: Precision = "float32") -> None:
+        self.models, self._precision = [model], precision
+
+    def __call__(self, x: Tensor) -> Tensor:
+        with lowered(self._precision, x.device):
+            out: Tensor = self.models[0](x[0])  # (B, classes)
+        return out.T[None].to(x.dtype)
+
+    def cell(self, rows: slice) -> dict[str, Parameter]:
+        return {name: p for name, p in self.models[0].named_parameters() if p.requires_grad}
+
+    def train(self, mode: bool) -> None:
+        self.models[0].train(mode)
+
+    def zero_grad(self) -> None:
+        self.models[0].zero_grad(set_to_none=True)
+
+    def share(self) -> None:
+        pass
+
+    def gradients(self) -> Iterator[Tensor]:
+        return (p.grad[None] for p in self.models[0].parameters() if p.grad is not None)
+
+    def parameters(self) -> Mapping[str, Tensor]:
+        return self.models[0].state_dict()
+
+
+class Stack:
+    """R networks of one structure: every parameter is one tensor (R, …), of which each network's own is a view."""
+
+    def __init__(self, models: list[nn.Module], precision: Precision = "float32") -> None:
+        self.models, self._precision = models, precision
+        named = [dict(model.named_parameters()) for model in models]
+        self._leaves = {n: torch.stack([p[n].detach() for p in named]).requires_grad_() for n in named[0]}
+        self._cells: list[tuple[slice, dict[str, Parameter]]] = []
+        for r, parameters in enumerate(named):
+            for name, p in parameters.items():
+                p.data = self._leaves[name].detach()[r]
+        # In vmap's order: first the parameters of the activation, then its input with the batch in front.
+        self._layers = [(f"{name}.", module) for name, module in models[0].named_modules() if not _inner(module)]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        s = x.permute(0, 2, 3, 4, 1)  # (R, C, H, W, B)
+        with lowered(self._precision, x.device):
+            for prefix, module in self._layers:
+                own = {n.removeprefix(prefix): p for n, p in self._leaves.items() if n.startswith(prefix)}
+                s = LAYERS[type(module)][0](module, own, s) if type(module) in LAYERS else _activation(module, own, s)
+        return s.to(x.dtype)
+
+    def cell(self, rows: slice) -> dict[str, Parameter]:
+        shares = {name: Parameter(leaf.detach()[rows]) for name, leaf in self._leaves.items()}
+        self._cells.append((rows, shares))
+        return shares
+
+    def train(self, mode: bool) -> None:
+        pass  # no layer here depends on it
+
+    def zero_grad(self) -> None:
+        for leaf in self._leaves.values():
+            leaf.grad = None
+
+    def share(self) -> None:
+        for rows, shares in self._cells:
+            for name, p in shares.items():
+                grad = self._leaves[name].grad
+                p.grad = None if grad is None else grad[rows]
+
+    def take_gradients(self) -> dict[str, Tensor | None]:
+        """The gradients of the leaves."""
+        return {name: leaf.grad for name, leaf in self._leaves.items()}
+
+    def put_gradients(self, gradients: Mapping[str, Tensor | None]) -> None:
+        """Puts these there instead, and hands them to the cells."""
+        for name, grad in gradients.items():
+            self._leaves[name].grad = grad
+        self.share()
+
+    def gradients(self) -> Iterator[Tensor]:
+        return (leaf.grad for leaf in self._leaves.values() if leaf.grad is not None)
+
+    def parameters(self) -> Mapping[str, Tensor]:
+        return {name: leaf.detach() for name, leaf in self._leaves.items()}
+
+
+def _activation(module: nn.Module, own: Parameters, x: Tensor) -> Tensor:
+    """A learned activation of x (R, C, …, B), which itself takes (B, C, …)."""
+    C = x.shape[1]
+    if all(p.shape[1:2] == (C,) for p in own.values()):  # per channel: replicas are more channels
+        merged = {name: p.flatten(0, 1) for name, p in own.items()}  # each (R·C, …)
+        flat = functional_call(
+            module, merged, (x.flatten(0, 1).movedim(-1, 0),)
+        )  # (B, R·C, …), the batch last in memory
+        return flat.movedim(0, -1).view(x.shape)  # type: ignore[no-any-return]
+    each = vmap(lambda p, s: functional_call(module, p, (s,)))
+    return each(own, x.movedim(-1, 1)).movedim(1, -1)  # type: ignore[no-any-return]
+
+
+def _inner(module: nn.Module) -> bool:
+    return isinstance(module, nn.Sequential)
+
+
+def stackable(config: RunConfig, model: nn.Module) -> bool:
+    """Whether `Stack` can train this network: a plain sequence of layers it knows, and nothing of somebody's own."""
+    if any(spec.source for spec in (config.network, config.activation, config.strategy)):
+        return False
+    if not isinstance(model, nn.Sequential) or not all(p.requires_grad for p in model.parameters()):
+        return False
+    learned = set(map(id, activation_layers(model).values()))
+    leaves = [m for m in model.modules() if not _inner(m)]
+    return all(id(m) in learned or (type(m) in LAYERS and LAYERS[type(m)][1](m)) for m in leaves)

@@ -1,0 +1,286 @@
+"""Trains runs, one or several at once, and says what happens. No printing, no files."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR
+
+from decaybench.activations.compiled import any_size
+from decaybench.errors import DecaybenchError
+from decaybench.optimizers import scheduler
+from decaybench.parameter_roles.roles import mark_by_behaviour
+from decaybench.strategies.plan import make_plan
+from decaybench.strategies.strategies import Plan
+from decaybench.study.config import RunConfig
+from decaybench.training.activation_statistics import Watch
+from decaybench.training.data import Batches, Data
+from decaybench.training.metrics import EVALUATION_BATCH, clip, evaluate
+from decaybench.training.model import build_model
+from decaybench.training.precision import lowered, products
+from decaybench.training.seeding import model_fingerprint, stream_seed
+from decaybench.training.stacked.cohorts import capacity
+from decaybench.training.stacked.cuda_graph import Captured
+from decaybench.training.stacked.stack import Alone, Replicas, Stack
+
+SEEN = 256  # validation images, on whose activations learned functions are compared
+EXAMPLE = 16  # images that show what a module of unknown type in somebody's own network does
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch of a run gave: loss and accuracy (a fraction) of each part; NaN or infinite when it diverged."""
+
+    config: RunConfig
+    number: int
+    scores: dict[str, float]
+
+    @property
+    def diverged(self) -> bool:
+        return not all(math.isfinite(v) for k, v in self.scores.items() if k.endswith("loss"))
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run is done: its record, without provenance; plain values that JSON can hold."""
+
+    config: RunConfig
+    record: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Replicas that differ only in their seed share parameters, optimizers and schedulers."""
+
+    rows: slice
+    plan: Plan
+    schedulers: list[LambdaLR]
+
+
+@dataclass
+class Run:
+    """What is noted about one run while it trains."""
+
+    config: RunConfig
+    initial: str
+    watch: Watch
+    history: list[Epoch] = field(default_factory=list)
+    over: bool = False
+
+
+class Training:
+    """Some runs on the same data that train together: a replica axis, where there is more than one.
+
+    Raises:
+        DecaybenchError: From any step, when code of the network, the activation or the strategy fails.
+    """
+
+    def __init__(self, configs: Sequence[RunConfig], data: Data) -> None:
+        configs = sorted(configs, key=lambda c: c.cell_id)
+        first, device = configs[0], data.train.x.device
+        models = [build_model(c, data.shape, data.classes).to(data.train.x.dtype) for c in configs]
+        initial = [model_fingerprint(model) for model in models]
+        for model in models:
+            model.to(device)
+        self._data, self._first = data, first
+        stacked = capacity(first, data, device) > 0
+        if not stacked:
+            assert len(models) == 1, "such runs train one by one"
+            mark_by_behaviour(models[0], data.train.x[:EXAMPLE])
+        self.net: Replicas = Stack(models, first.precision) if stacked else Alone(models[0], first.precision)
+        self.captured: Captured | None = None
+        if isinstance(self.net, Stack) and device.type == "cuda":
+            self.captured = Captured(self._gradients, self.net, min(first.batch_size, len(data.train.y)))
+        self._batches = {c.seed: Batches(data.train, c) for c in configs}
+        steps = len(self._batches[first.seed])
+        self.cells: list[Cell] = []
+        for _, group in groupby(range(len(configs)), key=lambda r: configs[r].cell_id):
+            rows = list(group)
+            self.cells.append(self._cell(configs[rows[0]], slice(rows[0], rows[-1] + 1), steps))
+        self.runs = [Run(c, i, Watch(m)) for c, i, m in zip(configs, initial, models, strict=True)]
+        self.epoch, self.done = 0, 0  # whole epochs, and steps of the one under way
+        self._begin()
+
+    def _cell(self, config: RunConfig, rows: slice, steps: int) -> Cell:
+        shared = self.net.cell(rows) if isinstance(self.net, Stack) else None
+        plan = make_plan(config, self.net.models[rows.start], shared)
+        return Cell(rows, plan, [scheduler(o, config.schedule, config.epochs, steps) for o in plan.optimizers])
+
+    @property
+    def finished(self) -> bool:
+        return all(run.over for run in self.runs)
+
+    def _begin(self) -> None:
+        """Starts an epoch."""
+        self._start = {seed: batches.state() for seed, batches in self._batches.items()}
+        self._iterators = {seed: batches.epoch() for seed, batches in self._batches.items()}
+        x = self._data.train.x
+        self._loss = torch.zeros(len(self.runs), device=x.device, dtype=x.dtype)
+        self._correct = torch.zeros(len(self.runs), device=x.device, dtype=torch.long)
+        self._seen = self.done = 0
+        self._random = (
+            torch.Generator().manual_seed(stream_seed(self._first.seed, f"dropout/{self.epoch + 1}")).get_state()
+        )
+
+    def place(self) -> dict[str, Any]:
+        """Where in the data this training is, and what it has noted since the epoch began."""
+        noted = {"loss": self._loss, "correct": self._correct, "seen": self._seen, "random": self._random}
+        return {"epoch": self.epoch, "done": self.done, "batches": self._start, **noted}
+
+    def go_to(self, place: dict[str, Any]) -> None:
+        """Goes to a `place`: draws again the batches that were done."""
+        self.epoch = place["epoch"]
+        for seed, batches in self._batches.items():
+            batches.restore(place["batches"][seed])
+        self._begin()
+        for _ in range(place["done"]):
+            self._batch()
+        device = self._data.train.x.device
+        self.done, self._seen, self._random = place["done"], place["seen"], place["random"]
+        self._loss, self._correct = place["loss"].to(device), place["correct"].to(device)
+
+    def _batch(self) -> tuple[Tensor, Tensor]:
+        """The next x (R, B, C, H, W) and y (R, B)."""
+        drawn = {seed: next(iterator) for seed, iterator in self._iterators.items()}
+        pairs = [drawn[run.config.seed] for run in self.runs]
+        if len(pairs) == 1:
+            return pairs[0][0][None], pairs[0][1][None]
+        return torch.stack([x for x, _ in pairs]), torch.stack([y for _, y in pairs])
+
+    def advance(self) -> list[Epoch | Finished]:
+        """One step; after the last one of an epoch, what the epoch gave."""
+        with self._guarded():
+            self._step(*self._batch())
+        self.done += 1
+        if self.done < len(self._batches[self._first.seed]):
+            return []
+        with self._guarded():
+            scores = self._scores()
+        self.epoch += 1
+        device = self._data.train.x.device
+        with products(self._first.precision, device), lowered(self._first.precision, device):
+            events = [
+                event for run, s in zip(self.runs, scores, strict=True) if not run.over for event in self._note(run, s)
+            ]
+        if not self.finished:
+            self._begin()
+        return events
+
+    def _step(self, x: Tensor, y: Tensor) -> None:
+        self.net.train(True)
+        out, loss = self.captured(x, y) if self.captured else self._gradients(x, y)
+        for cell in self.cells:
+            for optimizer in cell.plan.optimizers:
+                optimizer.step()
+            if cell.plan.after_step is not None:
+                cell.plan.after_step()
+            for s in cell.schedulers:
+                s.step()
+        self._loss = self._loss + loss * y.shape[1]
+        self._correct = self._correct + (out.argmax(1) == y).sum(1)
+        self._seen += y.shape[1]
+
+    def _gradients(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Puts the gradients where the optimizers find them: the outputs (R, classes, B) and losses (R,)."""
+        out = self.net(x)
+        loss = F.cross_entropy(out, y, reduction="none").mean(1)
+        self.net.zero_grad()
+        loss.sum().backward()  # type: ignore[no-untyped-call]
+        self.net.share()
+        for cell in self.cells:
+            if cell.plan.penalty is not None:
+                torch.autograd.backward(cell.plan.penalty())
+        if self._first.clip_norm is not None:
+            clip(list(self.net.gradients()), self._first.clip_norm)
+        return out.detach(), loss.detach()
+
+    def _scores(self) -> list[dict[str, float]]:
+        """Of each replica: training as the batches were met, without any penalty; the other parts as it is now."""
+        # On a GPU a stack was cut to fit the memory with training's batches.
+        stacked_there = isinstance(self.net, Stack) and self._data.train.x.is_cuda
+        batch = self._first.batch_size if stacked_there else EVALUATION_BATCH
+        parts = {"train": (self._loss.cpu().double() / self._seen, self._correct.cpu().double() / self._seen)}
+        parts |= {name: evaluate(self.net, getattr(self._data, name), batch) for name in ("validation", "test")}
+        return [
+            {
+                f"{name}_{what}": float(pair[i][r])
+                for name, pair in parts.items()
+                for i, what in enumerate(("loss", "accuracy"))
+            }
+            for r in range(len(self.runs))
+        ]
+
+    def _note(self, run: Run, scores: dict[str, float]) -> list[Epoch | Finished]:
+        epoch = Epoch(run.config, self.epoch, scores)
+        run.history.append(epoch)
+        run.watch.look()
+        run.over = epoch.diverged or self.epoch == run.config.epochs
+        if not run.over:
+            return [epoch]
+        finished = Finished(run.config, self._record(run))
+        if epoch.diverged:
+            self._retire(self.runs.index(run))
+        return [epoch, finished]
+
+    def _retire(self, row: int) -> None:
+        """A replica that diverged goes on from zeros, unseen, so that nothing infinite slows the others down."""
+        for parameter in self.net.parameters().values():
+            if len(self.runs) > 1:
+                parameter[row].zero_()
+        cell = next(c for c in self.cells if row in range(c.rows.start, c.rows.stop))
+        for optimizer in cell.plan.optimizers:
+            for p, state in optimizer.state.items():
+                for value in state.values():
+                    if isinstance(value, Tensor) and value.shape == p.shape and len(self.runs) > 1:
+                        value[row - cell.rows.start].zero_()
+
+    def _record(self, run: Run) -> dict[str, Any]:
+        last = run.history[-1]
+        batches = self._batches[run.config.seed].fingerprint
+        return {
+            "run_id": run.config.run_id,
+            "config": run.config.model_dump(),
+            "fingerprints": {"data": self._data.fingerprint, "initial": run.initial, "batches": batches},
+            "diverged": last.number if last.diverged else None,
+            "history": {key: [_json(e.scores[key]) for e in run.history] for key in last.scores},
+            "layers": run.watch.summary(self._data.validation.x[:SEEN]),
+        }
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Dropout draws from torch's own generators: they are this training's within, and as they were outside."""
+        device = self._data.train.x.device
+        alone = isinstance(self.net, Alone)  # nothing in a stack draws
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else [], enabled=alone):
+            if alone:
+                if device.type == "cuda":
+                    torch.manual_seed(stream_seed(self._first.seed, f"dropout/{self.epoch + 1}/{self.done}"))
+                torch.set_rng_state(self._random)
+            try:
+                with products(self._first.precision, device), nullcontext() if alone else any_size():
+                    yield
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:
+                parts = ", ".join(s.label for s in (self._first.network, self._first.activation, self._first.strategy))
+                reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+                raise DecaybenchError(f"Training {parts} (seed {self._first.seed}) fails: {reason}.") from error
+            if alone:
+                self._random = torch.get_rng_state()
+
+
+def train(configs: Sequence[RunConfig], data: Data) -> Iterator[Epoch | Finished]:
+    """Trains runs together to their end, on the device their data is on."""
+    training = Training(configs, data)
+    while not training.finished:
+        yield from training.advance()
+
+
+def _json(x: float) -> float | None:
+    return x if math.isfinite(x) else None
