@@ -14,7 +14,7 @@ from helpers import REPOSITORY
 
 collect_ignore = []
 if not torch.cuda.is_available():
-    collect_ignore.append("test_cuda.py")
+    collect_ignore.append("execution/test_cuda.py")
     os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when it is imported first
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_summary import made
 
 from decaybench.analysis.cells import cells
 from decaybench.analysis.comparison import Question, summarize
@@ -12,13 +11,7 @@ from decaybench.analysis.stopping import FIRST, next_runs
 from decaybench.analysis.tuning import tuned
 from decaybench.report.verdicts import verdicts
 from decaybench.study.config import RunConfig
-
-
-def pairs(differences: list[float], **fields: Any) -> list[dict]:
-    """Two strategies whose test accuracies differ so, seed by seed."""
-    base = [0.8 + 0.013 * (s % 3) for s in range(len(differences))]
-    ours = [made(b + d, "exclude-alpha", s, **fields) for s, (b, d) in enumerate(zip(base, differences, strict=True))]
-    return ours + [made(b, "decay-all", s, **fields) for s, b in enumerate(base)]
+from made_records import made, pairs
 
 
 def row_of(records: list[dict], **question: Any) -> dict[str, Any]:

@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 from playwright.sync_api import sync_playwright
-from test_evidence import pairs
-from test_summary import made
 
 from decaybench.analysis.comparison import Question, Summary, summarize
 from decaybench.report.figures import FIGURES, draw, save
 from decaybench.report.html import to_html
 from decaybench.results.record import EDGES
+from made_records import made, pairs
 
 pytestmark = pytest.mark.slow
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import Cli
-from test_executors import do, runs_of
-from test_executors import numbers as finished
+from test_scheduler import do, runs_of
+from test_scheduler import numbers as finished
 
 from decaybench.execution.inline import Inline
 from decaybench.execution.processes import prepare

@@ -13,9 +13,8 @@ from decaybench.analysis.comparison import COLUMNS, Question, alpha_columns, sum
 from decaybench.analysis.statistics import accuracy_interval, mean_interval
 from decaybench.report import print_layers, print_summary, to_csv, to_json, to_markdown
 from decaybench.report.numbers import histogram, percent, plain, points
-from decaybench.results.record import encode
 from decaybench.study.config import TRAINING_VERSION
-from helpers import one
+from made_records import made
 
 KEYS = [
     *("dataset", "network", "activation", "strategy", "optimizer", "lr", "weight_decay", "epochs", "seeds"),
@@ -24,31 +23,6 @@ KEYS = [
     *("p_holm", "improvement", "pairing", "detectable", "verdict"),
     *("alpha_mean", "alpha_q05", "alpha_q50", "alpha_q95", "alpha_near_zero"),
 ]
-
-
-def made(accuracy: float, strategy: str = "decay-all", seed: int = 0, **more) -> dict:
-    """A record as training would write it, with a chosen test accuracy."""
-    fields = {k: v for k, v in more.items() if k in ("activation", "weight_decay", "batch_size", "lr")}
-    config = one(strategy=strategy, epochs=1, **fields).model_copy(update={"seed": seed})
-    keys = [f"{p}_{k}" for p in ("train", "validation", "test") for k in ("loss", "accuracy")]
-    alphas = np.asarray(more.get("alphas", [0.25, 0.005, -0.5, 0.3]), np.float32)
-    layer = {"name": "2", "type": "PReLU", "shapes": {"weight": [4]}, "quantiles": [], "extra": 1}
-    layer |= {
-        "distance_from_relu": 0.25,
-        "distance_from_start": 0.5,
-        "distance_from_zero": 1.5,
-        "initial": encode(alphas),
-        "final": encode(alphas),
-    }
-    return {
-        "run_id": config.run_id,
-        "config": config.model_dump(),
-        "fingerprints": more.get("fingerprints", {"data": "d", "initial": f"i{seed}", "batches": f"b{seed}"}),
-        "diverged": more.get("diverged"),
-        "history": {k: [accuracy] for k in keys},
-        "layers": [] if more.get("activation") == "relu" else [layer],
-        "provenance": {"device": "cpu", "seconds": 1.0},
-    }
 
 
 def by_strategy(records: list[dict], **kwargs) -> dict[str, dict]:
