@@ -9,8 +9,9 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from decaybench.registry import catalog
-from decaybench.registry import imports as targets
+from decaybench import registry
+from decaybench.registry import imports
+from decaybench.registry.optimizers import default_lr
 from decaybench.registry.spec import Spec
 
 Params = Sequence[Parameter] | Sequence[dict[str, Any]]
@@ -45,8 +46,8 @@ def maker(optimizer: Spec, lr: float) -> Callable[..., Optimizer]:
     ) -> Optimizer:
         other = kind is not None and kind != optimizer.name
         chosen = Spec.make("optimizer", kind, {}) if other and kind else optimizer
-        build = targets.load(catalog.OPTIMIZERS[chosen.name].target)
-        own_lr = catalog.default_lr(chosen.name) if other else run_lr
+        build = imports.load(registry.OPTIMIZERS[chosen.name].target)
+        own_lr = default_lr(chosen.name) if other else run_lr
         made: Optimizer = build(params, lr=own_lr if lr is None else lr, weight_decay=weight_decay, **chosen.options)
         return made
 
@@ -70,7 +71,7 @@ def step(epoch: float, epochs: int, step_size: float, gamma: float) -> float:
 
 def scheduler(optimizer: Optimizer, schedule: Spec, epochs: int, steps_per_epoch: int) -> LambdaLR:
     """The schedule, stepped after every batch; ``warmup`` epochs rise linearly from 1/steps to 1."""
-    shape = targets.load(catalog.SCHEDULES[schedule.name].target)
+    shape = imports.load(registry.SCHEDULES[schedule.name].target)
     options = dict(schedule.options)
     warmup = float(options.pop("warmup") or 0.0) * steps_per_epoch  # in steps
 

@@ -11,7 +11,7 @@ import pytest
 from conftest import Cli
 
 import decaybench
-from decaybench.registry import catalog
+from decaybench import registry
 from helpers import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text("utf-8")
@@ -112,7 +112,7 @@ def test_the_answer_to_the_thread_runs_and_spares_the_slopes() -> None:
 
 
 def test_every_strategy_is_explained() -> None:
-    for name in catalog.STRATEGIES:
+    for name in registry.STRATEGIES:
         assert f"| `{name}` |" in section("Strategies")
 
 
@@ -145,7 +145,7 @@ def test_the_answer_shown_is_what_verify_prints(cli: Cli) -> None:
 
 
 def test_every_recipe_is_explained() -> None:
-    for name in catalog.RECIPES:
+    for name in registry.RECIPES:
         assert f"| `{name}` |" in README
 
 

@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from decaybench import roles
+from decaybench import registry, roles
 from decaybench.errors import UsageError
 from decaybench.parameter_roles.roles import activation_layers
-from decaybench.registry import catalog
 from decaybench.training.model import build_model
 from helpers import one, tiny
 
@@ -15,8 +14,8 @@ SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (2, 9, 13)]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("activation", catalog.ACTIVATIONS)
-@pytest.mark.parametrize("network", catalog.NETWORKS)
+@pytest.mark.parametrize("activation", registry.ACTIVATIONS)
+@pytest.mark.parametrize("network", registry.NETWORKS)
 def test_every_network_takes_every_activation(network: str, activation: str, shape: tuple[int, int, int]) -> None:
     # Eight layers of something that grows as s² overflow without normalization.
     options = ",norm=true" if (network, activation) == ("vgg", "xielu") else ""

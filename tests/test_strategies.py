@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from decaybench import registry
 from decaybench.activations.kaf.module import KAF
 from decaybench.parameter_roles.roles import mark_activation
-from decaybench.registry import catalog
 from decaybench.registry.build import construct
 from decaybench.strategies.plan import setup
 from decaybench.strategies.strategies import Plan
@@ -84,11 +84,11 @@ def after_one_step(strategy: str, optimizer: str) -> tuple[dict[str, Tensor], di
     return before, {name: p.detach() for name, p in model.named_parameters()}
 
 
-@pytest.mark.parametrize("optimizer", catalog.OPTIMIZERS)
-@pytest.mark.parametrize("strategy", catalog.STRATEGIES)
+@pytest.mark.parametrize("optimizer", registry.OPTIMIZERS)
+@pytest.mark.parametrize("strategy", registry.STRATEGIES)
 def test_exactly_what_it_says_shrinks_by_the_closed_form(strategy: str, optimizer: str) -> None:
     before, after = after_one_step(strategy, optimizer)
-    decayed = SAYS[catalog.STRATEGIES[strategy].decays]
+    decayed = SAYS[registry.STRATEGIES[strategy].decays]
     for name, w in before.items():
         if name not in decayed:
             assert torch.equal(after[name], w), f"{name} must not move"
@@ -158,7 +158,7 @@ def test_two_optimizers_takes_another_kind_and_rate() -> None:
     assert {id(p) for p in second.param_groups[0]["params"]} == {id(dict(model.named_parameters())[a]) for a in ALPHAS}
 
 
-@pytest.mark.parametrize("strategy", catalog.STRATEGIES)
+@pytest.mark.parametrize("strategy", registry.STRATEGIES)
 def test_every_parameter_is_in_exactly_one_group(strategy: str) -> None:
     model = network()
     plan = one_step(strategy, "sgd", model)
@@ -166,7 +166,7 @@ def test_every_parameter_is_in_exactly_one_group(strategy: str) -> None:
     assert sorted(held) == sorted(id(p) for p in model.parameters())
 
 
-@pytest.mark.parametrize("strategy", catalog.STRATEGIES)
+@pytest.mark.parametrize("strategy", registry.STRATEGIES)
 def test_a_network_that_learns_no_activation_trains(strategy: str) -> None:
     model = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
     take_step(one_step(strategy, "sgd", model), model)

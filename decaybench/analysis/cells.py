@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from decaybench.registry.catalog import STRATEGIES
+from decaybench.registry import STRATEGIES
 from decaybench.registry.spec import Spec
 from decaybench.results.record import decode
 from decaybench.results.store import Record

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
+from decaybench import registry
 from decaybench.audit.recipes import Recipe
 from decaybench.errors import UsageError
 from decaybench.parameter_roles.library_rules import Role
 from decaybench.parameter_roles.roles import owner_of, roles
-from decaybench.registry import catalog
-from decaybench.registry import imports as targets
+from decaybench.registry import imports
 
 OPTIMIZER = "optimizer"  # the column of a real one
 
@@ -63,18 +63,18 @@ class Audit:
         return [r for r in self.rows if r.role == role]
 
 
-def audit(model: nn.Module, recipes: Iterable[str] = catalog.RECIPES, example: Tensor | None = None) -> Audit:
+def audit(model: nn.Module, recipes: Iterable[str] = registry.RECIPES, example: Tensor | None = None) -> Audit:
     """Shows for every parameter of a model which of these recipes decay it.
 
     Args:
         model: Any module, also on the meta device.
-        recipes: Names of `catalog.RECIPES`.
+        recipes: Names of `registry.RECIPES`.
         example: One batch of input, by which modules of unknown type are classified.
     """
     found = roles(model, example)
     decayed: dict[str, set[str]] = {}
     for name in recipes:
-        recipe: Recipe = targets.load(catalog.RECIPES[name].target)
+        recipe: Recipe = imports.load(registry.RECIPES[name].target)
         decayed[name] = recipe(model, found)
     return Audit(_rows(model, found, decayed), list(decayed), [], [])
 

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from decaybench.errors import DecaybenchError, UsageError, unknown
 from decaybench.parameter_roles.inference import captured_calls
-from decaybench.registry import imports as targets
+from decaybench.registry import imports
 from decaybench.vision import torchvision
 
 FORMS = "package.module:factory, path/to/file.py:factory, timm:NAME, torchvision:NAME or hf:CONFIG_OR_FOLDER"
@@ -51,7 +51,7 @@ def build(target: str, options: Options, *, shapes_only: bool = False) -> nn.Mod
 
 
 def _own(target: str, options: Options) -> nn.Module:
-    factory = targets.load(target)
+    factory = imports.load(target)
     if isinstance(factory, nn.Module):
         return factory
     if not callable(factory):
@@ -94,7 +94,7 @@ def optimizers_of(target: str, model: nn.Module) -> list[Optimizer]:
     Raises:
         UsageError: When it fails, or returns neither an optimizer nor several.
     """
-    factory = targets.load(target)
+    factory = imports.load(target)
     try:
         made = factory(model)
     except Exception as error:

@@ -11,7 +11,7 @@ from decaybench.cli.report import Format
 from decaybench.console import guarded, say
 from decaybench.errors import DecaybenchError, UsageError, unknown
 from decaybench.parameter_roles.library_rules import Role
-from decaybench.registry.catalog import RECIPES
+from decaybench.registry import RECIPES
 from decaybench.registry.spec import plain_value
 
 if TYPE_CHECKING:

@@ -9,7 +9,9 @@ from rich.text import Text
 
 from decaybench.console import guarded
 from decaybench.errors import unknown
-from decaybench.registry.catalog import FAMILIES, RECIPES, Entry, StrategyEntry
+from decaybench.registry import FAMILIES, RECIPES
+from decaybench.registry.entry import Entry
+from decaybench.registry.strategies import StrategyEntry
 from decaybench.study.study import builtin_studies
 
 PLURALS = {

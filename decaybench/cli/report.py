@@ -14,7 +14,7 @@ from decaybench.analysis.comparison import Question, summarize
 from decaybench.analysis.stopping import next_runs
 from decaybench.console import guarded, say
 from decaybench.errors import DecaybenchError, UsageError, unknown
-from decaybench.registry.catalog import STRATEGIES
+from decaybench.registry import STRATEGIES
 from decaybench.registry.imports import is_target
 from decaybench.results.store import Loaded, StudyFolder, find
 from decaybench.study.study import read_study

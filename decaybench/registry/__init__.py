@@ -1,1 +1,28 @@
-"""Every name a study can use: what it is, which options it takes, where its code is."""
+"""Every name a study or an audit can use, with its options and where its code is. Never imports torch.
+
+To add a strategy, an activation, a network, a data set or a recipe: write it in a file beside its siblings and give it
+one entry in the file of its family here. ``list``, the checks, the run, the report and the contract tests go through
+these tables and cover it.
+"""
+
+from collections.abc import Mapping
+
+from decaybench.registry.activations import ACTIVATIONS
+from decaybench.registry.datasets import DATASETS
+from decaybench.registry.entry import Entry
+from decaybench.registry.networks import NETWORKS
+from decaybench.registry.optimizers import OPTIMIZERS, SCHEDULES
+from decaybench.registry.recipes import RECIPES
+from decaybench.registry.strategies import STRATEGIES
+
+# What a run is made of.
+FAMILIES: Mapping[str, Mapping[str, Entry]] = {
+    "strategy": STRATEGIES,
+    "activation": ACTIVATIONS,
+    "network": NETWORKS,
+    "dataset": DATASETS,
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+}
+
+__all__ = ["ACTIVATIONS", "DATASETS", "FAMILIES", "NETWORKS", "OPTIMIZERS", "RECIPES", "SCHEDULES", "STRATEGIES"]

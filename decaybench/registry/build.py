@@ -3,9 +3,9 @@
 import inspect
 from typing import Any
 
+from decaybench import registry
 from decaybench.errors import DecaybenchError, UsageError
-from decaybench.registry import catalog
-from decaybench.registry import imports as targets
+from decaybench.registry import imports
 from decaybench.registry.spec import Spec
 
 
@@ -16,8 +16,8 @@ def construct(family: str, spec: Spec, *args: Any) -> Any:
         UsageError: When somebody's own code does not import or does not take these arguments, or anything
             cannot be built, with the reason.
     """
-    own = targets.is_target(spec.name)
-    function = targets.load(spec.name if own else catalog.FAMILIES[family][spec.name].target)
+    own = imports.is_target(spec.name)
+    function = imports.load(spec.name if own else registry.FAMILIES[family][spec.name].target)
     if own:
         _check_call(function, family, spec, args)
     try:

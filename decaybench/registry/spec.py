@@ -8,9 +8,9 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from decaybench import registry
 from decaybench.errors import UsageError, unknown
-from decaybench.registry import catalog
-from decaybench.registry import imports as targets
+from decaybench.registry import imports
 
 Scalar = bool | int | float | str | None
 
@@ -37,13 +37,13 @@ class Spec(BaseModel):
         Raises:
             UsageError: For an unknown name or option, or a value of the wrong type or range.
         """
-        if targets.is_target(name):
+        if imports.is_target(name):
             if family in ("optimizer", "schedule"):
-                raise unknown(family, name, catalog.FAMILIES[family])
-            return cls(name=name, options=dict(options), source=targets.source_fingerprint(name))
-        if name not in catalog.FAMILIES[family]:
-            raise unknown(family, name, catalog.FAMILIES[family])
-        schema = catalog.FAMILIES[family][name].options
+                raise unknown(family, name, registry.FAMILIES[family])
+            return cls(name=name, options=dict(options), source=imports.source_fingerprint(name))
+        if name not in registry.FAMILIES[family]:
+            raise unknown(family, name, registry.FAMILIES[family])
+        schema = registry.FAMILIES[family][name].options
         for option in options:
             if option not in schema.model_fields:
                 raise unknown(f"option of {name}", option, schema.model_fields)
@@ -55,7 +55,7 @@ class Spec(BaseModel):
     @property
     def chosen(self) -> dict[str, Scalar]:
         """The options that are not defaults."""
-        entry = next((family[self.name] for family in catalog.FAMILIES.values() if self.name in family), None)
+        entry = next((family[self.name] for family in registry.FAMILIES.values() if self.name in family), None)
         defaults = entry.options().model_dump() if entry else {}
         return {k: v for k, v in self.options.items() if k not in defaults or defaults[k] != v}
 
@@ -106,7 +106,7 @@ def _pair(family: str, name: str, text: str) -> tuple[str, Scalar]:
     key, _, value = (part.strip() for part in text.partition("="))
     if value.lower() == "none":
         return key, None
-    return key, (plain_value(value) if targets.is_target(name) else value)
+    return key, (plain_value(value) if imports.is_target(name) else value)
 
 
 def plain_value(text: str) -> Scalar:

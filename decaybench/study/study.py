@@ -21,9 +21,10 @@ from pydantic import (
     model_validator,
 )
 
+from decaybench import registry
 from decaybench.errors import UsageError, unknown
-from decaybench.registry import catalog
 from decaybench.registry.hashing import digest
+from decaybench.registry.optimizers import default_lr
 from decaybench.registry.spec import Spec, explain, parse
 from decaybench.study.config import Augmentation, Precision, RunConfig
 
@@ -84,7 +85,7 @@ class Study(BaseModel):
         out: dict[str, Any] = {}
         for key, value in fields.items():
             items = value if key in whole or isinstance(value, list) else [value]
-            if key in catalog.FAMILIES:
+            if key in registry.FAMILIES:
                 items = [spec for item in items for spec in parse(key, item)]
             if key in ("clip_norm", "train_limit"):
                 items = [None if item == "none" else item for item in items]
@@ -108,7 +109,7 @@ class Study(BaseModel):
                 fields = dict(zip(axes, values, strict=True))
                 if fields["strategy"].name == "no-decay":
                     fields["weight_decay"] = 0.0  # whatever the decay, the control is one and the same run
-                for lr in self.lr or [catalog.default_lr(fields["optimizer"].name)]:
+                for lr in self.lr or [default_lr(fields["optimizer"].name)]:
                     run = RunConfig(**fields, lr=lr, seed=seed)
                     unique.setdefault(run.run_id, run)
         return list(unique.values())
@@ -130,7 +131,7 @@ def _check_shorthands(overrides: Mapping[str, Any], strategies: list[Spec]) -> N
     """An option of a strategy that no strategy takes is a mistake; in a file it waits for one that does."""
     for option in STRATEGY_OPTIONS:
         if overrides.get(option) and not any(option in s.options for s in strategies):
-            owner = next(n for n, e in catalog.STRATEGIES.items() if option in e.options.model_fields)
+            owner = next(n for n, e in registry.STRATEGIES.items() if option in e.options.model_fields)
             raise UsageError(f"{option}: no strategy of this study has it; it belongs to {owner}.")
 
 

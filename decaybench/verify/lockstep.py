@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from decaybench.errors import UsageError
 from decaybench.optimizers import maker, scheduler
-from decaybench.registry import catalog
+from decaybench.registry.optimizers import default_lr
 from decaybench.registry.spec import parse
 from decaybench.strategies.strategies import Setup
 from decaybench.verify.conditions import OPTIMIZERS, Case, cause
@@ -96,7 +96,7 @@ class Side:
             self.model, alphas = Unused(self.model), frozenset(f"model.{name}" for name in alphas)
         (spec,) = parse("optimizer", OPTIMIZERS[case.optimizer])
         named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-        lr = catalog.default_lr(spec.name) if subject.lr is None else subject.lr
+        lr = default_lr(spec.name) if subject.lr is None else subject.lr
         self.plan = way.build(Setup(named, alphas, subject.decay, maker(spec, lr)))
         self.parameters = list(named.values())
         (cosine,) = parse("schedule", "cosine")

@@ -6,8 +6,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from decaybench.registry import STRATEGIES
 from decaybench.registry.build import construct
-from decaybench.registry.catalog import STRATEGIES
 from decaybench.registry.spec import parse
 from decaybench.strategies.strategies import Plan, Setup, total
 

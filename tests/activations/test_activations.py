@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from decaybench import registry
 from decaybench.activations import KAF
 from decaybench.activations import compiled as native
-from decaybench.registry import catalog
+from decaybench.registry.activations import KAFOptions
 from decaybench.registry.build import construct
-from decaybench.registry.options import KAFOptions
 from decaybench.registry.spec import parse
 
 SHAPES = [(6, 3), (4, 3, 5), (2, 3, 4, 5)]
@@ -75,7 +75,7 @@ def build(spec: str, channels: int = 3, dtype: torch.dtype = torch.float64) -> n
 
 
 def test_every_activation_of_the_catalog_has_a_formula() -> None:
-    assert {spec.split(",")[0] for spec in FORMULAS} == set(catalog.ACTIVATIONS)
+    assert {spec.split(",")[0] for spec in FORMULAS} == set(registry.ACTIVATIONS)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -12,8 +12,8 @@ from conftest import Cli
 from typer.testing import CliRunner, Result
 
 import decaybench
+from decaybench import registry
 from decaybench.cli import app
-from decaybench.registry import catalog
 from helpers import REPOSITORY
 
 TINY = ["--dataset", "synthetic,samples=200", "--network", "mlp,width=16", "--epochs", "1", "--seeds", "2"]
@@ -112,7 +112,7 @@ def test_every_field_of_a_study_is_an_option() -> None:
 
 def test_list_names_everything_in_one_line_each() -> None:
     done = invoke("list")
-    for entries in [*catalog.FAMILIES.values(), catalog.RECIPES]:
+    for entries in [*registry.FAMILIES.values(), registry.RECIPES]:
         for name, entry in entries.items():
             assert f"{name} " in done.stdout
             assert entry.summary in done.stdout

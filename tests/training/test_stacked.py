@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from decaybench.registry import catalog
+from decaybench import registry
 from decaybench.study.config import RunConfig
 from decaybench.training import checkpoint
 from decaybench.training.data import Data, Part, load
@@ -16,7 +16,7 @@ from decaybench.training.stacked.stack import Alone
 from decaybench.training.trainer import Finished, Training
 from helpers import CPU, tiny
 
-STRATEGIES = [*catalog.STRATEGIES, "loss-penalty,penalty=l1", "two-optimizers,alpha_optimizer=adam,alpha_lr=0.01"]
+STRATEGIES = [*registry.STRATEGIES, "loss-penalty,penalty=l1", "two-optimizers,alpha_optimizer=adam,alpha_lr=0.01"]
 STEPS = 50
 
 
@@ -87,7 +87,7 @@ def test_a_cohort_is_its_runs_to_1e_10(optimizer: str, network: str, activation:
     assert 0 < worst < 1e-10
 
 
-@pytest.mark.parametrize("activation", list(catalog.ACTIVATIONS))
+@pytest.mark.parametrize("activation", list(registry.ACTIVATIONS))
 @pytest.mark.parametrize(
     "network",
     ["mlp,width=16", *(pytest.param(n, marks=SLOW) for n in ("forum,width=4", "kafnet", "vgg,depth=3,width=4"))],

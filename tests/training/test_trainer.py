@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from decaybench import registry
 from decaybench.errors import UsageError
 from decaybench.optimizers import maker, scheduler
 from decaybench.parameter_roles.roles import mark_activation, mark_by_behaviour
-from decaybench.registry import catalog
 from decaybench.registry.spec import parse
 from decaybench.results.record import decode, dumps, loads
 from decaybench.strategies.plan import make_plan, setup
@@ -24,7 +24,7 @@ from decaybench.training.stacked.stack import Alone
 from decaybench.training.trainer import Training
 from helpers import CPU, finish, one
 
-STRATEGIES = [*catalog.STRATEGIES, "loss-penalty,penalty=l1", "two-optimizers,alpha_optimizer=adam"]
+STRATEGIES = [*registry.STRATEGIES, "loss-penalty,penalty=l1", "two-optimizers,alpha_optimizer=adam"]
 
 
 def test_one_seed_gives_every_strategy_the_same_start_and_batches() -> None:
@@ -135,7 +135,7 @@ def test_clipping_is_joint_over_all_optimizers() -> None:
 
 def test_without_decay_all_strategies_give_the_same_bits() -> None:
     records = {
-        s: finish(one(strategy=s, weight_decay=0.0, activation="kaf", clip_norm=1.0))[1] for s in catalog.STRATEGIES
+        s: finish(one(strategy=s, weight_decay=0.0, activation="kaf", clip_norm=1.0))[1] for s in registry.STRATEGIES
     }
     for strategy, record in records.items():
         assert record["layers"] == records["no-decay"]["layers"], strategy

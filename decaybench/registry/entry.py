@@ -1,0 +1,29 @@
+"""What an entry of the registry is: a summary, where its code is, and the options it takes."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Options(BaseModel):
+    """The options of one entry: their names, types, ranges and defaults."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A name that a study, or an audit, can use.
+
+    Attributes:
+        summary: One line for ``decaybench list``.
+        target: ``package.module:attribute``, imported when it is first used.
+        options: The options it takes, passed to the target as keywords.
+    """
+
+    summary: str
+    target: str
+    options: type[Options] = Options

@@ -1,0 +1,82 @@
+"""The optimizers and learning-rate schedules and their options."""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal, Self
+
+from pydantic import NonNegativeFloat, PositiveFloat, model_validator
+
+from decaybench.registry.entry import Entry, Fraction, Options
+
+OptimizerName = Literal["sgd", "adam", "adamw", "rmsprop"]
+_MODULE = "decaybench.optimizers:"
+
+
+class OptimizerOptions(Options):
+    """Options of an optimizer, and the learning rate it gets when none is asked for."""
+
+    default_lr: ClassVar[float] = 1e-3
+
+
+class SGDOptions(OptimizerOptions):
+    """As in `torch.optim.SGD`."""
+
+    default_lr: ClassVar[float] = 0.05
+    momentum: Fraction = 0.9
+    nesterov: bool = False
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> Self:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
+
+
+class AdamOptions(OptimizerOptions):
+    """As in `torch.optim.Adam` and ``AdamW``."""
+
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    eps: PositiveFloat = 1e-8
+
+
+class RMSpropOptions(OptimizerOptions):
+    """As in `torch.optim.RMSprop`, whose alpha is called `smoothing` here."""
+
+    smoothing: Fraction = 0.99
+    momentum: Fraction = 0.0
+    eps: PositiveFloat = 1e-8
+
+
+class ScheduleOptions(Options):
+    """`warmup` is in epochs."""
+
+    warmup: NonNegativeFloat = 0.0  # epochs of linear warm-up
+
+
+class StepOptions(ScheduleOptions):
+    """`step_size` is in epochs."""
+
+    step_size: PositiveFloat = 10.0  # epochs
+    gamma: PositiveFloat = 0.1
+
+
+OPTIMIZERS: Mapping[str, Entry] = {
+    "sgd": Entry("momentum 0.9 unless told otherwise; decay is part of the gradient", _MODULE + "sgd", SGDOptions),
+    "adam": Entry("decay is part of the gradient", _MODULE + "adam", AdamOptions),
+    "adamw": Entry("decay is apart from the gradient", _MODULE + "adamw", AdamOptions),
+    "rmsprop": Entry("decay is part of the gradient", _MODULE + "rmsprop", RMSpropOptions),
+}
+
+
+SCHEDULES: Mapping[str, Entry] = {
+    "constant": Entry("the learning rate stays", _MODULE + "constant", ScheduleOptions),
+    "cosine": Entry("falls along half a cosine to zero at the end", _MODULE + "cosine", ScheduleOptions),
+    "step": Entry("is multiplied by gamma every step_size epochs", _MODULE + "step", StepOptions),
+}
+
+
+def default_lr(optimizer: str) -> float:
+    """The learning rate an optimizer has when none is asked for."""
+    options = OPTIMIZERS[optimizer].options
+    assert issubclass(options, OptimizerOptions)
+    return options.default_lr

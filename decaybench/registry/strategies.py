@@ -1,0 +1,81 @@
+"""The strategies and their options."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat
+
+from decaybench.registry.entry import Entry, Options
+from decaybench.registry.optimizers import OptimizerName
+
+Subset = Literal["all", "weights", "activation"]
+_MODULE = "decaybench.strategies.strategies:"
+
+
+class LossPenaltyOptions(Options):
+    """`l1_ratio` is the share of L1 in elastic-net; `on` which parameters are penalized."""
+
+    penalty: Literal["l1", "l2", "elastic-net"] = "l2"
+    l1_ratio: Annotated[float, Field(ge=0, le=1)] = 0.5
+    on: Subset = "weights"
+
+
+class TwoOptimizersOptions(Options):
+    """Of the second optimizer; None means as the first."""
+
+    alpha_optimizer: OptimizerName | None = None
+    alpha_lr: PositiveFloat | None = None
+
+
+class ProximalOptions(Options):
+    """Which parameters are thresholded."""
+
+    on: Subset = "all"
+
+
+@dataclass(frozen=True)
+class StrategyEntry(Entry):
+    """A strategy, with what it says it decays.
+
+    Attributes:
+        decays: Which parameters are pulled: ``all``, ``none``, ``weights`` (all but the activation
+            parameters), ``activation``, or ``matrices`` (two dimensions or more, and no bias).
+    """
+
+    decays: Literal["all", "none", "weights", "activation", "matrices"] = "all"
+
+
+STRATEGIES: Mapping[str, StrategyEntry] = {
+    "no-decay": StrategyEntry("control: nothing is regularized", _MODULE + "no_decay", decays="none"),
+    "decay-all": StrategyEntry("the optimizer's weight_decay on every parameter", _MODULE + "decay_all"),
+    "exclude-alpha": StrategyEntry(
+        "param groups: activation parameters get weight_decay=0", _MODULE + "exclude_alpha", decays="weights"
+    ),
+    "loss-penalty": StrategyEntry(
+        "no optimizer decay; a penalty on the other parameters is added to the loss",
+        _MODULE + "loss_penalty",
+        LossPenaltyOptions,
+        "weights",
+    ),
+    "two-optimizers": StrategyEntry(
+        "weights in one optimizer with decay, activation parameters in a second without",
+        _MODULE + "two_optimizers",
+        TwoOptimizersOptions,
+        "weights",
+    ),
+    "exclude-1d": StrategyEntry(
+        "the widespread rule: skip biases and 1-D parameters (spares PReLU, decays KAF)",
+        _MODULE + "exclude_1d",
+        decays="matrices",
+    ),
+    "alpha-only": StrategyEntry(
+        "diagnostic: only the activation parameters are decayed", _MODULE + "alpha_only", decays="activation"
+    ),
+    "decay-to-init": StrategyEntry(
+        "activation parameters are pulled to their initial value instead of to zero", _MODULE + "decay_to_init"
+    ),
+    "proximal-l1": StrategyEntry(
+        "soft-thresholding after the step: exact zeros", _MODULE + "proximal_l1", ProximalOptions
+    ),
+}
