@@ -37,7 +37,7 @@ def rmsprop(params: Params, lr: float, weight_decay: float, smoothing: float, mo
     return torch.optim.RMSprop(params, lr=lr, weight_decay=weight_decay, alpha=smoothing, momentum=momentum, eps=eps)
 
 
-def maker(optimizer: Spec, lr: float) -> Callable[..., Optimizer]:
+def optimizer_factory(optimizer: Spec, lr: float) -> Callable[..., Optimizer]:
     """The function by which a strategy makes a run's optimizer; see `decaybench.strategies.strategies.Setup`."""
     run_lr = lr
 
@@ -69,7 +69,7 @@ def step(epoch: float, epochs: int, step_size: float, gamma: float) -> float:
     return gamma ** math.floor(epoch / step_size)
 
 
-def scheduler(optimizer: Optimizer, schedule: Spec, epochs: int, steps_per_epoch: int) -> LambdaLR:
+def lr_scheduler(optimizer: Optimizer, schedule: Spec, epochs: int, steps_per_epoch: int) -> LambdaLR:
     """The schedule, stepped after every batch; ``warmup`` epochs rise linearly from 1/steps to 1."""
     shape = imports.load(registry.SCHEDULES[schedule.name].target)
     options = dict(schedule.options)

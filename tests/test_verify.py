@@ -11,27 +11,27 @@ from torch import nn
 from typer.testing import CliRunner, Result
 
 from decaybench.cli import app
-from decaybench.verify import claims as facts
-from decaybench.verify.conditions import Case, cases, cause
-from decaybench.verify.lockstep import Row, Side, compare
-from decaybench.verify.methods import DEFAULT, way
+from decaybench.verify import claims as claims
+from decaybench.verify.conditions import Condition, cause, conditions
+from decaybench.verify.lockstep import MethodComparison, MethodRun, compare
+from decaybench.verify.methods import DEFAULT, method
 from decaybench.verify.model import forum
 
 LR, DECAY = 0.1, 0.01
 
 
 @pytest.fixture(scope="module")
-def rows() -> list[Row]:
-    subject = forum(20, DECAY)
-    return [row for case in cases(DEFAULT) for row in compare(subject, case)]
+def rows() -> list[MethodComparison]:
+    tested = forum(20, DECAY)
+    return [row for condition in conditions(DEFAULT) for row in compare(tested, condition)]
 
 
 def verify(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["verify", *arguments])
 
 
-@pytest.mark.parametrize("fact", facts.FACTS, ids=lambda fact: fact.text)
-def test_every_known_fact_holds(rows: list[Row], fact: facts.Fact) -> None:
+@pytest.mark.parametrize("fact", claims.CLAIMS, ids=lambda fact: fact.text)
+def test_every_known_fact_holds(rows: list[MethodComparison], fact: claims.Claim) -> None:
     row = fact.measured(rows)
     assert row is not None
     assert (row.verdict != "different") == fact.same
@@ -39,25 +39,27 @@ def test_every_known_fact_holds(rows: list[Row], fact: facts.Fact) -> None:
     assert row.max_difference < 1e-12 or not fact.same
 
 
-def test_two_optimizers_are_param_groups_bit_by_bit_and_the_answer_says_where_that_ends(rows: list[Row]) -> None:
+def test_two_optimizers_are_param_groups_bit_by_bit_and_the_answer_says_where_that_ends(
+    rows: list[MethodComparison],
+) -> None:
     pair = [r for r in rows if (r.left, r.right) == ("exclude-alpha", "two-optimizers")]
     for row in pair:
         ends = row.clipping == "per optimizer" or "first only" in row.optimizer
         assert row.verdict == ("different" if ends else "identical"), row
         assert (row.max_difference == 0) != ends
-    text = facts.answer(rows)
+    text = claims.answer(rows)
     assert text.startswith("Are two optimizers problematic? No: identical to param groups, largest difference 0 (sgd, ")
     assert "each optimizer clips by the norm of its own gradients" in text
     assert "the second optimizer's learning rate is not scheduled" in text
 
 
-def test_what_is_measured_is_what_the_reasons_predict(rows: list[Row]) -> None:
-    by_label = {(c.label, c.clipping): c for c in cases(DEFAULT)}
+def test_what_is_measured_is_what_the_reasons_predict(rows: list[MethodComparison]) -> None:
+    by_label = {(c.label, c.clipping): c for c in conditions(DEFAULT)}
     several = {"two-optimizers": 2}
     for row in rows:
-        case = by_label[row.optimizer, row.clipping]
+        condition = by_label[row.optimizer, row.clipping]
         counts = several.get(row.left, 1), several.get(row.right, 1)
-        why = cause(way(row.left), way(row.right), case, counts)
+        why = cause(method(row.left), method(row.right), condition, counts)
         assert (why is not None) == (row.verdict == "different"), row
         assert (row.parted is not None) == (row.verdict == "different")
         if why:
@@ -65,62 +67,72 @@ def test_what_is_measured_is_what_the_reasons_predict(rows: list[Row]) -> None:
 
 
 def test_the_answer_changes_when_two_optimizers_are_not_the_same() -> None:
-    subject = forum(3, DECAY)
-    ways = ("exclude-alpha", "two-optimizers,alpha_lr=0.01")
-    (row,) = compare(subject, Case("sgd", ways=ways))
+    tested = forum(3, DECAY)
+    methods = ("exclude-alpha", "two-optimizers,alpha_lr=0.01")
+    (row,) = compare(tested, Condition("sgd", methods=methods))
     assert row.verdict == "different"
     assert "alpha_lr=0.01" in row.reason
-    assert "never identical" in facts.answer([row])
+    assert "never identical" in claims.answer([row])
 
 
 def test_decoupled_with_adam_is_adamw_of_torch() -> None:
-    subject = forum(5, DECAY)
-    side = Side(way("decoupled"), subject, Case("adam"))
-    theirs = copy.deepcopy(subject.model)
-    spared = [p for n, p in theirs.named_parameters() if n in subject.alphas]
-    decayed = [p for n, p in theirs.named_parameters() if n not in subject.alphas]
+    tested = forum(5, DECAY)
+    side = MethodRun(method("decoupled"), tested, Condition("adam"))
+    theirs = copy.deepcopy(tested.model)
+    spared = [p for n, p in theirs.named_parameters() if n in tested.alphas]
+    decayed = [p for n, p in theirs.named_parameters() if n not in tested.alphas]
     groups = [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=1e-3, weight_decay=DECAY)
     for step in range(5):
         side.step(step, 0.0)
         optimizer.zero_grad()
-        subject.loss(theirs, step).backward()
+        tested.loss(theirs, step).backward()
         optimizer.step()
     for ours, other in zip(side.model.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(ours, other, rtol=0, atol=1e-15)
 
 
-def weights(subject) -> Iterator[torch.Tensor]:
-    return (p.detach() for n, p in subject.model.named_parameters() if n not in subject.alphas)
+def weights(tested) -> Iterator[torch.Tensor]:
+    return (p.detach() for n, p in tested.model.named_parameters() if n not in tested.alphas)
 
 
 def test_the_forgotten_half_differs_by_lr_lambda_w_after_one_step() -> None:
-    subject = forum(1, DECAY, LR)
-    (row,) = compare(subject, Case("sgd", ways=("loss-penalty", "forgotten-half")))
-    largest = max(float(w.abs().max()) for w in weights(subject))
+    tested = forum(1, DECAY, LR)
+    (row,) = compare(tested, Condition("sgd", methods=("loss-penalty", "forgotten-half")))
+    largest = max(float(w.abs().max()) for w in weights(tested))
     assert row.max_difference == pytest.approx(LR * DECAY * largest, rel=1e-9)
 
 
 def test_what_has_no_gradient_is_decayed_by_the_penalty_only_by_the_closed_form() -> None:
-    subject = forum(7, DECAY, LR)
-    case = Case("sgd", unused=True, ways=("exclude-alpha", "loss-penalty"))
-    (row,) = compare(subject, case)
-    unused = [p.detach() for n, p in Side(way("no-decay"), subject, case).model.named_parameters() if "unused" in n]
+    tested = forum(7, DECAY, LR)
+    condition = Condition("sgd", unused=True, methods=("exclude-alpha", "loss-penalty"))
+    (row,) = compare(tested, condition)
+    unused = [
+        p.detach()
+        for n, p in MethodRun(method("no-decay"), tested, condition).model.named_parameters()
+        if "unused" in n
+    ]
     largest = max(float(w.abs().max()) for w in unused)
     assert row.max_difference == pytest.approx(largest * (1 - (1 - LR * DECAY) ** 7), rel=1e-9)
 
 
 def test_clipping_by_itself_scales_the_slopes_by_their_own_norm() -> None:
-    subject = forum(1, 0.0, LR)
-    case = Case("sgd", "per optimizer", ways=("exclude-alpha", "two-optimizers"))
-    (row,) = compare(subject, case)
-    named = dict(subject.model.named_parameters())
-    gradients = dict(zip(named, torch.autograd.grad(subject.loss(subject.model, 0), list(named.values())), strict=True))
+    tested = forum(1, 0.0, LR)
+    condition = Condition("sgd", "per optimizer", methods=("exclude-alpha", "two-optimizers"))
+    (row,) = compare(tested, condition)
+    named = dict(tested.model.named_parameters())
+    gradients = dict(
+        zip(
+            named,
+            torch.autograd.grad(tested.loss(tested.model, 0), list(named.values())),
+            strict=True,
+        )
+    )
 
     def norm(names) -> float:
         return sum(float(gradients[n].square().sum()) for n in names) ** 0.5
 
-    alphas = set(subject.alphas)
+    alphas = set(tested.alphas)
     limit = norm(named) / 2
     joint = {n: gradients[n] * limit / (norm(named) + 1e-6) for n in named}
     expected = 0.0
@@ -131,7 +143,7 @@ def test_clipping_by_itself_scales_the_slopes_by_their_own_norm() -> None:
 
 
 def test_weight_decay_without_gradient_follows_the_closed_form() -> None:
-    first, second = facts.shrinkage()
+    first, second = claims.shrinkage()
     assert first.verdict in ("equal", "identical")
     assert second.verdict in ("equal", "identical")
     assert first.reason.endswith("×0.142")  # the published 0.14
@@ -165,7 +177,7 @@ from torch import nn
 def net():
     return nn.Sequential(nn.Linear(6, 4), nn.PReLU(4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 2))
 
-def plain():
+def format_number():
     return nn.Linear(6, 2)
 
 class Pair(nn.Linear):
@@ -215,8 +227,8 @@ def test_bad_input_is_one_clear_sentence(here: Path, arguments: list[str], messa
 
 
 def test_a_subject_is_left_as_it_was() -> None:
-    subject = forum(2, DECAY)
-    before = [p.detach().clone() for p in subject.model.parameters()]
-    compare(subject, Case("adam"))
-    assert all(torch.equal(p, q) for p, q in zip(before, subject.model.parameters(), strict=True))
-    assert isinstance(subject.model, nn.Module)
+    tested = forum(2, DECAY)
+    before = [p.detach().clone() for p in tested.model.parameters()]
+    compare(tested, Condition("adam"))
+    assert all(torch.equal(p, q) for p, q in zip(before, tested.model.parameters(), strict=True))
+    assert isinstance(tested.model, nn.Module)

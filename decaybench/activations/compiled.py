@@ -26,7 +26,7 @@ from decaybench.activations.kaf.piecewise import Pieces
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 # Calls for fewer numbers than this never start a compiler. It depends on the call alone, not on what was compiled
 # before, so that a run gives the same bits whatever ran before it.
-WORTH = 4096
+MIN_COMPILED_SIZE = 4096
 TYPES = {torch.float32: "float", torch.float64: "double"}
 
 
@@ -119,14 +119,14 @@ def any_size() -> Iterator[None]:
         _any_size = before
 
 
-def large(s: Tensor) -> bool:
+def large_enough(s: Tensor) -> bool:
     """Whether a tensor has enough numbers for a compiler to be worth its while."""
-    return s.numel() >= (1 if _any_size else max(WORTH, 1))
+    return s.numel() >= (1 if _any_size else max(MIN_COMPILED_SIZE, 1))
 
 
 def usable(s: Tensor) -> ctypes.CDLL | None:
     """The library for a tensor, if it is on the CPU and large enough."""
-    return library(s.dtype) if s.device.type == "cpu" and large(s) else None
+    return library(s.dtype) if s.device.type == "cpu" and large_enough(s) else None
 
 
 def layout(s: Tensor, *others: Tensor) -> tuple[Tensor, tuple[int, int, int]]:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from decaybench.activations import compiled as native
+from decaybench.activations import compiled
 from decaybench.activations.compiled import call, layout
 from decaybench.activations.custom_op import differentiable, merged, operation, split, transformed
 
@@ -31,8 +31,8 @@ class PReLU(nn.PReLU):
         slope = self.weight
         if s.dtype in (torch.bfloat16, torch.float16) and slope.dtype == torch.float32:
             return self._of(s.float()).to(s.dtype)
-        ours = s.device.type == "cpu" and s.ndim >= 2 and s.dtype == slope.dtype and s.dtype in native.TYPES
-        if not ours or (not native.large(s) and not transformed()):  # under vmap, torch's own warns or fails
+        ours = s.device.type == "cpu" and s.ndim >= 2 and s.dtype == slope.dtype and s.dtype in compiled.TYPES
+        if not ours or (not compiled.large_enough(s) and not transformed()):  # under vmap, torch's own warns or fails
             return super().forward(s)
         if len(slope) not in (1, s.shape[1]):
             raise ValueError(f"PReLU({len(slope)}) takes (N, {len(slope)}, …), not {tuple(s.shape)}")
@@ -46,7 +46,7 @@ def prelu(channels: int, shared: bool = False, init: float = 0.25) -> nn.Module:
 
 def _forward(s: Tensor, slope: Tensor) -> Tensor:
     s, shape = layout(s, slope)
-    compiled = native.usable(s)
+    compiled = compiled.usable(s)
     if compiled is None:
         return torch.prelu(s, slope)
     out, slope = torch.empty_like(s), slope.contiguous()
@@ -57,7 +57,7 @@ def _forward(s: Tensor, slope: Tensor) -> Tensor:
 def _backward(grad: Tensor, s: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
     s, shape = layout(s, slope)
     grad = grad if grad.stride() == s.stride() else torch.empty_like(s).copy_(grad)
-    compiled = native.usable(s)
+    compiled = compiled.usable(s)
     if compiled is None:
         left = s <= 0
         a = slope.reshape(1, -1, *[1] * (s.ndim - 2))

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from decaybench.analysis.cells import Cell, Row, cells, final, strategy_name
 from decaybench.analysis.statistics import (
-    SAME,
+    TIE_TOLERANCE,
     accuracy_interval,
     anytime_interval,
     correlation,
@@ -23,7 +23,7 @@ from decaybench.analysis.statistics import (
 from decaybench.results.record import decode
 from decaybench.results.store import Record
 
-SHOWN = ("dataset", "network", "activation", "strategy", "optimizer", "lr", "weight_decay", "epochs")
+CONFIG_COLUMNS = ("dataset", "network", "activation", "strategy", "optimizer", "lr", "weight_decay", "epochs")
 NEAR_ZERO = 0.01
 
 
@@ -43,7 +43,7 @@ class Summary:
 
 
 COLUMNS = (
-    *SHOWN,
+    *CONFIG_COLUMNS,
     *("seeds", "diverged", "test_accuracy", "test_accuracy_low", "test_accuracy_high"),
     *("difference", "difference_low", "difference_high"),
     *("p_holm", "improvement", "pairing", "detectable", "verdict"),
@@ -52,7 +52,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Question:
+class ComparisonSettings:
     """How cells are compared.
 
     Attributes:
@@ -66,14 +66,14 @@ class Question:
     anytime: bool = False
 
 
-def summarize(records: Iterable[Record], question: Question | None = None) -> Summary:
+def summarize(records: Iterable[Record], question: ComparisonSettings | None = None) -> Summary:
     """Groups runs into cells and compares each with the baseline strategy, seed by seed."""
-    question = question or Question()
+    question = question or ComparisonSettings()
     found = cells(records)
     varying = [
         key
         for key in dict.fromkeys(k for c in found for k in c.config)
-        if key not in SHOWN and len({str(c.config.get(key)) for c in found}) > 1
+        if key not in CONFIG_COLUMNS and len({str(c.config.get(key)) for c in found}) > 1
     ]
     notes: list[str] = []
     differences = [differences_of(cell, found, question.baseline, notes) for cell in found]
@@ -95,7 +95,7 @@ def _row(cell: Cell, notes: list[str]) -> Row:
         epochs = ", ".join(str(r["diverged"]) for r in diverged)
         notes.append(f"{describe(cell)}: {len(diverged)} of {len(cell.records)} runs diverged (epoch {epochs}).")
     return {
-        **{key: cell.config[key] for key in SHOWN},
+        **{key: cell.config[key] for key in CONFIG_COLUMNS},
         "seeds": len(cell.records),
         "diverged": len(diverged),
         **dict(zip(("test_accuracy", "test_accuracy_low", "test_accuracy_high"), accuracy, strict=True)),
@@ -103,7 +103,7 @@ def _row(cell: Cell, notes: list[str]) -> Row:
     }
 
 
-def _evidence(differences: list[float], p: float | None, question: Question) -> Row:
+def _evidence(differences: list[float], p: float | None, question: ComparisonSettings) -> Row:
     """The difference to the baseline, and what may be concluded from it."""
     interval = (anytime_interval if question.anytime else mean_interval)(differences)
     row: Row = dict(zip(("difference", "difference_low", "difference_high"), interval, strict=True))
@@ -111,11 +111,11 @@ def _evidence(differences: list[float], p: float | None, question: Question) -> 
     return row | {"verdict": _verdict(differences, row, question)}
 
 
-def _verdict(differences: list[float], row: Row, question: Question) -> str | None:
+def _verdict(differences: list[float], row: Row, question: ComparisonSettings) -> str | None:
     """One of: better, worse, same (in every seed, or within the margin), open."""
     if len(differences) < 2:
         return None
-    if max(map(abs, differences)) < SAME:
+    if max(map(abs, differences)) < TIE_TOLERANCE:
         return "the same in every seed"
     low, high, p = row["difference_low"], row["difference_high"], row["p_holm"]
     clear = p is not None and p < 0.05 if not question.anytime else low is not None and (low > 0 or high < 0)

@@ -10,7 +10,7 @@ import pandas as pd
 from decaybench.analysis.cells import Row, labels
 from decaybench.analysis.comparison import alpha_columns
 from decaybench.results.record import decode
-from decaybench.results.store import Record, find
+from decaybench.results.store import Record, find_study_folder
 
 
 def load(directory: str | Path) -> pd.DataFrame:
@@ -29,7 +29,7 @@ def load(directory: str | Path) -> pd.DataFrame:
 
     A record that cannot be read is named in a warning and left out.
     """
-    loaded = find(Path(directory)).load()
+    loaded = find_study_folder(Path(directory)).load()
     for problem in loaded.problems:
         warnings.warn(problem, stacklevel=2)
     return frame(loaded.records)

@@ -14,7 +14,7 @@ from scipy.optimize import brentq
 from scipy.special import stdtr, stdtrit
 from scipy.stats import nct
 
-SAME = 1e-12  # differences of equal fractions differ by rounding
+TIE_TOLERANCE = 1e-12  # differences of equal fractions differ by rounding
 LEAST = 5  # seeds below which a p-value or a power says little
 
 
@@ -32,7 +32,7 @@ def _spread(values: Sequence[float]) -> float | None:
     Accuracies are counts of a few hundred images, and seeds that tie say little about the next one: an error of zero
     would claim certainty.
     """
-    if len(values) < 2 or max(values) - min(values) < SAME:
+    if len(values) < 2 or max(values) - min(values) < TIE_TOLERANCE:
         return None
     return float(np.std(values, ddof=1)) / math.sqrt(len(values))
 
@@ -111,7 +111,7 @@ def improvement(differences: Sequence[float]) -> float | None:
     """The share of seeds in which the difference is above zero, ties as half (Agarwal et al. 2021, 2108.13264)."""
     if not differences:
         return None
-    signs = [0.5 if abs(d) < SAME else float(d > 0) for d in differences]
+    signs = [0.5 if abs(d) < TIE_TOLERANCE else float(d > 0) for d in differences]
     return math.fsum(signs) / len(signs)
 
 

@@ -8,8 +8,8 @@ from decaybench.analysis.statistics import anytime_interval
 from decaybench.results.store import Record
 from decaybench.study.config import RunConfig
 
-FIRST = 5  # seeds of every cell before anything is judged
-STEP = 4  # seeds that are added at once
+FIRST_SEEDS = 5  # seeds of every cell before anything is judged
+SEEDS_PER_ROUND = 4  # seeds that are added at once
 
 
 def next_runs(runs: list[RunConfig], records: Iterable[Record], until: float, baseline: str) -> list[RunConfig]:
@@ -28,7 +28,7 @@ def next_runs(runs: list[RunConfig], records: Iterable[Record], until: float, ba
     records = list(records)
     done = {record["run_id"] for record in records}
     missing = [run for run in runs if run.run_id not in done]
-    first = [run for run in missing if run.seed < FIRST]
+    first = [run for run in missing if run.seed < FIRST_SEEDS]
     if first:
         return first
     wanted = _undecided(cells(records), until, baseline)
@@ -37,7 +37,7 @@ def next_runs(runs: list[RunConfig], records: Iterable[Record], until: float, ba
         of = {run.cell_id for run in runs if run.run_id in run_ids}
         for cell_id in of:
             lacking = [run for run in missing if run.cell_id == cell_id]
-            chosen |= {run.run_id: run for run in lacking[:STEP]}
+            chosen |= {run.run_id: run for run in lacking[:SEEDS_PER_ROUND]}
     return list(chosen.values())
 
 

@@ -9,8 +9,8 @@ from scipy.special import stdtrit
 
 from decaybench.analysis.cells import Cell, Row, final, strategy_name
 
-RESAMPLES = 2000
-TUNED = ("lr", "weight_decay")
+BOOTSTRAP_SAMPLES = 2000
+TUNED_FIELDS = ("lr", "weight_decay")
 Floats = npt.NDArray[np.float64]
 
 
@@ -42,7 +42,7 @@ def tuned(found: Iterable[Cell], baseline: str) -> list[Row]:
     """
     questions: dict[tuple[str, ...], list[Cell]] = {}
     for cell in found:
-        key = tuple(f"{k}={v}" for k, v in cell.config.items() if k not in ("strategy", *TUNED))
+        key = tuple(f"{k}={v}" for k, v in cell.config.items() if k not in ("strategy", *TUNED_FIELDS))
         questions.setdefault(key, []).append(cell)
     return [row for cells in questions.values() for row in _question(cells, baseline)]
 
@@ -59,7 +59,7 @@ def _question(cells: list[Cell], baseline: str) -> list[Row]:
         return []
     candidates = [_candidates(name, [c for c in group if c.by_seed], seeds) for name, group in groups.items()]
     everything = np.arange(len(seeds))[None]  # the one sample that is not resampled
-    resampled = np.random.default_rng(0).integers(len(seeds), size=(RESAMPLES, len(seeds)))
+    resampled = np.random.default_rng(0).integers(len(seeds), size=(BOOTSTRAP_SAMPLES, len(seeds)))
     reference = next((c for c in candidates if baseline in (c.strategy, strategy_name(c.cells[0]))), None)
     return [_row(c, reference, everything, resampled) for c in candidates if c.cells]
 
@@ -77,7 +77,7 @@ def _row(
     (chosen,), (test,) = c.best(everything)
     again, scores = c.best(resampled)
     best, n = c.cells[chosen], everything.shape[1]
-    row = {key: best.config[key] for key in best.config if key not in TUNED}
+    row = {key: best.config[key] for key in best.config if key not in TUNED_FIELDS}
     row |= {"lr": best.config["lr"], "weight_decay": best.config["weight_decay"], "seeds": n}
     row |= {"candidates": len(c.cells), "chosen_again": float((again == chosen).mean())}
     row |= {"validation_accuracy": float(c.validation[chosen].mean())}

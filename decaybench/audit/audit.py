@@ -19,7 +19,7 @@ OPTIMIZER = "optimizer"  # the column of a real one
 
 
 @dataclass(frozen=True)
-class Row:
+class AuditedParameter:
     """One parameter.
 
     Attributes:
@@ -48,17 +48,17 @@ class Audit:
         strangers: How many parameters the optimizer has that are not the model's.
     """
 
-    rows: list[Row]
+    rows: list[AuditedParameter]
     recipes: list[str]
     missing: list[str]
     repeated: list[str]
     strangers: int = 0
 
-    def decayed(self, recipe: str, role: Role | None = None) -> list[Row]:
+    def decayed(self, recipe: str, role: Role | None = None) -> list[AuditedParameter]:
         """The parameters, of one role or of all, that a recipe decays."""
         return [r for r in self.rows if r.decayed[recipe] and role in (None, r.role)]
 
-    def of(self, role: Role) -> list[Row]:
+    def of(self, role: Role) -> list[AuditedParameter]:
         """The parameters of a role."""
         return [r for r in self.rows if r.role == role]
 
@@ -95,13 +95,13 @@ def audit_optimizer(model: nn.Module, optimizers: Iterable[Optimizer], example: 
     )
 
 
-def _rows(model: nn.Module, found: Mapping[str, Role], decayed: Mapping[str, set[str]]) -> list[Row]:
+def _rows(model: nn.Module, found: Mapping[str, Role], decayed: Mapping[str, set[str]]) -> list[AuditedParameter]:
     owners = dict(model.named_modules())
     for name, p in model.named_parameters():
         if is_lazy(p):
             raise UsageError(f"{name} has no shape before the model has seen an input: give --input (example=).")
     return [
-        Row(
+        AuditedParameter(
             name,
             tuple(p.shape),
             type(owner_of(owners, name)[0]).__name__,

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from decaybench.audit.audit import Audit
 
 HEAD = "# decaybench audit: name, shape, role, decayed by"
-NOBODY = "-"
+NOT_DECAYED = "-"
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Line:
     decayed: tuple[str, ...]
 
     def __str__(self) -> str:
-        return "\t".join([self.name, self.shape, self.role, ",".join(self.decayed) or NOBODY])
+        return "\t".join([self.name, self.shape, self.role, ",".join(self.decayed) or NOT_DECAYED])
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Snapshot:
         if not head.startswith(HEAD) or any(len(fields) != 4 for fields in cut):
             raise UsageError(f"{path} is no audit snapshot; write it anew with --snapshot {path}.")
         lines = {
-            name: Line(name, shape, role, tuple(d for d in decayed.split(",") if d != NOBODY))
+            name: Line(name, shape, role, tuple(d for d in decayed.split(",") if d != NOT_DECAYED))
             for name, shape, role, decayed in cut
         }
         return cls(tuple(head.removeprefix(HEAD).strip().split(", ")), lines)

@@ -206,6 +206,6 @@ def _goal(text: str, goal: float, measured: float, met: bool) -> Row:
     return {"goal": text, "is": goal, "measured": measured, "met": "yes" if met else "no"}
 
 
-def started() -> str:
+def timestamp() -> str:
     """When."""
     return time.strftime("%Y-%m-%d %H:%M")

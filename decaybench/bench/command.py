@@ -51,7 +51,9 @@ def activations(
         "memory": list(measure.memory(where)),
         "first call in a new process": list(measure.first_calls()),
     }
-    about = f"{device_name(where)}, {torch.get_num_threads()} threads, torch {torch.__version__}, {measure.started()}; "
+    about = (
+        f"{device_name(where)}, {torch.get_num_threads()} threads, torch {torch.__version__}, {measure.timestamp()}; "
+    )
     about += f"a copy moves {rate:.3g} GB/s"
     _show(about, found, format)
 
@@ -67,14 +69,14 @@ def study(
 ) -> None:
     """Whole studies against the script a user would write."""
     check_device(device)
-    from decaybench.execution.processes import prepare
+    from decaybench.execution.processes import start_forkserver
 
-    prepare()
+    start_forkserver()
     import torch
 
     from decaybench.bench import study as measure
     from decaybench.execution.device import device_name, resolve
-    from decaybench.execution.executors import cores
+    from decaybench.execution.executors import available_cores
 
     where = resolve(device)
     about = f"{device_name(where)}, torch {torch.__version__}"
@@ -83,7 +85,7 @@ def study(
         _show(about, {"a whole study and a script": [measure.whole(where, epochs or 10)]}, format)
         return
     found = {
-        "a study and a script": list(measure.contest(workers or cores(), epochs or 1)),
+        "a study and a script": list(measure.contest(workers or available_cores(), epochs or 1)),
         "cost beyond training": [measure.overhead()],
         "growth with the number of runs": list(measure.growth()),
     }

@@ -20,7 +20,7 @@ Row = dict[str, Any]
 CPU = torch.device("cpu")
 
 
-def made(folder: StudyFolder, count: int) -> None:
+def write_made_up_records(folder: StudyFolder, count: int) -> None:
     """Records of a small study with ever more seeds, whose accuracies are drawn."""
     study = read_study("smoke", {"seeds": 1})
     templates = []
@@ -53,7 +53,7 @@ def reports(counts: tuple[int, ...]) -> Iterator[Row]:
     """The seconds of ``decaybench report`` once Python has started, and its peak memory."""
     with tempfile.TemporaryDirectory() as place:
         for count in counts:
-            made(StudyFolder(Path(place)), count)
+            write_made_up_records(StudyFolder(Path(place)), count)
             command = [sys.executable, "-c", CHILD, "report", place]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             seconds, peak = done.stderr.splitlines()[-1].split()

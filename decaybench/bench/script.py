@@ -87,7 +87,7 @@ def _test(model: nn.Module, loader: Any, device: torch.device) -> float:
     return correct / len(loader.dataset)
 
 
-def lay_out(folder: Path) -> Path:
+def prepare_fashion_mnist(folder: Path) -> Path:
     """Fashion-MNIST's files as torchvision wants them.
 
     Raises:

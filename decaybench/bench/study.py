@@ -24,10 +24,10 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from decaybench.bench.script import Script, lay_out
+from decaybench.bench.script import Script, prepare_fashion_mnist
 from decaybench.execution.inline import Inline
 from decaybench.execution.processes import Processes
-from decaybench.execution.scheduler import Driver
+from decaybench.execution.scheduler import Scheduler
 from decaybench.results.store import StudyFolder
 from decaybench.study.config import RunConfig
 from decaybench.study.study import read_study
@@ -49,14 +49,14 @@ def _runs(runs: int, epochs: int, **fields: Any) -> list[RunConfig]:
 def contest(workers: int, epochs: int) -> Iterator[Row]:
     """Our study and the script: runs per hour, accuracy, the share of what the machine can multiply."""
     with tempfile.TemporaryDirectory() as folder:
-        data = lay_out(Path(folder) / "data")
+        data = prepare_fashion_mnist(Path(folder) / "data")
         rate = multiply_rate()
         for network, activation, count in CONTESTS:
             seconds, accuracy = Script(network, activation).run(data, epochs)
             runs = _runs(count, epochs, dataset="fashion-mnist", network=network, activation=activation)
             study = StudyFolder(Path(folder) / f"{network}-{activation}")
             start = time.perf_counter()
-            for _ in Driver(Processes("cpu", workers), study, CPU, workers).run(runs):
+            for _ in Scheduler(Processes("cpu", workers), study, CPU, workers).run(runs):
                 pass
             ours = (time.perf_counter() - start) / count
             scores = [r["history"]["test_accuracy"][-1] for r in study.load().records]
@@ -87,12 +87,12 @@ def whole(device: torch.device, epochs: int, seeds: int = 10) -> Row:
     fields = {"dataset": "fashion-mnist", "weight_decay": DECAY, "batch_size": BATCH}
     runs = read_study(None, {**fields, "seeds": seeds, "epochs": epochs}).runs()
     with tempfile.TemporaryDirectory() as folder:
-        data = lay_out(Path(folder) / "data")
+        data = prepare_fashion_mnist(Path(folder) / "data")
         once = [Script("forum", activation).run(data, epochs, device) for activation in ("prelu", "kaf")]
         script = sum(seconds for seconds, _ in once) * len(runs) / 2
         study = StudyFolder(Path(folder) / "study")
         start = time.perf_counter()
-        for _ in Driver(Inline(device), study, device).run(runs):
+        for _ in Scheduler(Inline(device), study, device).run(runs):
             pass
         ours = time.perf_counter() - start
         scores = [r["history"]["test_accuracy"][-1] for r in study.load().records]
@@ -149,7 +149,7 @@ def overhead(runs: int = 40) -> Row:
             patched = {name: timed(getattr(Training, name)) for name in ("_step", "_scores")}
             with mock.patch.multiple(Training, **patched):
                 start = time.perf_counter()
-                for _ in Driver(Inline(CPU), StudyFolder(Path(folder) / str(number)), CPU).run(configs):
+                for _ in Scheduler(Inline(CPU), StudyFolder(Path(folder) / str(number)), CPU).run(configs):
                     pass
             whole = time.perf_counter() - start
     return {
@@ -169,7 +169,7 @@ def growth(counts: tuple[int, ...] = (10, 100, 1000)) -> Iterator[Row]:
             configs = _runs(count, 2, batch_size=64, **fields)
             study = StudyFolder(Path(tempfile.mkdtemp(dir=folder)))
             start = time.perf_counter()
-            for _ in Driver(Inline(CPU), study, CPU).run(configs):
+            for _ in Scheduler(Inline(CPU), study, CPU).run(configs):
                 pass
             each = 1e3 * (time.perf_counter() - start) / count
             if first is None:

@@ -10,10 +10,10 @@ from typing import Self
 
 from decaybench.console import INTERRUPTED, say
 
-PATIENCE = 1.0  # seconds that an operation under way has to end by itself
+GRACE_SECONDS = 1.0  # seconds that an operation under way has to end by itself
 
 
-class Prompt:
+class InterruptHandler:
     """While this is entered, the process ends soon after Ctrl-C whatever it is doing.
 
     Nothing is lost by it: a record is written to a temporary name and renamed.
@@ -39,7 +39,7 @@ class Prompt:
 
     def _watch(self) -> None:
         while number := self._ours.recv(1):
-            if number[0] == signal.SIGINT and not self._handled.wait(PATIENCE):
+            if number[0] == signal.SIGINT and not self._handled.wait(GRACE_SECONDS):
                 say(self._farewell())
                 os._exit(INTERRUPTED)
         self._ours.close()

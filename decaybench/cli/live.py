@@ -16,7 +16,7 @@ from decaybench.study.config import RunConfig
 if TYPE_CHECKING:
     from decaybench.execution.scheduler import Event
 
-OFTEN = 1.0  # seconds between two notes for ``decaybench status``
+PROGRESS_SECONDS = 1.0  # seconds between two notes for ``decaybench status``
 
 
 class Live:
@@ -26,7 +26,7 @@ class Live:
         self.progress, self._folder = progress, folder
         console = Console(file=sys.stderr)
         self._screen = Screen(console=console, transient=True) if console.is_terminal else None
-        self._noted = -OFTEN
+        self._noted = -PROGRESS_SECONDS
         self._begun = False
 
     def __enter__(self) -> Self:
@@ -65,7 +65,7 @@ class Live:
         else:
             for i, record in enumerate(event.records, start=1 - len(event.records)):
                 self._print(self._line(record, self.progress.before + self.progress.finished + i))
-        if time.monotonic() - self._noted > OFTEN:
+        if time.monotonic() - self._noted > PROGRESS_SECONDS:
             self._noted = time.monotonic()
             self._folder.write_progress(self.progress.dumps())
 

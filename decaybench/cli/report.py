@@ -10,16 +10,16 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from decaybench.analysis.comparison import Question, summarize
+from decaybench.analysis.comparison import ComparisonSettings, summarize
 from decaybench.analysis.stopping import next_runs
 from decaybench.console import guarded, say
 from decaybench.errors import DecaybenchError, UsageError, unknown
 from decaybench.registry import STRATEGIES
 from decaybench.registry.imports import is_target
-from decaybench.results.store import Loaded, StudyFolder, find
+from decaybench.results.store import Loaded, StudyFolder, find_study_folder
 from decaybench.study.study import read_study
 
-PAUSE = 2.0  # seconds between two looks at a study that runs
+POLL_SECONDS = 2.0  # seconds between two looks at a study that runs
 PICTURES = ("html", "png", "svg", "pdf")
 PIPE_WIDTH = 160  # columns of a table that goes to a file or another program
 
@@ -60,7 +60,7 @@ def report(
     """Show what a study found: accuracies, differences with intervals, activation parameters."""
     if baseline.split(",")[0] not in STRATEGIES and not is_target(baseline):
         raise unknown("strategy", baseline, STRATEGIES)
-    folder = find(directory)
+    folder = find_study_folder(directory)
     loaded = folder.load(pictures=format in PICTURES)
     if unfinished := _unfinished(folder, loaded):
         loaded.problems.append(unfinished)
@@ -82,12 +82,12 @@ def report(
 def _more(folder: StudyFolder, before: int) -> Loaded:
     """Waits until more runs are finished."""
     while len(list(folder.runs.glob("*.json"))) <= before:
-        time.sleep(PAUSE)
+        time.sleep(POLL_SECONDS)
     return folder.load(pictures=False)
 
 
 def _picture(
-    folder: StudyFolder, loaded: Loaded, format: Format, output: Path | None, figure: str, question: Question
+    folder: StudyFolder, loaded: Loaded, format: Format, output: Path | None, figure: str, question: ComparisonSettings
 ) -> None:
     """Writes the page, or one figure.
 
@@ -130,13 +130,13 @@ def _about(folder: StudyFolder) -> tuple[str, str]:
     return study.name, study.description
 
 
-def _question(folder: StudyFolder, baseline: str, margin: float | None) -> Question:
+def _question(folder: StudyFolder, baseline: str, margin: float | None) -> ComparisonSettings:
     """What is asked of the records; seeds may have been added until the intervals were narrow."""
     try:
         until = read_study(str(folder.study_file), {}).until
     except DecaybenchError:
         until = None
-    return Question(baseline, None if margin is None else margin / 100, until is not None)
+    return ComparisonSettings(baseline, None if margin is None else margin / 100, until is not None)
 
 
 def _unfinished(folder: StudyFolder, loaded: Loaded) -> str:
@@ -153,7 +153,7 @@ def _unfinished(folder: StudyFolder, loaded: Loaded) -> str:
     return f"{len(missing)} of the study's {len(asked)} runs are not finished; {command} goes on." if missing else ""
 
 
-def show(loaded: Loaded, format: Format, output: Path | None, layers: bool, question: Question) -> None:
+def show(loaded: Loaded, format: Format, output: Path | None, layers: bool, question: ComparisonSettings) -> None:
     """Renders records to stdout or a file.
 
     Raises:

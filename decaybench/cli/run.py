@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from decaybench.analysis.comparison import Question
+from decaybench.analysis.comparison import ComparisonSettings
 from decaybench.analysis.stopping import next_runs
-from decaybench.cli.interrupt import Prompt
+from decaybench.cli.interrupt import InterruptHandler
 from decaybench.cli.live import Live
 from decaybench.cli.report import Format, show
 from decaybench.console import INTERRUPTED, check_device, guarded, say
 from decaybench.errors import UsageError
-from decaybench.execution.processes import prepare
+from decaybench.execution.processes import start_forkserver
 from decaybench.execution.progress import Progress
 from decaybench.results.store import StudyFolder
 from decaybench.study.config import RunConfig
 from decaybench.study.study import Study, read_study, to_toml
 
 if TYPE_CHECKING:
-    from decaybench.execution.scheduler import Driver, Event
+    from decaybench.execution.scheduler import Event, Scheduler
 
 BASELINE = "decay-all"
 Many = list[str] | None  # read by the study itself, which names the field, the value and what is allowed
@@ -47,7 +47,7 @@ class ExecutorName(StrEnum):
 
 
 @dataclass(frozen=True)
-class Work:
+class RunPlan:
     """What is asked of the machine."""
 
     asked: Study
@@ -55,7 +55,7 @@ class Work:
     runs: list[RunConfig]
     missing: list[RunConfig]
     fresh: bool
-    machine: dict[str, Any]  # the fields of `decaybench.execution.executors.Machine`, which imports torch
+    machine: dict[str, Any]  # the fields of `decaybench.execution.executors.ExecutionOptions`, which imports torch
 
 
 @guarded
@@ -121,14 +121,14 @@ def run(
     if asked.until is not None and not fresh and not next_runs(runs, loaded.records, asked.until / 100, BASELINE):
         missing = []  # everything is known well enough
     if dry_run:
-        _tell(runs, missing, folder)
+        _print_dry_run(runs, missing, folder)
         return
     if fresh:
-        _ask(folder, yes)
+        _confirm_fresh(folder, yes)
     machine = {k: given[k] for k in ("device", "workers", "checkpoint_every", "patience", "ray_address", "ray_gpus")}
-    plan = Work(asked, folder, runs, missing, fresh, {**machine, "executor": executor.value})
+    plan = RunPlan(asked, folder, runs, missing, fresh, {**machine, "executor": executor.value})
     whole = _compute(plan) if missing else True
-    question = Question(BASELINE, anytime=asked.until is not None)
+    question = ComparisonSettings(BASELINE, anytime=asked.until is not None)
     show(folder.load((r.run_id for r in runs), pictures=False), Format.table, None, layers=False, question=question)
     say(f"More: decaybench report {shlex.quote(str(folder.path))} --layers")
     if not whole:
@@ -148,7 +148,7 @@ def _check(asked: Study, data_dir: Path | None, workers: str, device: str) -> No
     check_device(device)
 
 
-def _compute(plan: Work) -> bool:
+def _compute(plan: RunPlan) -> bool:
     """Trains what is missing, with progress on stderr; whether every run could be finished."""
     asked, folder, missing = plan.asked, plan.folder, plan.missing
     cells = len({run.cell_id for run in plan.runs})
@@ -163,13 +163,17 @@ def _compute(plan: Work) -> bool:
         )
 
     try:
-        with Prompt(farewell), live, redirect_stdout(sys.stderr):  # whatever others print: stdout is for the table
+        with (
+            InterruptHandler(farewell),
+            live,
+            redirect_stdout(sys.stderr),
+        ):
             live.message("Starting: importing torch, loading the data …")
             if plan.machine["executor"] in ("auto", "processes"):
-                prepare()
-            from decaybench.execution.executors import Machine, driver
+                start_forkserver()
+            from decaybench.execution.executors import ExecutionOptions, make_scheduler
 
-            study = driver(folder, Machine(**plan.machine), len(missing))
+            study = make_scheduler(folder, ExecutionOptions(**plan.machine), len(missing))
             study.check(missing)
             if plan.fresh:  # from here on it is known to work
                 folder.clear()
@@ -184,7 +188,7 @@ def _compute(plan: Work) -> bool:
     return not progress.failed
 
 
-def _until(study: "Driver", plan: Work, until: float) -> Iterator["Event"]:
+def _until(study: "Scheduler", plan: RunPlan, until: float) -> Iterator["Event"]:
     """Adds seeds until every difference is known."""
     failed: set[str] = set()
     while True:
@@ -198,7 +202,7 @@ def _until(study: "Driver", plan: Work, until: float) -> Iterator["Event"]:
             yield event
 
 
-def _ask(folder: StudyFolder, yes: bool) -> None:
+def _confirm_fresh(folder: StudyFolder, yes: bool) -> None:
     """Says what ``--fresh`` will delete, once the study is known to work, and asks."""
     count = len(list(folder.runs.glob("*.json")))
     if not count:
@@ -211,7 +215,7 @@ def _ask(folder: StudyFolder, yes: bool) -> None:
             raise typer.Exit(1)
 
 
-def _tell(runs: list[RunConfig], missing: list[RunConfig], folder: StudyFolder) -> None:
+def _print_dry_run(runs: list[RunConfig], missing: list[RunConfig], folder: StudyFolder) -> None:
     """Prints what would run, one line per cell."""
     still = {r.run_id for r in missing}
     typer.echo(f"{len(runs)} runs: {len(runs) - len(still)} finished in {folder.path}, {len(still)} to compute")

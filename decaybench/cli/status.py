@@ -10,11 +10,11 @@ import typer
 
 from decaybench.console import guarded
 from decaybench.errors import DecaybenchError, UsageError
-from decaybench.execution.progress import Progress, loads, name_of
+from decaybench.execution.progress import Progress, loads, run_label
 from decaybench.results.store import StudyFolder
 from decaybench.study.study import read_study
 
-FRESH = 60.0  # seconds; a study on another machine that noted nothing for longer is not running
+STALE_PROGRESS_SECONDS = 60.0  # seconds; a study on another machine that noted nothing for longer is not running
 
 
 @guarded
@@ -48,7 +48,7 @@ def status(
             cell = [run for run in runs if run.cell_id == cell_id]
             many = sum(run.run_id in done for run in cell)
             rest = f"{cell[0].optimizer.label} lr={cell[0].lr:g} weight_decay={cell[0].weight_decay:g}"
-            typer.echo(f"{many}/{len(cell)} {name_of(cell[0])} {rest}")
+            typer.echo(f"{many}/{len(cell)} {run_label(cell[0])} {rest}")
 
 
 def _latest(results: Path = Path("results")) -> Path:
@@ -69,7 +69,7 @@ def _noted(folder: StudyFolder) -> Progress | None:
 def _alive(progress: Progress, folder: StudyFolder) -> bool:
     """Whether the process that noted this still runs."""
     if progress.host != platform.node():
-        return time.time() - folder.progress_file.stat().st_mtime < FRESH
+        return time.time() - folder.progress_file.stat().st_mtime < STALE_PROGRESS_SECONDS
     try:
         os.kill(progress.pid, 0)
     except ProcessLookupError:

@@ -36,7 +36,7 @@ def verify(
     format: Annotated[Format, typer.Option(help="How to write it.")] = Format.table,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Train every pair of ways side by side in float64 and show which are the same, and where others part."""
+    """Train every pair of methods side by side in float64 and show which are the same, and where others part."""
     if (target is None) != (input is None):
         raise UsageError("--target and --input belong together: the model, and the shape of one batch for it.")
     if strategy is not None and len(set(strategy)) < 2:
@@ -45,27 +45,27 @@ def verify(
     import torch
 
     from decaybench.report import verify as render
-    from decaybench.verify import claims as facts
-    from decaybench.verify.conditions import cases
+    from decaybench.verify import claims as claims
+    from decaybench.verify.conditions import conditions
     from decaybench.verify.lockstep import compare
-    from decaybench.verify.methods import DEFAULT, way
+    from decaybench.verify.methods import DEFAULT, method
     from decaybench.verify.model import forum, own
 
     torch.set_num_threads(1)  # small steps: several threads would wait for each other
-    ways = tuple(dict.fromkeys(strategy or DEFAULT))
-    for name in ways:
-        way(name)  # says at once what is wrong with a name
-    subject = (
+    methods = tuple(dict.fromkeys(strategy or DEFAULT))
+    for name in methods:
+        method(name)  # says at once what is wrong with a name
+    tested = (
         forum(steps, weight_decay, lr) if target is None else own(target, options, shape or (), steps, weight_decay, lr)
     )
-    if not subject.alphas:
+    if not tested.alphas:
         say("Note: this model has no activation parameters; there is nothing to exclude.")
-    rows = [row for case in cases(ways) for row in compare(subject, case)]
-    shrunk = facts.shrinkage()
+    rows = [row for condition in conditions(methods) for row in compare(tested, condition)]
+    shrunk = claims.shrinkage()
     if format is Format.json:
         typer.echo(render.verify_to_json(rows + shrunk), nl=False)
         return
     console = Console(width=None if sys.stdout.isatty() else 180, highlight=False)
-    render.print_verify(rows, facts.answer(rows), facts.known(rows + shrunk), console)
+    render.print_verify(rows, claims.answer(rows), claims.known(rows + shrunk), console)
     legend = "identical: 0 at every step; equal 3e-17: rounding; 2e-02 from 1: different by 0.02, from step 1 on."
     console.print(f"\nλ {weight_decay:g}, {steps} steps in float64; the largest difference of any parameter. {legend}")

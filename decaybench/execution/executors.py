@@ -8,14 +8,14 @@ import torch
 from decaybench.execution.device import resolve
 from decaybench.execution.inline import Inline
 from decaybench.execution.job import Executor
-from decaybench.execution.processes import PATIENCE, Processes
+from decaybench.execution.processes import PATIENCE_SECONDS, Processes
 from decaybench.execution.ray import Cluster, connect
-from decaybench.execution.scheduler import Driver
+from decaybench.execution.scheduler import Scheduler
 from decaybench.results.store import StudyFolder
 
 
 @dataclass(frozen=True)
-class Machine:
+class ExecutionOptions:
     """What is asked of the machine.
 
     Attributes:
@@ -32,17 +32,17 @@ class Machine:
     executor: str = "auto"
     workers: str = "auto"
     checkpoint_every: float = 60.0
-    patience: float = PATIENCE
+    patience: float = PATIENCE_SECONDS
     ray_address: str = "auto"
     ray_gpus: float = 0.0
 
 
-def cores() -> int:
+def available_cores() -> int:
     """How many this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def driver(folder: StudyFolder, machine: Machine, runs: int) -> Driver:
+def make_scheduler(folder: StudyFolder, machine: ExecutionOptions, runs: int) -> Scheduler:
     """Builds what runs a study.
 
     Args:
@@ -61,12 +61,12 @@ def driver(folder: StudyFolder, machine: Machine, runs: int) -> Driver:
         where = torch.device("cuda") if kind == "cuda" else resolve(kind)
         gpus = machine.ray_gpus or float(kind == "cuda")
         cluster, sharing = Cluster(where, gpus, machine.patience), max(1, round(1 / gpus)) if gpus else 1
-        return Driver(cluster, folder, where, count, machine.checkpoint_every, sharing)
+        return Scheduler(cluster, folder, where, count, machine.checkpoint_every, sharing)
     where = resolve(machine.device)
-    each = cores() if where.type == "cpu" else 1
+    each = available_cores() if where.type == "cpu" else 1
     count = min(runs, each if machine.workers == "auto" else int(machine.workers))
     executor: Executor = Inline(where)
     if machine.executor == "processes" or (machine.executor == "auto" and count > 1):
         executor = Processes(str(where), count, machine.patience)
     sharing = count if isinstance(executor, Processes) else 1
-    return Driver(executor, folder, where, count, machine.checkpoint_every, sharing)
+    return Scheduler(executor, folder, where, count, machine.checkpoint_every, sharing)

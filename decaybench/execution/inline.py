@@ -5,20 +5,20 @@ from collections.abc import Iterator
 import torch
 
 from decaybench.errors import DecaybenchError
-from decaybench.execution.job import DataOf, Jobs, Message, Place, one_thread, perform
+from decaybench.execution.job import DataSource, DeviceData, Jobs, Message, run_job, single_thread
 
 
 class Inline:
     """Does jobs in this process."""
 
     def __init__(self, device: torch.device) -> None:
-        self._place = Place(device)
+        self._place = DeviceData(device)
 
-    def run(self, jobs: Jobs, data: DataOf) -> Iterator[Message]:
-        with one_thread(self._place.device):
+    def run(self, jobs: Jobs, data: DataSource) -> Iterator[Message]:
+        with single_thread(self._place.device):
             while job := jobs.take():
                 first = job.configs[0]
-                for message in perform(job, self._place.data(first, data(first)), "here"):
+                for message in run_job(job, self._place.data(first, data(first)), "here"):
                     if message.kind == "broken":
                         raise DecaybenchError(f"{message.error} Run the same command again: finished runs are kept.")
                     yield message

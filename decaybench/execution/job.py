@@ -17,7 +17,7 @@ from decaybench.training import checkpoint
 from decaybench.training.data import Data, Part, load
 from decaybench.training.trainer import Epoch, Finished, Training
 
-SIGN = 0.5  # seconds between two signs of life
+HEARTBEAT_SECONDS = 0.5  # seconds between two signs of life
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Message:
 class Executor(Protocol):
     """Does jobs."""
 
-    def run(self, jobs: "Jobs", data: "DataOf") -> Iterator[Message]:
+    def run(self, jobs: "Jobs", data: "DataSource") -> Iterator[Message]:
         """Takes jobs until there is none and none is under way; more may be added meanwhile."""
 
 
@@ -96,13 +96,13 @@ class Jobs:
         return None
 
 
-class DataOf(Protocol):
+class DataSource(Protocol):
     """The data of a run, on the CPU."""
 
     def __call__(self, config: RunConfig) -> Data: ...
 
 
-def perform(job: Job, data: Data, worker: str = "") -> Iterator[Message]:
+def run_job(job: Job, data: Data, worker: str = "") -> Iterator[Message]:
     """Does a job on the device of its data; an error is a message, too."""
     last = Message(job, worker, ended=True)
     try:
@@ -142,20 +142,20 @@ def _train(job: Job, data: Data, worker: str) -> Iterator[Message]:
         state = None
         if now - saved > job.every and not training.finished:
             state, saved = checkpoint.save(training), now
-        if events or state is not None or now - sign > SIGN:
+        if events or state is not None or now - sign > HEARTBEAT_SECONDS:
             epochs = tuple(event for event in events if isinstance(event, Epoch))
             yield Message(job, worker, epochs, records, state)
             sign = now
 
 
-def on(data: Data, device: torch.device) -> Data:
+def to_device(data: Data, device: torch.device) -> Data:
     """The same data on a device."""
     parts = {name: getattr(data, name) for name in ("train", "validation", "test")}
     moved = {name: Part(part.x.to(device), part.y.to(device)) for name, part in parts.items()}
     return Data(**moved, classes=data.classes, fingerprint=data.fingerprint)
 
 
-def shared(data: Data) -> Data | None:
+def share_memory(data: Data) -> Data | None:
     """The same data in memory that processes share; None where there is no room: each loads its own then."""
     try:
         for part in (data.train, data.validation, data.test):
@@ -166,7 +166,7 @@ def shared(data: Data) -> Data | None:
     return data
 
 
-class Place:
+class DeviceData:
     """A worker's device, with the data that was used last on it."""
 
     def __init__(self, device: torch.device) -> None:
@@ -178,12 +178,12 @@ class Place:
         """The data of a run on the device: what is given, or loaded here."""
         if self._key != config.data_key() or self._data is None:
             self._key, self._data = config.data_key(), None
-            self._data = load(config, self.device) if given is None else on(given, self.device)
+            self._data = load(config, self.device) if given is None else to_device(given, self.device)
         return self._data
 
 
 @contextmanager
-def one_thread(device: torch.device) -> Iterator[None]:
+def single_thread(device: torch.device) -> Iterator[None]:
     """On a CPU a run is always trained by one thread, so that its numbers are the same bits wherever it is done."""
     before = torch.get_num_threads()
     if device.type == "cpu":

@@ -9,13 +9,13 @@ from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from decaybench.execution.job import DataOf, Job, Jobs, Message
+    from decaybench.execution.job import DataSource, Job, Jobs, Message
 
 PRELOAD = ["decaybench.execution.job", "torch._dynamo"]  # torch imports the second with the first optimizer
-PATIENCE = 600.0  # seconds without a sign of life after which a worker counts as hung
+PATIENCE_SECONDS = 600.0  # seconds without a sign of life after which a worker counts as hung
 
 
-def prepare() -> None:
+def start_forkserver() -> None:
     """Starts what workers are forked from: it imports torch meanwhile, and workers then start at once."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
@@ -41,15 +41,15 @@ class Worker:
         self._process = context.Process(target=_serve, args=(theirs, device, self.name), daemon=True)
         self._process.start()
         theirs.close()
-        self._told: Any = None
+        self._data_key: Any = None
 
-    def give(self, job: "Job", data: "DataOf") -> None:
+    def assign(self, job: "Job", data: "DataSource") -> None:
         """Sends it a job; with the data, if it does not have them."""
-        from decaybench.execution.job import shared
+        from decaybench.execution.job import share_memory
 
         key = job.configs[0].data_key()
-        given = None if key == self._told else shared(data(job.configs[0]))
-        self._told, self.job, self.alive = key, job, time.monotonic()
+        given = None if key == self._data_key else share_memory(data(job.configs[0]))
+        self._data_key, self.job, self.alive = key, job, time.monotonic()
         with suppress(OSError):  # it died meanwhile: noticed when it is waited for
             self.connection.send((job, given))
 
@@ -59,7 +59,7 @@ class Worker:
         self._process.join()
         self.connection.close()
 
-    def fate(self) -> str:
+    def exit_reason(self) -> str:
         """How it ended."""
         self._process.join(1)
         code = self._process.exitcode
@@ -72,11 +72,11 @@ def _serve(connection: Connection, device: str, name: str) -> None:
     """A worker's life: it ends when whoever started it is gone."""
     import torch
 
-    from decaybench.execution.job import Place, one_thread, perform
+    from decaybench.execution.job import DeviceData, run_job, single_thread
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who writes the records
-    place = Place(torch.device(device))
-    with suppress(EOFError, OSError), one_thread(place.device):
+    place = DeviceData(torch.device(device))
+    with suppress(EOFError, OSError), single_thread(place.device):
         while True:
             job, given = connection.recv()
             try:
@@ -86,7 +86,7 @@ def _serve(connection: Connection, device: str, name: str) -> None:
 
                 connection.send(Message(job, name, ended=True, error=str(error), kind="failed"))
                 continue
-            for message in perform(job, data, name):
+            for message in run_job(job, data, name):
                 connection.send(message)
 
 
@@ -99,32 +99,32 @@ class Processes:
         patience: Seconds without a sign of life after which a worker is ended and its job lost.
     """
 
-    def __init__(self, device: str, workers: int, patience: float = PATIENCE) -> None:
+    def __init__(self, device: str, workers: int, patience: float = PATIENCE_SECONDS) -> None:
         self._device, self._count, self._patience = device, workers, patience
 
-    def run(self, jobs: "Jobs", data: "DataOf") -> "Iterator[Message]":
+    def run(self, jobs: "Jobs", data: "DataSource") -> "Iterator[Message]":
         workers = [Worker(n, self._device) for n in range(1, min(self._count, len(jobs)) + 1)]
         try:
             while True:
                 for w in workers:
                     if w.job is None and (job := jobs.take()):
-                        w.give(job, data)
+                        w.assign(job, data)
                 if not any(w.job for w in workers):
                     return
                 busy = {w.connection: w for w in workers if w.job is not None}
                 for connection in wait(list(busy), timeout=1.0):
-                    yield self._heard(busy[connection], workers)  # type: ignore[index]
+                    yield self._receive(busy[connection], workers)  # type: ignore[index]
                 for w in [w for w in workers if w.job and time.monotonic() - w.alive > self._patience]:
                     yield self._lost(w, workers, f"it gave no sign of life for {self._patience:g} s")
         finally:
             for w in workers:
                 w.stop()
 
-    def _heard(self, w: Worker, workers: list[Worker]) -> "Message":
+    def _receive(self, w: Worker, workers: list[Worker]) -> "Message":
         try:
             message: Message = w.connection.recv()
         except (EOFError, OSError):
-            return self._lost(w, workers, w.fate())
+            return self._lost(w, workers, w.exit_reason())
         w.alive = time.monotonic()
         if message.kind == "broken":
             return self._lost(w, workers, f"{message.error}")

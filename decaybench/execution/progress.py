@@ -20,7 +20,7 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def name_of(config: RunConfig) -> str:
+def run_label(config: RunConfig) -> str:
     """A run in a few words."""
     return " ".join(s.label for s in (config.dataset, config.network, config.activation, config.strategy))
 
@@ -79,7 +79,7 @@ class Progress:
     def _finished(self, record: dict[str, Any]) -> None:
         self.finished += 1
         accuracy = record["history"]["validation_accuracy"][-1]
-        entry = (accuracy, name_of(RunConfig.model_validate(record["config"])))
+        entry = (accuracy, run_label(RunConfig.model_validate(record["config"])))
         self.best = max(self.best or entry, entry, key=lambda e: e[0])
         self.worst = min(self.worst or entry, entry, key=lambda e: e[0])
 

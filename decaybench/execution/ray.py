@@ -1,7 +1,7 @@
 """Jobs done by a Ray cluster: placement, queues and resources are Ray's; the records are still written here.
 
 Ray's own retries are off: a task that begins again would repeat its messages. What is lost is planned again by
-`decaybench.execution.scheduler.Driver`, from its checkpoint, as with processes.
+`decaybench.execution.scheduler.Scheduler`, from its checkpoint, as with processes.
 """
 
 import logging
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from decaybench.errors import UsageError
-from decaybench.execution.job import DataOf, Job, Jobs, Message, on, one_thread, perform
+from decaybench.execution.job import DataSource, Job, Jobs, Message, run_job, single_thread, to_device
 from decaybench.study.config import RunConfig
 from decaybench.training.data import Data, Part
 
@@ -39,7 +39,7 @@ def connect(address: str) -> int:
         raise UsageError("--executor ray needs Ray: pip install 'decaybench[ray]'.") from error
     if not ray.is_initialized():
         try:
-            _knock(address)
+            _check_reachable(address)
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, ValueError, RuntimeError) as error:
             reason = str(error).partition("\n")[0]
@@ -49,7 +49,7 @@ def connect(address: str) -> int:
     return int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
 
 
-def _knock(address: str) -> None:
+def _check_reachable(address: str) -> None:
     """Asks whether anybody is there: Ray itself would ask for minutes.
 
     Raises:
@@ -74,10 +74,10 @@ class Cluster:
         self._key: Any = None
         self._reference: Any = None
 
-    def run(self, jobs: Jobs, data: DataOf) -> Iterator[Message]:
+    def run(self, jobs: Jobs, data: DataSource) -> Iterator[Message]:
         import ray
 
-        remote = ray.remote(num_cpus=1, num_gpus=self._gpus, max_retries=0, num_returns="streaming")(_perform)
+        remote = ray.remote(num_cpus=1, num_gpus=self._gpus, max_retries=0, num_returns="streaming")(_run_job)
         going: dict[Any, list[Any]] = {}  # a stream of messages: its job, when it last gave a sign
         while True:
             while job := jobs.take():
@@ -111,7 +111,7 @@ class Cluster:
             return Message(job, "ray", ended=True, error=why, kind="lost")
         return message
 
-    def _data(self, config: RunConfig, data: DataOf) -> Any:
+    def _data(self, config: RunConfig, data: DataSource) -> Any:
         """The data in Ray's object store: there once, and once on each node that needs it."""
         import ray
 
@@ -125,7 +125,7 @@ class Cluster:
 Stored = tuple[dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]], int, str]
 
 
-def _perform(job: Job, stored: Stored, device: str, folder: str) -> Iterator[Message]:
+def _run_job(job: Job, stored: Stored, device: str, folder: str) -> Iterator[Message]:
     """What a worker of the cluster does."""
     import ray
 
@@ -138,5 +138,5 @@ def _perform(job: Job, stored: Stored, device: str, folder: str) -> Iterator[Mes
     data = Data(**parts, classes=classes, fingerprint=fingerprint)
     where = torch.device(device)
     node = ray.get_runtime_context().get_node_id()[:6]
-    with one_thread(where):
-        yield from perform(job, on(data, where), f"node {node}/{os.getpid()}")
+    with single_thread(where):
+        yield from run_job(job, to_device(data, where), f"node {node}/{os.getpid()}")

@@ -15,10 +15,10 @@ from decaybench.training import checkpoint
 from decaybench.training.data import Data, load
 from decaybench.training.model import build_model
 from decaybench.training.precision import check as check_precision
-from decaybench.training.stacked.cohorts import capacity, cohorts, together
+from decaybench.training.stacked.cohorts import capacity, cohort_key, cohorts
 from decaybench.training.trainer import Epoch
 
-TRIES = 3
+MAX_TRIES = 3
 CPU = torch.device("cpu")
 
 
@@ -46,7 +46,7 @@ class Event:
 
 
 @dataclass
-class Driver:
+class Scheduler:
     """The one that plans the jobs of a study, writes its records and tries again what was lost.
 
     Attributes:
@@ -97,7 +97,7 @@ class Driver:
         """
         jobs = Jobs(self._plan(missing), lambda config: self.folder.has(config.run_id))
         for message in self.executor.run(jobs, self.data):
-            yield from self._heard(message, jobs)
+            yield from self._receive(message, jobs)
 
     def _plan(self, missing: list[RunConfig]) -> Iterator[Job]:
         """First the jobs that have a checkpoint, as they were; then the others, cut anew."""
@@ -112,11 +112,11 @@ class Driver:
             for config in unfinished:
                 del lacking[config.run_id]
         rest = [run for run in missing if run.run_id in lacking]
-        groups = {together(run): run for run in rest}
+        groups = {cohort_key(run): run for run in rest}
         sizes = {key: capacity(run, self.data(run), self.device, self.sharing) for key, run in groups.items()}
         yield from (Job(tuple(cohort), None, self.every) for cohort in cohorts(rest, sizes, self.workers))
 
-    def _heard(self, message: Message, jobs: Jobs) -> Iterator[Event]:
+    def _receive(self, message: Message, jobs: Jobs) -> Iterator[Event]:
         job = message.job
         if message.saved is not None:
             self.folder.write_checkpoint(_name(job), message.saved)
@@ -143,7 +143,7 @@ class Driver:
             for part in (left[: len(left) // 2], left[len(left) // 2 :]):
                 jobs.add(Job(part, None, self.every))
             yield Event(message.worker, left, trouble=f"{what}. Trying again in two halves.")
-        elif left and tries < TRIES:
+        elif left and tries < MAX_TRIES:
             jobs.add(Job(left, None, self.every))
             yield Event(message.worker, left, trouble=f"{what}. Trying again.")
         elif left:

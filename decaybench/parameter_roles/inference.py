@@ -12,8 +12,8 @@ from decaybench.errors import UsageError
 from decaybench.parameter_roles.library_rules import Role
 from decaybench.parameter_roles.probe import copied, probe, tensors
 
-TOLERANCE = 1e-7  # of the output's size, far above float64 rounding and far below any nonlinearity worth the name
-STEPS = (0.5, 1.0, 3.0, 30.0)
+AFFINE_TOLERANCE = 1e-7  # of the output's size: far above float64's rounding, far below any nonlinearity
+AFFINE_STEPS = (0.5, 1.0, 3.0, 30.0)
 
 
 @dataclass(frozen=True)
@@ -111,13 +111,13 @@ def _kind(module: nn.Module, call: Call, x: Tensor) -> Literal["affine", "activa
 
 def _close(a: Tensor, b: Tensor) -> bool:
     scale = float(torch.maximum(a.abs().max(), b.abs().max())) + 1e-12
-    return float((a - b).abs().max()) <= TOLERANCE * scale
+    return float((a - b).abs().max()) <= AFFINE_TOLERANCE * scale
 
 
 def _affine(module: nn.Module, call: Call, x: Tensor) -> bool:
     """Whether equal steps of the input, small and large and across zero, are equal steps of the output."""
     for start in (x, torch.zeros_like(x)):
-        for step in STEPS:
+        for step in AFFINE_STEPS:
             left, middle, right = (call.again(module, start + k * step) for k in (-1, 0, 1))
             if not _close(middle - left, right - middle):
                 return False

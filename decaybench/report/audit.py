@@ -10,19 +10,19 @@ from rich.text import Text
 from decaybench.report.numbers import csv_table, markdown_table
 
 if TYPE_CHECKING:
-    from decaybench.audit.audit import Audit, Row
+    from decaybench.audit.audit import Audit, AuditedParameter
 
 DECAYED, SPARED = "decay", "·"
 STYLES = {"activation": "bold", "unknown": "bold yellow"}
 
 
-def _ordered(audit: "Audit") -> list["Row"]:
+def _ordered(audit: "Audit") -> list["AuditedParameter"]:
     """Activation parameters first, then what nobody knows, then the rest in the model's order."""
     order = {"activation": 0, "unknown": 1}
     return sorted(audit.rows, key=lambda row: order.get(row.role, 2))
 
 
-def _shape(row: "Row") -> str:
+def _shape(row: "AuditedParameter") -> str:
     return "×".join(map(str, row.shape)) or "()"
 
 

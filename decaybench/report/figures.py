@@ -13,10 +13,10 @@ from matplotlib.ticker import FuncFormatter
 
 from decaybench.analysis.cells import Cell, Row
 from decaybench.analysis.comparison import COLUMNS, Summary
-from decaybench.report.numbers import percent, plain, points
-from decaybench.results.record import EDGES
+from decaybench.report.numbers import format_interval, format_number, format_percent
+from decaybench.results.record import INPUT_GRID
 
-MOST = 40  # rows of one figure; the table has them all
+MAX_ROWS = 40  # rows of one figure; the table has them all
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#b8a000", "#8b4513")
 STYLE: Any = {
     "text.parse_math": False,  # a dollar in somebody's name is a dollar
@@ -67,7 +67,7 @@ def questions(summary: Summary) -> Iterator[tuple[str, list[Member]]]:
 
 
 def _title(row: Row, *keys: str) -> str:
-    others = (f"{key}={plain(value)}" for key, value in row.items() if key not in COLUMNS)
+    others = (f"{key}={format_number(value)}" for key, value in row.items() if key not in COLUMNS)
     return " · ".join([*(str(row[key]) for key in keys), *others])
 
 
@@ -79,7 +79,7 @@ def _colors(members: Sequence[Member]) -> dict[str, str]:
 def differences(summary: Summary, baseline: str) -> Canvas | None:
     """Every difference to the baseline with its interval, on one axis for each question."""
     found = [
-        (t, [m for m in members if m[0]["difference_low"] is not None][:MOST]) for t, members in questions(summary)
+        (t, [m for m in members if m[0]["difference_low"] is not None][:MAX_ROWS]) for t, members in questions(summary)
     ]
     found = [(title, members) for title, members in found if members]
     if not found:
@@ -87,15 +87,16 @@ def differences(summary: Summary, baseline: str) -> Canvas | None:
     longest = max(len(members) for _, members in found)
     canvas = Canvas(len(found), 1, (7.0, 0.9 + 0.19 * longest))
     for (axes,), (title, members) in zip(canvas.axes, found, strict=True):
-        names = [f"{row['strategy']}  {plain(row['weight_decay'])}" for row, _ in members]
+        names = [f"{row['strategy']}  {format_number(row['weight_decay'])}" for row, _ in members]
         for i, (row, _) in enumerate(members):
             low, middle, high = (100 * row[f"difference{k}"] for k in ("_low", "", "_high"))
             clear = row["verdict"] in ("better", "worse")
             line = axes.plot([low, high], [i, i], color=COLORS[1 if clear else 0], linewidth=2)
             dot = axes.plot([middle], [i], "o", color=COLORS[1 if clear else 0], markersize=4)
-            interval = points(row["difference_low"], row["difference_high"], signed=True)
+            interval = format_interval(row["difference_low"], row["difference_high"], signed=True)
             canvas.tip(
-                [*line, *dot], f"{names[i]}: {percent(row['difference'], signed=True)} {interval}, {row['verdict']}"
+                [*line, *dot],
+                f"{names[i]}: {format_percent(row['difference'], signed=True)} {interval}, {row['verdict']}",
             )
         axes.axvline(0, color="#808080", linewidth=0.8)
         axes.set_yticks(range(len(members)), names)
@@ -126,7 +127,7 @@ def decay(summary: Summary, baseline: str) -> Canvas | None:
                 canvas.tip(line, name + ": " + ", ".join(f"{a:g} → {b:.2f}%" for a, b in zip(x, y, strict=True)))
             elif rows:
                 line_ = axes.axhline(100 * rows[0]["test_accuracy"], color=color, linestyle=":", label=name)
-                canvas.tip(line_, f"{name}: {percent(rows[0]['test_accuracy'])}%")
+                canvas.tip(line_, f"{name}: {format_percent(rows[0]['test_accuracy'])}%")
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(PLAIN)
         axes.set_xlabel("decay λ")
@@ -200,7 +201,7 @@ def functions(summary: Summary, baseline: str) -> Canvas | None:
         for cell, name, color in _lines(group):
             drawn = _curves(cell, index)
             if drawn is not None:
-                line = axes.plot(EDGES, drawn, color=color, linewidth=1, label=name)
+                line = axes.plot(INPUT_GRID, drawn, color=color, linewidth=1, label=name)
                 canvas.tip(line, f"{name}: f(−2) = {drawn[16]:.3g}, f(0) = {drawn[24]:.3g}, f(2) = {drawn[32]:.3g}")
         _density(axes, group[0][1], index)
 
@@ -219,7 +220,7 @@ def _density(axes: Axes, cell: Cell, index: int) -> None:
     seen = [e["inputs"] for e in entries if e["inputs"]]
     if seen:
         other = axes.twinx()
-        other.stairs(np.array(seen, dtype=float).mean(0), EDGES, fill=True, color="#808080", alpha=0.25)
+        other.stairs(np.array(seen, dtype=float).mean(0), INPUT_GRID, fill=True, color="#808080", alpha=0.25)
         other.set_yticks([])
 
 

@@ -5,10 +5,10 @@ from html import escape
 from itertools import groupby
 from typing import Any
 
-from decaybench.analysis.comparison import Question, Summary
+from decaybench.analysis.comparison import ComparisonSettings, Summary
 from decaybench.analysis.tuning import tuned
 from decaybench.report.figures import draw, questions, save
-from decaybench.report.numbers import percent, plain, points
+from decaybench.report.numbers import format_interval, format_number, format_percent
 from decaybench.report.verdicts import tuned_table, verdicts
 
 CAPTIONS = {
@@ -72,7 +72,7 @@ PAGE = """<!doctype html>
 """
 
 
-def to_html(summary: Summary, question: Question, name: str, description: str, command: str) -> str:
+def to_html(summary: Summary, question: ComparisonSettings, name: str, description: str, command: str) -> str:
     """The whole page.
 
     Args:
@@ -99,7 +99,7 @@ def to_html(summary: Summary, question: Question, name: str, description: str, c
     return PAGE.format(title=escape(name), style=STYLE, body=page, script=SCRIPT)
 
 
-def _verdicts(summary: Summary, question: Question) -> str:
+def _verdicts(summary: Summary, question: ComparisonSettings) -> str:
     parts = []
     for title, members in questions(summary):
         sentences = verdicts([row for row, _ in members], question.baseline)
@@ -114,26 +114,26 @@ def _table(columns: tuple[str, ...] | list[str], lines: list[list[str]], kind: s
     return f'<div class="wide"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _section(title: str, rows: list[dict[str, Any]], question: Question) -> str:
+def _section(title: str, rows: list[dict[str, Any]], question: ComparisonSettings) -> str:
     table = _table(COLUMNS, [_line(row) for row in rows], "cells")
     return f'<section data-title="{escape(title)}"><h3>{escape(title)}</h3>{table}</section>'
 
 
 def _line(row: dict[str, Any]) -> list[str]:
     return [
-        *(plain(row[key]) for key in ("strategy", "weight_decay", "lr")),
+        *(format_number(row[key]) for key in ("strategy", "weight_decay", "lr")),
         f"{row['seeds']}" + (f" ({row['diverged']} diverged)" if row["diverged"] else ""),
-        percent(row["test_accuracy"]),
-        points(row["test_accuracy_low"], row["test_accuracy_high"]),
-        percent(row["difference"], signed=True),
-        points(row["difference_low"], row["difference_high"], signed=True),
-        plain(row["p_holm"]),
+        format_percent(row["test_accuracy"]),
+        format_interval(row["test_accuracy_low"], row["test_accuracy_high"]),
+        format_percent(row["difference"], signed=True),
+        format_interval(row["difference_low"], row["difference_high"], signed=True),
+        format_number(row["p_holm"]),
         "–" if row["improvement"] is None else f"{100 * row['improvement']:.0f}",
-        plain(row["pairing"]),
-        percent(row["detectable"]),
+        format_number(row["pairing"]),
+        format_percent(row["detectable"]),
         row["verdict"] or "–",
-        plain(row["alpha_mean"]),
-        percent(row["alpha_near_zero"]),
+        format_number(row["alpha_mean"]),
+        format_percent(row["alpha_near_zero"]),
     ]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 MISSING = "–"
 
 
-def points(low: float | None, high: float | None, signed: bool = False) -> str:
+def format_interval(low: float | None, high: float | None, signed: bool = False) -> str:
     """An interval of fractions in percentage points."""
     if low is None or high is None:
         return ""
@@ -17,14 +17,14 @@ def points(low: float | None, high: float | None, signed: bool = False) -> str:
     return f"[{100 * low:{form}}, {100 * high:{form}}]".replace("-", "−")
 
 
-def percent(value: float | None, signed: bool = False) -> str:
+def format_percent(value: float | None, signed: bool = False) -> str:
     """A fraction in percent."""
     if value is None:
         return MISSING
     return f"{100 * value:{'+.2f' if signed else '.2f'}}".replace("-", "−")
 
 
-def plain(value: Any) -> str:
+def format_number(value: Any) -> str:
     """Any number or text, three significant digits where they do not fit."""
     if value is None:
         return MISSING

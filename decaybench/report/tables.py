@@ -3,8 +3,8 @@
 import json
 
 from decaybench.analysis.cells import Row
-from decaybench.analysis.comparison import COLUMNS, SHOWN, Summary, layer_rows
-from decaybench.report.numbers import csv_table, markdown_table, percent, plain, points
+from decaybench.analysis.comparison import COLUMNS, CONFIG_COLUMNS, Summary, layer_rows
+from decaybench.report.numbers import csv_table, format_interval, format_number, format_percent, markdown_table
 
 COLUMN_TITLES = (
     *("dataset", "network", "activation", "strategy", "optimizer", "lr", "decay", "epochs", "seeds"),
@@ -27,7 +27,7 @@ def to_csv(summary: Summary, layers: bool = False) -> str:
     rows: list[Row] = summary.rows
     if layers:
         rows = [
-            {**{key: row[key] for key in row if key in SHOWN or key not in COLUMNS}, **layer}
+            {**{key: row[key] for key in row if key in CONFIG_COLUMNS or key not in COLUMNS}, **layer}
             for row, cell in zip(summary.rows, summary.cells, strict=True)
             for layer in layer_rows(cell)
         ]
@@ -38,31 +38,34 @@ def to_markdown(summary: Summary, layers: bool = False) -> str:
     """A table for a document, numbers rounded for reading; with ``layers`` a second one."""
     varying = [key for key in summary.rows[0] if key not in COLUMNS] if summary.rows else []
     lines = markdown_table(
-        [*COLUMN_TITLES, *varying], [[*_cells(row), *(plain(row[key]) for key in varying)] for row in summary.rows]
+        [*COLUMN_TITLES, *varying],
+        [[*_cells(row), *(format_number(row[key]) for key in varying)] for row in summary.rows],
     )
     if layers:
         keys = ["alpha_mean", "alpha_q05", "alpha_q50", "alpha_q95", "alpha_near_zero"]
         keys += ["distance_from_start", "distance_from_zero", "distance_from_relu", "share_of_norm"]
         body = [
-            [plain(row[key]) for key in (*SHOWN, *varying)] + [layer["layer"]] + [plain(layer[key]) for key in keys]
+            [format_number(row[key]) for key in (*CONFIG_COLUMNS, *varying)]
+            + [layer["layer"]]
+            + [format_number(layer[key]) for key in keys]
             for row, cell in zip(summary.rows, summary.cells, strict=True)
             for layer in layer_rows(cell)
         ]
-        lines += ["", *markdown_table([*SHOWN, *varying, "layer", *keys], body)]
+        lines += ["", *markdown_table([*CONFIG_COLUMNS, *varying, "layer", *keys], body)]
     return "\n".join([*lines, "", *(f"- {note}" for note in summary.notes)]).rstrip() + "\n"
 
 
 def _cells(row: Row) -> list[str]:
     seeds = f"{row['seeds']} ({row['diverged']} diverged)" if row["diverged"] else str(row["seeds"])
     return [
-        *(plain(row[key]) for key in SHOWN),
+        *(format_number(row[key]) for key in CONFIG_COLUMNS),
         seeds,
-        percent(row["test_accuracy"]),
-        points(row["test_accuracy_low"], row["test_accuracy_high"]),
-        percent(row["difference"], signed=True),
-        points(row["difference_low"], row["difference_high"], signed=True),
-        *(plain(row[key]) for key in ("alpha_mean", "alpha_q05", "alpha_q50", "alpha_q95")),
-        percent(row["alpha_near_zero"]),
+        format_percent(row["test_accuracy"]),
+        format_interval(row["test_accuracy_low"], row["test_accuracy_high"]),
+        format_percent(row["difference"], signed=True),
+        format_interval(row["difference_low"], row["difference_high"], signed=True),
+        *(format_number(row[key]) for key in ("alpha_mean", "alpha_q05", "alpha_q50", "alpha_q95")),
+        format_percent(row["alpha_near_zero"]),
     ]
 
 

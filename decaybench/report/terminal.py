@@ -9,9 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from decaybench.analysis.cells import Cell, Row, strategy_name
-from decaybench.analysis.comparison import COLUMNS, SHOWN, Question, Summary, distances, layer_rows
-from decaybench.analysis.tuning import TUNED, tuned
-from decaybench.report.numbers import histogram, percent, plain, points
+from decaybench.analysis.comparison import COLUMNS, CONFIG_COLUMNS, ComparisonSettings, Summary, distances, layer_rows
+from decaybench.analysis.tuning import TUNED_FIELDS, tuned
+from decaybench.report.numbers import format_interval, format_number, format_percent, histogram
 from decaybench.report.verdicts import tuned_table, verdicts
 
 BINS = 12
@@ -33,7 +33,7 @@ NARROW_LEGEND = f" A terminal of {WIDE} columns, --layers or --format csv shows 
 Member = tuple[Row, Cell]
 
 
-def print_summary(summary: Summary, console: Console, question: Question) -> None:
+def print_summary(summary: Summary, console: Console, question: ComparisonSettings) -> None:
     """Prints one table per question (data set, network, activation, optimizer …), one line per strategy."""
     pairs, baseline = zip(summary.rows, summary.cells, strict=True), question.baseline
     for title, group in groupby(pairs, key=lambda pair: _question(pair[0])):
@@ -56,7 +56,7 @@ def print_summary(summary: Summary, console: Console, question: Question) -> Non
 
 def print_tuned(rows: list[Row], baseline: str, console: Console) -> None:
     """Prints each strategy at its own best, where a study has several rates or decays."""
-    fields = [key for key in (rows[0] if rows else ()) if key not in (*TUNED, "strategy")][:-11]
+    fields = [key for key in (rows[0] if rows else ()) if key not in (*TUNED_FIELDS, "strategy")][:-11]
     for _, group in groupby(rows, key=lambda row: [str(row[key]) for key in fields]):
         title, columns, lines = tuned_table(list(group), baseline)
         table = _table(console.width)
@@ -69,8 +69,8 @@ def print_tuned(rows: list[Row], baseline: str, console: Console) -> None:
 
 def _question(row: Row) -> str:
     """Everything but the strategy and its decay, for the title of a table."""
-    varying = [f"{key}={plain(v)}" for key, v in row.items() if key not in COLUMNS]
-    named = [*(str(row[key]) for key in SHOWN[:3]), row["optimizer"], f"lr {plain(row['lr'])}"]
+    varying = [f"{key}={format_number(v)}" for key, v in row.items() if key not in COLUMNS]
+    named = [*(str(row[key]) for key in CONFIG_COLUMNS[:3]), row["optimizer"], f"lr {format_number(row['lr'])}"]
     return " · ".join([*named, f"{row['epochs']} epoch{'s' * (row['epochs'] != 1)}", *varying])
 
 
@@ -79,22 +79,24 @@ def _columns(members: list[Member], baseline: str, width: int) -> tuple[list[str
     rows = [row for row, _ in members]
     columns = {"strategy": [str(row["strategy"]) for row in rows]}
     common = []
-    decays = {plain(row["weight_decay"]) for row, cell in members if strategy_name(cell) != "no-decay"}
+    decays = {format_number(row["weight_decay"]) for row, cell in members if strategy_name(cell) != "no-decay"}
     if len(decays) <= 1:
         common += [f"decay {decay}" for decay in decays]
     else:
-        columns["decay"] = [plain(row["weight_decay"]) for row in rows]
+        columns["decay"] = [format_number(row["weight_decay"]) for row in rows]
     seeds = [f"{r['seeds']}, {r['diverged']} diverged" if r["diverged"] else str(r["seeds"]) for r in rows]
     if len(set(seeds)) == 1:
         number, _, rest = seeds[0].partition(",")
         common.append(f"{number} seed{'' if number == '1' else 's'}" + (f" ({rest.strip()})" if rest else ""))
     else:
         columns["seeds"] = seeds
-    columns["test %"] = [percent(row["test_accuracy"]) for row in rows]
-    columns["95% interval"] = [points(row["test_accuracy_low"], row["test_accuracy_high"]) for row in rows]
+    columns["test %"] = [format_percent(row["test_accuracy"]) for row in rows]
+    columns["95% interval"] = [format_interval(row["test_accuracy_low"], row["test_accuracy_high"]) for row in rows]
     if any(row["difference"] is not None for row in rows):
-        columns[f"− {baseline}"] = [percent(row["difference"], signed=True) for row in rows]
-        columns["95% interval "] = [points(r["difference_low"], r["difference_high"], signed=True) for r in rows]
+        columns[f"− {baseline}"] = [format_percent(row["difference"], signed=True) for row in rows]
+        columns["95% interval "] = [
+            format_interval(r["difference_low"], r["difference_high"], signed=True) for r in rows
+        ]
     if any(row["alpha_mean"] is not None for row in rows):
         columns |= _alpha_columns(members, width)
     return common, columns
@@ -102,14 +104,14 @@ def _columns(members: list[Member], baseline: str, width: int) -> tuple[list[str
 
 def _alpha_columns(members: list[Member], width: int) -> dict[str, list[str]]:
     rows = [row for row, _ in members]
-    columns = {"α mean": [plain(row["alpha_mean"]) for row in rows]}
+    columns = {"α mean": [format_number(row["alpha_mean"]) for row in rows]}
     if width >= WIDE:
         for key, name in (("alpha_q05", "5%"), ("alpha_q50", "50%"), ("alpha_q95", "95%")):
-            columns[name] = [plain(row[key]) for row in rows]
-    columns["≈0 %"] = [percent(row["alpha_near_zero"]) for row in rows]
+            columns[name] = [format_number(row[key]) for row in rows]
+    columns["≈0 %"] = [format_percent(row["alpha_near_zero"]) for row in rows]
     if width >= WIDE:
         start, zero = zip(*(distances(cell) for _, cell in members), strict=True)
-        columns |= {"Δf start": [plain(d) for d in start], "|f|": [plain(d) for d in zero]}
+        columns |= {"Δf start": [format_number(d) for d in start], "|f|": [format_number(d) for d in zero]}
     if width >= NARROW:
         edges = _edges([cell for _, cell in members])
         columns["α"] = [_picture(cell, edges) for _, cell in members]
@@ -155,8 +157,8 @@ def print_layers(summary: Summary, console: Console) -> None:
         table.add_column("α", no_wrap=True)
         edges = _edges([cell])
         for index, layer in enumerate(layers):
-            numbers = [plain(layer[k]) for k in ("alpha_mean", "alpha_q05", "alpha_q50", "alpha_q95")]
-            numbers += [percent(layer["alpha_near_zero"]), percent(layer["share_of_norm"])]
-            numbers += [plain(layer[f"distance_from_{k}"]) for k in ("start", "zero", "relu")]
+            numbers = [format_number(layer[k]) for k in ("alpha_mean", "alpha_q05", "alpha_q50", "alpha_q95")]
+            numbers += [format_percent(layer["alpha_near_zero"]), format_percent(layer["share_of_norm"])]
+            numbers += [format_number(layer[f"distance_from_{k}"]) for k in ("start", "zero", "relu")]
             table.add_row(*(Text(value) for value in [layer["layer"], *numbers, _picture(cell, edges, index)]))
-        _print(f"{_question(row)} · {row['strategy']} · decay {plain(row['weight_decay'])}", table, console)
+        _print(f"{_question(row)} · {row['strategy']} · decay {format_number(row['weight_decay'])}", table, console)

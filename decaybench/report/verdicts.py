@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from decaybench.analysis.cells import Row
-from decaybench.report.numbers import percent, plain, points
+from decaybench.report.numbers import format_interval, format_number, format_percent
 
 ORDER = ("better", "worse", "the same", "not enough")
 
@@ -14,7 +14,7 @@ def verdicts(rows: Sequence[Row], baseline: str) -> list[str]:
     several = len({row["weight_decay"] for row in rows if row["verdict"]} - {0.0}) > 1
     for row in rows:
         if row["verdict"]:
-            decay = f" at {plain(row['weight_decay'])}" if several and row["weight_decay"] else ""
+            decay = f" at {format_number(row['weight_decay'])}" if several and row["weight_decay"] else ""
             found.setdefault(row["verdict"], []).append(f"{row['strategy']}{decay}{_why(row)}")
     ordered = sorted(found, key=lambda verdict: next(i for i, start in enumerate(ORDER) if verdict.startswith(start)))
     return [_sentence(verdict, baseline) + ": " + ", ".join(found[verdict]) + "." for verdict in ordered]
@@ -31,9 +31,9 @@ def _sentence(verdict: str, baseline: str) -> str:
 def _why(row: Row) -> str:
     if row["verdict"] in ("better", "worse"):
         p = "" if row["p_holm"] is None else ", p < 0.001" if row["p_holm"] < 0.001 else f", p {row['p_holm']:.3f}"
-        return f" ({percent(row['difference'], signed=True)}{p})"
+        return f" ({format_percent(row['difference'], signed=True)}{p})"
     if row["verdict"].startswith("not") and row["detectable"] is not None:
-        return f" ({percent(row['detectable'])} would have shown)"
+        return f" ({format_percent(row['detectable'])} would have shown)"
     return ""
 
 
@@ -47,13 +47,13 @@ def tuned_table(rows: Sequence[Row], baseline: str) -> tuple[str, list[str], lis
     columns += [f"− {baseline}", "95% interval "]
     lines = [
         [
-            *(plain(row[key]) for key in ("strategy", "lr", "weight_decay")),
+            *(format_number(row[key]) for key in ("strategy", "lr", "weight_decay")),
             f"{100 * row['chosen_again']:.0f}",
-            percent(row["validation_accuracy"]),
-            percent(row["test_accuracy"]),
-            points(row["test_accuracy_low"], row["test_accuracy_high"]),
-            percent(row["difference"], signed=True),
-            points(row["difference_low"], row["difference_high"], signed=True),
+            format_percent(row["validation_accuracy"]),
+            format_percent(row["test_accuracy"]),
+            format_interval(row["test_accuracy_low"], row["test_accuracy_high"]),
+            format_percent(row["difference"], signed=True),
+            format_interval(row["difference_low"], row["difference_high"], signed=True),
         ]
         for row in rows
     ]

@@ -9,23 +9,23 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from decaybench.verify.lockstep import Row
+    from decaybench.verify.lockstep import MethodComparison
 
-    Known = tuple[str, bool, Row]
+    Known = tuple[str, bool, MethodComparison]
 
 STYLES = {"identical": "green", "equal": "green", "different": "yellow"}
 KEYS = ("optimizer", "clipping", "left", "right", "max_difference", "verdict", "reason")
 
 
-def verify_to_json(rows: Sequence["Row"]) -> str:
+def verify_to_json(rows: Sequence["MethodComparison"]) -> str:
     """A list of objects, one per pair and condition."""
     return json.dumps([{k: getattr(r, k) for k in KEYS} for r in rows], indent=1, ensure_ascii=False) + "\n"
 
 
-def print_verify(rows: Sequence["Row"], answer: str, known: Sequence["Known"], console: Console) -> None:
+def print_verify(rows: Sequence["MethodComparison"], answer: str, known: Sequence["Known"], console: Console) -> None:
     """Prints the answer, what is known with its measurement, and a matrix for every clipping."""
     console.print(Text(answer, style="bold"))
-    table = _table("When are two ways the same?", "statement", "measured", "holds", "why")
+    table = _table("When are two methods the same?", "statement", "measured", "holds", "why")
     for text, same, row in known:
         holds = (row.verdict != "different") == same
         table.add_row(
@@ -39,14 +39,14 @@ def print_verify(rows: Sequence["Row"], answer: str, known: Sequence["Known"], c
         if special := [r for r in shown if "," in r.optimizer]:
             _print(_matrix(special, "Special conditions"), console)
     reasons = {r.reason: r for r in reversed(rows) if r.verdict == "different"}
-    table = _table("Why two ways part", "why", "for example")
+    table = _table("Why two methods part", "why", "for example")
     for reason, row in reversed(reasons.items()):
         clipped = "" if row.clipping == "none" else f", {row.clipping} clipping"
         table.add_row(Text(reason), Text(f"{row.left} against {row.right} ({row.optimizer}{clipped})"))
     _print(table, console)
 
 
-def _matrix(rows: Sequence["Row"], title: str) -> Table:
+def _matrix(rows: Sequence["MethodComparison"], title: str) -> Table:
     """Pairs down, optimizers across."""
     optimizers = list(dict.fromkeys(r.optimizer for r in rows))
     table = _table(title, "left", "right", *optimizers)
@@ -56,7 +56,7 @@ def _matrix(rows: Sequence["Row"], title: str) -> Table:
     return table
 
 
-def _verdict(row: "Row") -> Text:
+def _verdict(row: "MethodComparison") -> Text:
     """``identical``, ``equal 3e-17``, or ``2e-02 from 1``: the difference, and the step at which they part."""
     number = f"{row.max_difference:.0e}"
     text = {"identical": "identical", "equal": f"equal {number}"}.get(row.verdict, f"{number} from {row.parted}")

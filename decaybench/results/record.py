@@ -13,7 +13,7 @@ from pydantic_core import from_json
 from decaybench.registry.hashing import digest
 
 # Where learned functions are drawn, in units of the activation's input; the bins of its inputs lie between.
-EDGES = [round(-6 + 0.25 * i, 2) for i in range(49)]
+INPUT_GRID = [round(-6 + 0.25 * i, 2) for i in range(49)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 

@@ -18,7 +18,7 @@ from decaybench.errors import DecaybenchError, UsageError
 from decaybench.results.record import DamagedRecordError, dumps, loads
 
 Record = dict[str, Any]
-STALE = 3600.0  # seconds
+STALE_SECONDS = 3600.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class StudyFolder:
         """Removes what a process that was killed was writing; what another one writes now is younger."""
         for path in (*self.path.glob(".*.tmp"), *self.path.glob("*/.*.tmp")):
             with contextlib.suppress(OSError):
-                if time.time() - path.stat().st_mtime > STALE:
+                if time.time() - path.stat().st_mtime > STALE_SECONDS:
                     path.unlink()
 
     def write_progress(self, text: str) -> None:
@@ -200,7 +200,7 @@ def _slim(record: Record) -> Record:
     return {**record, "layers": layers}
 
 
-def find(directory: Path | None, results: Path = Path("results")) -> StudyFolder:
+def find_study_folder(directory: Path | None, results: Path = Path("results")) -> StudyFolder:
     """The study folder to report on: the one named, or the one below ``results`` that changed last.
 
     Raises:

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import Parameter
 
 from decaybench.errors import UsageError
-from decaybench.optimizers import maker
+from decaybench.optimizers import optimizer_factory
 from decaybench.parameter_roles.roles import roles
 from decaybench.registry.build import construct
 from decaybench.strategies.strategies import Plan, Setup
@@ -24,7 +24,7 @@ def setup(config: RunConfig, model: nn.Module, shared: Mapping[str, Parameter] |
     """
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     alphas = frozenset(name for name, role in roles(model).items() if role == "activation" and name in named)
-    optimizer = maker(config.optimizer, config.lr)
+    optimizer = optimizer_factory(config.optimizer, config.lr)
     if shared is None:
         return Setup(named, alphas, config.weight_decay, optimizer)
     return Setup(dict(shared), alphas, config.weight_decay, optimizer, leading=1)

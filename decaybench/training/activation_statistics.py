@@ -10,10 +10,10 @@ from torch.func import functional_call
 
 from decaybench.parameter_roles.probe import probe
 from decaybench.parameter_roles.roles import activation_layers
-from decaybench.results.record import EDGES, encode
+from decaybench.results.record import INPUT_GRID, encode
 
-LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
-SPREAD = (0.05, 0.95)  # of the functions of a layer's channels
+QUANTILE_LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
+CHANNEL_QUANTILES = (0.05, 0.95)  # of the functions of a layer's channels
 
 
 def values(layer: nn.Module) -> Tensor:
@@ -22,10 +22,10 @@ def values(layer: nn.Module) -> Tensor:
 
 
 def curve(layer: nn.Module) -> Tensor | None:
-    """The learned functions of a layer at `EDGES`, (G, C); None when it takes no input (G, C)."""
+    """The learned functions of a layer at `INPUT_GRID`, (G, C); None when it takes no input (G, C)."""
     first = next(layer.parameters())
     channels = first.shape[0] if first.ndim else 1
-    grid = torch.tensor(EDGES, device=first.device, dtype=first.dtype)
+    grid = torch.tensor(INPUT_GRID, device=first.device, dtype=first.dtype)
     s = grid[:, None].expand(-1, channels)  # (G, C)
     try:
         out = probe(layer, s)
@@ -34,7 +34,7 @@ def curve(layer: nn.Module) -> Tensor | None:
     return out.float().cpu() if isinstance(out, Tensor) and out.shape == s.shape else None
 
 
-def seen(model: nn.Module, layers: dict[str, nn.Module], x: Tensor) -> dict[str, Tensor]:
+def layer_inputs(model: nn.Module, layers: dict[str, nn.Module], x: Tensor) -> dict[str, Tensor]:
     """What each layer gets as input, (B, C, …), when the model gets x (B, …)."""
     found: dict[str, Tensor] = {}
 
@@ -70,12 +70,12 @@ def _drawn(functions: Tensor | None) -> dict[str, Any] | None:
     """The functions (G, C) of a layer for a picture: their mean, and where most of them lie."""
     if functions is None:
         return None
-    low, high = torch.quantile(functions, torch.tensor(SPREAD), dim=1)
+    low, high = torch.quantile(functions, torch.tensor(CHANNEL_QUANTILES), dim=1)
     return {"mean": _rounded(functions.mean(1)), "low": _rounded(low), "high": _rounded(high)}
 
 
 @dataclass
-class Watch:
+class ActivationStatistics:
     """Follows the activation parameters of one model from its start on."""
 
     model: nn.Module
@@ -88,12 +88,12 @@ class Watch:
         self._initial = {name: values(layer) for name, layer in self.layers.items()}
         self._drawn = {name: _drawn(curve(layer)) for name, layer in self.layers.items()}
         self.quantiles = {name: [] for name in self.layers}
-        self.look()
+        self.record_quantiles()
 
-    def look(self) -> None:
+    def record_quantiles(self) -> None:
         """Notes the quantiles of this moment: once at the start, then once an epoch."""
         for name, layer in self.layers.items():
-            q = torch.quantile(values(layer), torch.tensor(LEVELS))
+            q = torch.quantile(values(layer), torch.tensor(QUANTILE_LEVELS))
             self.quantiles[name].append(_numbers(q))
 
     def summary(self, x: Tensor) -> list[dict[str, Any]]:
@@ -102,7 +102,7 @@ class Watch:
         Args:
             x: (B, …), a batch whose activations the distances of functions are measured on.
         """
-        inputs = seen(self.model, self.layers, x)
+        inputs = layer_inputs(self.model, self.layers, x)
         return [self._layer(name, layer, inputs.get(name)) for name, layer in self.layers.items()]
 
     def _layer(self, name: str, layer: nn.Module, s: Tensor | None) -> dict[str, Any]:
@@ -127,10 +127,10 @@ class Watch:
             far["distance_from_zero"] = rms(end)
             far["distance_from_start"] = rms(end - probe(layer_at_start, s))
             far["distance_from_relu"] = rms(end - relu) if end.shape == s.shape else None
-        edges = torch.tensor(EDGES, device=s.device, dtype=s.dtype)
-        inside = torch.nan_to_num(s.flatten()).clamp(EDGES[0], EDGES[-1])
+        edges = torch.tensor(INPUT_GRID, device=s.device, dtype=s.dtype)
+        inside = torch.nan_to_num(s.flatten()).clamp(INPUT_GRID[0], INPUT_GRID[-1])
         bins = torch.bucketize(inside, edges[1:-1])
-        counts = torch.bincount(bins, minlength=len(EDGES) - 1).cpu()
+        counts = torch.bincount(bins, minlength=len(INPUT_GRID) - 1).cpu()
         return {"inputs": _rounded(counts.double() / counts.sum()), **far}
 
 

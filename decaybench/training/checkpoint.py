@@ -13,12 +13,12 @@ def save(training: Training) -> bytes:
     """The state of a training between two steps."""
     state = {
         "configs": [run.config.model_dump_json() for run in training.runs],
-        "place": training.place(),
+        "place": training.state_dict(),
         "parameters": dict(training.net.parameters()),
-        "optimizers": [[o.state_dict() for o in cell.plan.optimizers] for cell in training.cells],
-        "schedulers": [[s.state_dict() for s in cell.schedulers] for cell in training.cells],
+        "optimizers": [[o.state_dict() for o in group.plan.optimizers] for group in training.groups],
+        "schedulers": [[s.state_dict() for s in group.schedulers] for group in training.groups],
         "runs": [
-            {"scores": [e.scores for e in run.history], "over": run.over, "quantiles": run.watch.quantiles}
+            {"scores": [e.scores for e in run.history], "over": run.over, "quantiles": run.statistics.quantiles}
             for run in training.runs
         ],
     }
@@ -46,12 +46,12 @@ def restore(training: Training, content: bytes) -> None:
     state = _load(content)
     for name, parameter in training.net.parameters().items():
         parameter.copy_(state["parameters"][name])
-    for cell, optimizers, schedulers in zip(training.cells, state["optimizers"], state["schedulers"], strict=True):
-        for optimizer, saved in zip(cell.plan.optimizers, optimizers, strict=True):
+    for group, optimizers, schedulers in zip(training.groups, state["optimizers"], state["schedulers"], strict=True):
+        for optimizer, saved in zip(group.plan.optimizers, optimizers, strict=True):
             optimizer.load_state_dict(saved)
-        for scheduler, saved in zip(cell.schedulers, schedulers, strict=True):
+        for scheduler, saved in zip(group.schedulers, schedulers, strict=True):
             scheduler.load_state_dict(saved)
     for run, saved in zip(training.runs, state["runs"], strict=True):
         run.history = [Epoch(run.config, i, scores) for i, scores in enumerate(saved["scores"], start=1)]
-        run.over, run.watch.quantiles = saved["over"], saved["quantiles"]
-    training.go_to(state["place"])
+        run.over, run.statistics.quantiles = saved["over"], saved["quantiles"]
+    training.load_state_dict(state["place"])

@@ -28,7 +28,7 @@ def evaluate(net: Replicas, part: Part, batch: int = EVALUATION_BATCH) -> tuple[
     return loss.cpu() / len(part.y), correct.cpu() / len(part.y)
 
 
-def clip(gradients: Sequence[Tensor], most: float) -> None:
+def clip_gradients(gradients: Sequence[Tensor], most: float) -> None:
     """Scales gradients (R, …) in place so that each replica's joint norm is at most ``most``.
 
     The norm is over all its parameters, whatever optimizers they are in, as in `torch.nn.utils.clip_grad_norm_`.

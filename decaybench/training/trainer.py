@@ -14,23 +14,23 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from decaybench.activations.compiled import any_size
 from decaybench.errors import DecaybenchError
-from decaybench.optimizers import scheduler
+from decaybench.optimizers import lr_scheduler
 from decaybench.parameter_roles.roles import mark_by_behaviour
 from decaybench.strategies.plan import make_plan
 from decaybench.strategies.strategies import Plan
 from decaybench.study.config import RunConfig
-from decaybench.training.activation_statistics import Watch
+from decaybench.training.activation_statistics import ActivationStatistics
 from decaybench.training.data import Batches, Data
-from decaybench.training.metrics import EVALUATION_BATCH, clip, evaluate
+from decaybench.training.metrics import EVALUATION_BATCH, clip_gradients, evaluate
 from decaybench.training.model import build_model
 from decaybench.training.precision import lowered, products
 from decaybench.training.seeding import model_fingerprint, stream_seed
 from decaybench.training.stacked.cohorts import capacity
-from decaybench.training.stacked.cuda_graph import Captured
-from decaybench.training.stacked.stack import Alone, Replicas, Stack
+from decaybench.training.stacked.cuda_graph import RecordedStep
+from decaybench.training.stacked.stack import Replicas, SingleModel, StackedModels
 
-SEEN = 256  # validation images, on whose activations learned functions are compared
-EXAMPLE = 16  # images that show what a module of unknown type in somebody's own network does
+STATISTICS_IMAGES = 256  # validation images, on whose activations learned functions are compared
+ROLE_EXAMPLE_IMAGES = 16  # images that show what a module of unknown type in somebody's own network does
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Finished:
 
 
 @dataclass(frozen=True)
-class Cell:
+class ReplicaGroup:
     """Replicas that differ only in their seed share parameters, optimizers and schedulers."""
 
     rows: slice
@@ -69,7 +69,7 @@ class Run:
 
     config: RunConfig
     initial: str
-    watch: Watch
+    statistics: ActivationStatistics
     history: list[Epoch] = field(default_factory=list)
     over: bool = False
 
@@ -92,25 +92,29 @@ class Training:
         stacked = capacity(first, data, device) > 0
         if not stacked:
             assert len(models) == 1, "such runs train one by one"
-            mark_by_behaviour(models[0], data.train.x[:EXAMPLE])
-        self.net: Replicas = Stack(models, first.precision) if stacked else Alone(models[0], first.precision)
-        self.captured: Captured | None = None
-        if isinstance(self.net, Stack) and device.type == "cuda":
-            self.captured = Captured(self._gradients, self.net, min(first.batch_size, len(data.train.y)))
+            mark_by_behaviour(models[0], data.train.x[:ROLE_EXAMPLE_IMAGES])
+        self.net: Replicas = (
+            StackedModels(models, first.precision) if stacked else SingleModel(models[0], first.precision)
+        )
+        self.recorded_step: RecordedStep | None = None
+        if isinstance(self.net, StackedModels) and device.type == "cuda":
+            self.recorded_step = RecordedStep(self._gradients, self.net, min(first.batch_size, len(data.train.y)))
         self._batches = {c.seed: Batches(data.train, c) for c in configs}
         steps = len(self._batches[first.seed])
-        self.cells: list[Cell] = []
-        for _, group in groupby(range(len(configs)), key=lambda r: configs[r].cell_id):
-            rows = list(group)
-            self.cells.append(self._cell(configs[rows[0]], slice(rows[0], rows[-1] + 1), steps))
-        self.runs = [Run(c, i, Watch(m)) for c, i, m in zip(configs, initial, models, strict=True)]
+        self.groups: list[ReplicaGroup] = []
+        for _, members in groupby(range(len(configs)), key=lambda r: configs[r].cell_id):
+            rows = list(members)
+            self.groups.append(self._group(configs[rows[0]], slice(rows[0], rows[-1] + 1), steps))
+        self.runs = [Run(c, i, ActivationStatistics(m)) for c, i, m in zip(configs, initial, models, strict=True)]
         self.epoch, self.done = 0, 0  # whole epochs, and steps of the one under way
         self._begin()
 
-    def _cell(self, config: RunConfig, rows: slice, steps: int) -> Cell:
-        shared = self.net.cell(rows) if isinstance(self.net, Stack) else None
+    def _group(self, config: RunConfig, rows: slice, steps: int) -> ReplicaGroup:
+        shared = self.net.cell(rows) if isinstance(self.net, StackedModels) else None
         plan = make_plan(config, self.net.models[rows.start], shared)
-        return Cell(rows, plan, [scheduler(o, config.schedule, config.epochs, steps) for o in plan.optimizers])
+        return ReplicaGroup(
+            rows, plan, [lr_scheduler(o, config.schedule, config.epochs, steps) for o in plan.optimizers]
+        )
 
     @property
     def finished(self) -> bool:
@@ -128,12 +132,12 @@ class Training:
             torch.Generator().manual_seed(stream_seed(self._first.seed, f"dropout/{self.epoch + 1}")).get_state()
         )
 
-    def place(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Where in the data this training is, and what it has noted since the epoch began."""
         noted = {"loss": self._loss, "correct": self._correct, "seen": self._seen, "random": self._random}
         return {"epoch": self.epoch, "done": self.done, "batches": self._start, **noted}
 
-    def go_to(self, place: dict[str, Any]) -> None:
+    def load_state_dict(self, place: dict[str, Any]) -> None:
         """Goes to a `place`: draws again the batches that were done."""
         self.epoch = place["epoch"]
         for seed, batches in self._batches.items():
@@ -174,13 +178,13 @@ class Training:
 
     def _step(self, x: Tensor, y: Tensor) -> None:
         self.net.train(True)
-        out, loss = self.captured(x, y) if self.captured else self._gradients(x, y)
-        for cell in self.cells:
-            for optimizer in cell.plan.optimizers:
+        out, loss = self.recorded_step(x, y) if self.recorded_step else self._gradients(x, y)
+        for group in self.groups:
+            for optimizer in group.plan.optimizers:
                 optimizer.step()
-            if cell.plan.after_step is not None:
-                cell.plan.after_step()
-            for s in cell.schedulers:
+            if group.plan.after_step is not None:
+                group.plan.after_step()
+            for s in group.schedulers:
                 s.step()
         self._loss = self._loss + loss * y.shape[1]
         self._correct = self._correct + (out.argmax(1) == y).sum(1)
@@ -192,18 +196,18 @@ class Training:
         loss = F.cross_entropy(out, y, reduction="none").mean(1)
         self.net.zero_grad()
         loss.sum().backward()  # type: ignore[no-untyped-call]
-        self.net.share()
-        for cell in self.cells:
-            if cell.plan.penalty is not None:
-                torch.autograd.backward(cell.plan.penalty())
+        self.net.distribute_gradients()
+        for group in self.groups:
+            if group.plan.penalty is not None:
+                torch.autograd.backward(group.plan.penalty())
         if self._first.clip_norm is not None:
-            clip(list(self.net.gradients()), self._first.clip_norm)
+            clip_gradients(list(self.net.gradients()), self._first.clip_norm)
         return out.detach(), loss.detach()
 
     def _scores(self) -> list[dict[str, float]]:
         """Of each replica: training as the batches were met, without any penalty; the other parts as it is now."""
         # On a GPU a stack was cut to fit the memory with training's batches.
-        stacked_there = isinstance(self.net, Stack) and self._data.train.x.is_cuda
+        stacked_there = isinstance(self.net, StackedModels) and self._data.train.x.is_cuda
         batch = self._first.batch_size if stacked_there else EVALUATION_BATCH
         parts = {"train": (self._loss.cpu().double() / self._seen, self._correct.cpu().double() / self._seen)}
         parts |= {name: evaluate(self.net, getattr(self._data, name), batch) for name in ("validation", "test")}
@@ -219,7 +223,7 @@ class Training:
     def _note(self, run: Run, scores: dict[str, float]) -> list[Epoch | Finished]:
         epoch = Epoch(run.config, self.epoch, scores)
         run.history.append(epoch)
-        run.watch.look()
+        run.statistics.record_quantiles()
         run.over = epoch.diverged or self.epoch == run.config.epochs
         if not run.over:
             return [epoch]
@@ -233,12 +237,12 @@ class Training:
         for parameter in self.net.parameters().values():
             if len(self.runs) > 1:
                 parameter[row].zero_()
-        cell = next(c for c in self.cells if row in range(c.rows.start, c.rows.stop))
-        for optimizer in cell.plan.optimizers:
+        group = next(g for g in self.groups if row in range(g.rows.start, g.rows.stop))
+        for optimizer in group.plan.optimizers:
             for p, state in optimizer.state.items():
                 for value in state.values():
                     if isinstance(value, Tensor) and value.shape == p.shape and len(self.runs) > 1:
-                        value[row - cell.rows.start].zero_()
+                        value[row - group.rows.start].zero_()
 
     def _record(self, run: Run) -> dict[str, Any]:
         last = run.history[-1]
@@ -249,14 +253,14 @@ class Training:
             "fingerprints": {"data": self._data.fingerprint, "initial": run.initial, "batches": batches},
             "diverged": last.number if last.diverged else None,
             "history": {key: [_json(e.scores[key]) for e in run.history] for key in last.scores},
-            "layers": run.watch.summary(self._data.validation.x[:SEEN]),
+            "layers": run.statistics.summary(self._data.validation.x[:STATISTICS_IMAGES]),
         }
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
         """Dropout draws from torch's own generators: they are this training's within, and as they were outside."""
         device = self._data.train.x.device
-        alone = isinstance(self.net, Alone)  # nothing in a stack draws
+        alone = isinstance(self.net, SingleModel)  # nothing in a stack draws
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else [], enabled=alone):
             if alone:
                 if device.type == "cuda":

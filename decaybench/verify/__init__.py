@@ -1,1 +1,1 @@
-"""Which ways of excluding parameters are the same: every pair, side by side in float64, step by step."""
+"""Which methods of excluding parameters are the same: every pair, side by side in float64, step by step."""

@@ -1,4 +1,4 @@
-"""What is known about the ways, each with the row that measures it; and the answer to the thread."""
+"""What is known about the methods, each with the row that measures it; and the answer to the thread."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,17 +6,17 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from decaybench.optimizers import maker
+from decaybench.optimizers import optimizer_factory
 from decaybench.registry.spec import parse
 from decaybench.strategies.strategies import Setup
 from decaybench.verify.conditions import OPTIMIZERS
-from decaybench.verify.lockstep import ROUNDING, Row
-from decaybench.verify.methods import way
+from decaybench.verify.lockstep import ROUNDING, MethodComparison
+from decaybench.verify.methods import method
 
 
 @dataclass(frozen=True)
-class Fact:
-    """A statement about two ways, and whether it says that they are the same."""
+class Claim:
+    """A statement about two methods, and whether it says that they are the same."""
 
     text: str
     optimizer: str
@@ -25,7 +25,7 @@ class Fact:
     same: bool
     clipping: str = "none"
 
-    def measured(self, rows: Sequence[Row]) -> Row | None:
+    def measured(self, rows: Sequence[MethodComparison]) -> MethodComparison | None:
         """The row that decides it, if there is one."""
         key = (self.optimizer, self.clipping, self.left, self.right)
         return next((r for r in rows if (r.optimizer, r.clipping, r.left, r.right) == key), None)
@@ -33,31 +33,31 @@ class Fact:
 
 _UNUSED, _FIRST = "sgd, unused layer", "sgd+momentum, schedule on the first only"
 _GROUPS, _TWO, _PENALTY, _APART = "exclude-alpha", "two-optimizers", "loss-penalty", "decoupled"
-FACTS = (
-    Fact("SGD without momentum: coupled decay is decoupled decay", "sgd", _GROUPS, _APART, True),
-    Fact("SGD without momentum: coupled decay is the loss penalty ½λ‖w‖²", "sgd", _GROUPS, _PENALTY, True),
-    Fact("The ½ forgotten: twice the decay", "sgd", _PENALTY, "forgotten-half", False),
-    Fact("SGD with momentum: the loss penalty is coupled decay", "sgd+momentum", _GROUPS, _PENALTY, True),
-    Fact("SGD with momentum: decoupled decay differs", "sgd+momentum", _GROUPS, _APART, False),
-    Fact("Adam: coupled decay is the loss penalty", "adam", _GROUPS, _PENALTY, True),
-    Fact("AdamW (Adam, decoupled) differs from Adam's coupled decay", "adam", _GROUPS, _APART, False),
-    Fact("AdamW differs from Adam with the loss penalty", "adam", _PENALTY, _APART, False),
-    Fact("A group with weight_decay=0 is a second optimizer without decay", "adamw", _GROUPS, _TWO, True),
-    Fact("… under a schedule on both", "sgd+momentum, cosine schedule", _GROUPS, _TWO, True),
-    Fact("… under clipping of the joint norm", "adamw", _GROUPS, _TWO, True, "joint"),
-    Fact("… but not when only the first optimizer has the schedule", _FIRST, _GROUPS, _TWO, False),
-    Fact("… nor when each optimizer clips by itself", "adamw", _GROUPS, _TWO, False, "per optimizer"),
-    Fact(
+CLAIMS = (
+    Claim("SGD without momentum: coupled decay is decoupled decay", "sgd", _GROUPS, _APART, True),
+    Claim("SGD without momentum: coupled decay is the loss penalty ½λ‖w‖²", "sgd", _GROUPS, _PENALTY, True),
+    Claim("The ½ forgotten: twice the decay", "sgd", _PENALTY, "forgotten-half", False),
+    Claim("SGD with momentum: the loss penalty is coupled decay", "sgd+momentum", _GROUPS, _PENALTY, True),
+    Claim("SGD with momentum: decoupled decay differs", "sgd+momentum", _GROUPS, _APART, False),
+    Claim("Adam: coupled decay is the loss penalty", "adam", _GROUPS, _PENALTY, True),
+    Claim("AdamW (Adam, decoupled) differs from Adam's coupled decay", "adam", _GROUPS, _APART, False),
+    Claim("AdamW differs from Adam with the loss penalty", "adam", _PENALTY, _APART, False),
+    Claim("A group with weight_decay=0 is a second optimizer without decay", "adamw", _GROUPS, _TWO, True),
+    Claim("… under a schedule on both", "sgd+momentum, cosine schedule", _GROUPS, _TWO, True),
+    Claim("… under clipping of the joint norm", "adamw", _GROUPS, _TWO, True, "joint"),
+    Claim("… but not when only the first optimizer has the schedule", _FIRST, _GROUPS, _TWO, False),
+    Claim("… nor when each optimizer clips by itself", "adamw", _GROUPS, _TWO, False, "per optimizer"),
+    Claim(
         "Clipping: the penalty enters the norm, an optimizer's decay does not", "sgd", _GROUPS, _PENALTY, False, "joint"
     ),
-    Fact("Gradient None: SGD skips the decay, a penalty creates the gradient", _UNUSED, _GROUPS, _PENALTY, False),
-    Fact(
+    Claim("Gradient None: SGD skips the decay, a penalty creates the gradient", _UNUSED, _GROUPS, _PENALTY, False),
+    Claim(
         "L1: the penalty is not soft-thresholding", "sgd, L1", _PENALTY + ",penalty=l1", "proximal-l1,on=weights", False
     ),
 )
 
 
-def answer(rows: Sequence[Row]) -> str:
+def answer(rows: Sequence[MethodComparison]) -> str:
     """Are two optimizers problematic? From what was measured."""
     pair = [r for r in rows if {r.left, r.right} == {_GROUPS, _TWO}]
     same = [r for r in pair if r.verdict == "identical"]
@@ -81,21 +81,21 @@ _SHRINKING = (("sgd", 0.1, 5e-4, 39_100), ("adamw", 1e-3, 0.01, 4_690))
 CLOSED_FORM = "(1 − lr·λ)ⁿ"
 
 
-def shrinkage() -> list[Row]:
+def shrinkage() -> list[MethodComparison]:
     """Weight decay under zero gradient, step by step, against the closed form (1 − lr·λ)ⁿ."""
-    return [_shrink(*case) for case in _SHRINKING]
+    return [_shrink(*condition) for condition in _SHRINKING]
 
 
-def _shrink(optimizer: str, lr: float, decay: float, steps: int) -> Row:
+def _shrink(optimizer: str, lr: float, decay: float, steps: int) -> MethodComparison:
     slope = nn.Parameter(torch.ones(1, dtype=torch.float64))
     (spec,) = parse("optimizer", OPTIMIZERS[optimizer])
-    setup = Setup({"slope": slope}, frozenset({"slope"}), decay, maker(spec, lr))
-    (made,) = way("decay-all").build(setup).optimizers
+    setup = Setup({"slope": slope}, frozenset({"slope"}), decay, optimizer_factory(spec, lr))
+    (made,) = method("decay-all").build(setup).optimizers
     slope.grad = torch.zeros_like(slope)
     for _ in range(steps):
         made.step()
     difference = abs(float(slope.detach()) - (1 - lr * decay) ** steps)
-    return Row(
+    return MethodComparison(
         f"{optimizer}, zero gradient",
         "none",
         f"decay-all, lr {lr:g}, λ {decay:g}, {steps:,} steps",
@@ -106,8 +106,8 @@ def _shrink(optimizer: str, lr: float, decay: float, steps: int) -> Row:
     )
 
 
-def known(rows: Sequence[Row]) -> list[tuple[str, bool, Row]]:
+def known(rows: Sequence[MethodComparison]) -> list[tuple[str, bool, MethodComparison]]:
     """Every statement that these rows decide: its text, whether it says «the same», and the row."""
-    decided = [(f.text, f.same, row) for f in FACTS if (row := f.measured(rows)) is not None]
+    decided = [(f.text, f.same, row) for f in CLAIMS if (row := f.measured(rows)) is not None]
     closed = [(f"{r.optimizer}: {r.left}", True, r) for r in rows if r.right == CLOSED_FORM]
     return decided + [(f"{text}: {CLOSED_FORM}", same, row) for text, same, row in closed]

@@ -1,9 +1,9 @@
-"""The conditions under which ways are compared, and why two ways differ under one of them."""
+"""The conditions under which methods are compared, and why two methods differ under one of them."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from decaybench.verify.methods import DEFAULT, L1, Way
+from decaybench.verify.methods import DEFAULT, L1, Method
 
 Clipping = Literal["none", "joint", "per optimizer"]
 CLIPPINGS: tuple[Clipping, ...] = ("none", "joint", "per optimizer")
@@ -18,7 +18,7 @@ OPTIMIZERS = {
 
 
 @dataclass(frozen=True)
-class Case:
+class Condition:
     """One condition.
 
     Attributes:
@@ -26,63 +26,63 @@ class Case:
         clipping: Of the gradient's norm: over all parameters at once, or each optimizer by itself.
         schedule: A cosine on every optimizer, or forgotten on all but the first.
         unused: Whether the model has a layer that the loss does not depend on, so that its gradient is None.
-        ways: What is compared, pair by pair.
+        methods: What is compared, pair by pair.
     """
 
     optimizer: str
     clipping: Clipping = "none"
     schedule: Literal["none", "every", "first"] = "none"
     unused: bool = False
-    ways: tuple[str, ...] = DEFAULT
+    methods: tuple[str, ...] = DEFAULT
 
     @property
     def label(self) -> str:
         """The optimizer and whatever else is special."""
         special = {"none": "", "every": ", cosine schedule", "first": ", schedule on the first only"}
-        unused, l1 = ", unused layer" * self.unused, ", L1" * (self.ways == L1)
+        unused, l1 = ", unused layer" * self.unused, ", L1" * (self.methods == L1)
         return self.optimizer + special[self.schedule] + unused + l1
 
 
-def cases(ways: tuple[str, ...]) -> list[Case]:
+def conditions(methods: tuple[str, ...]) -> list[Condition]:
     """Every optimizer under every clipping, and the special conditions."""
-    grid = [Case(optimizer, clipping, ways=ways) for clipping in CLIPPINGS for optimizer in OPTIMIZERS]
-    momentum = Case("sgd+momentum", ways=ways)
+    grid = [Condition(optimizer, clipping, methods=methods) for clipping in CLIPPINGS for optimizer in OPTIMIZERS]
+    momentum = Condition("sgd+momentum", methods=methods)
     special = [replace(momentum, schedule="every"), replace(momentum, schedule="first")]
-    special += [Case("sgd", unused=True, ways=ways)]
-    return grid + special + ([Case("sgd", ways=L1)] if ways == DEFAULT else [])
+    special += [Condition("sgd", unused=True, methods=methods)]
+    return grid + special + ([Condition("sgd", methods=L1)] if methods == DEFAULT else [])
 
 
-def cause(left: Way, right: Way, case: Case, optimizers: tuple[int, int]) -> str | None:
-    """Why two ways differ in a case, None where they should not.
+def cause(left: Method, right: Method, condition: Condition, optimizers: tuple[int, int]) -> str | None:
+    """Why two methods differ in a condition, None where they should not.
 
     Args:
         left: One way.
         right: The other.
-        case: The condition.
+        condition: The condition.
         optimizers: How many optimizers each has.
     """
-    ways = (left, right)
-    routes = {_route(w, case.optimizer) for w in ways}
+    methods = (left, right)
+    routes = {_route(w, condition.optimizer) for w in methods}
     if left.decays != right.decays:
         return f"{left.name} decays {left.decays}, {right.name} {right.decays}"
     if left.form != right.form:
         return _FORMS.get(frozenset((left.form, right.form)), f"{left.form} is not {right.form}")
-    if optimizers[0] != optimizers[1] and case.clipping == "per optimizer":
+    if optimizers[0] != optimizers[1] and condition.clipping == "per optimizer":
         return "each optimizer clips by the norm of its own gradients, and these norms differ"
-    if optimizers[0] != optimizers[1] and case.schedule == "first":
+    if optimizers[0] != optimizers[1] and condition.schedule == "first":
         return "the second optimizer's learning rate is not scheduled"
     if len(routes) == 1:
         return None
-    if "loss" in routes and case.unused:
+    if "loss" in routes and condition.unused:
         return "an optimizer skips a parameter whose gradient is None, decay and all; the penalty gives it a gradient"
-    if "loss" in routes and case.clipping != "none":
+    if "loss" in routes and condition.clipping != "none":
         return "the penalty's gradient is in the norm that is clipped; an optimizer's decay comes after the clipping"
-    if "apart" in routes and case.optimizer != "sgd":
-        return _APART[case.optimizer]
+    if "apart" in routes and condition.optimizer != "sgd":
+        return _APART[condition.optimizer]
     return None
 
 
-def _route(way: Way, optimizer: str) -> str:
+def _route(way: Method, optimizer: str) -> str:
     """AdamW's own decay is apart from the gradient."""
     return "apart" if optimizer == "adamw" and way.via == "optimizer" else way.via
 

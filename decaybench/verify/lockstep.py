@@ -1,4 +1,4 @@
-"""Trains all ways of a case side by side and says how far each pair is apart."""
+"""Trains all methods of a condition side by side and says how far each pair is apart."""
 
 import copy
 import itertools
@@ -9,19 +9,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from decaybench.errors import UsageError
-from decaybench.optimizers import maker, scheduler
+from decaybench.optimizers import lr_scheduler, optimizer_factory
 from decaybench.registry.optimizers import default_lr
 from decaybench.registry.spec import parse
 from decaybench.strategies.strategies import Setup
-from decaybench.verify.conditions import OPTIMIZERS, Case, cause
-from decaybench.verify.methods import Way, way
+from decaybench.verify.conditions import OPTIMIZERS, Condition, cause
+from decaybench.verify.methods import Method, method
 
 ROUNDING = 1e-10  # relative to the largest parameter, or absolute below 1: float64 leaves far less after a few steps
 
 
 @dataclass(frozen=True)
-class Row:
-    """How far two ways are apart under one condition.
+class MethodComparison:
+    """How far two methods are apart under one condition.
 
     Attributes:
         max_difference: The largest difference of any parameter after the last step.
@@ -40,7 +40,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Subject:
+class ModelUnderTest:
     """A model in float64, the names of its activation parameters, and one batch for each step."""
 
     model: nn.Module
@@ -85,33 +85,33 @@ class Unused(nn.Module):
         return out
 
 
-class Side:
+class MethodRun:
     """One way at work on its own copy of the model."""
 
-    def __init__(self, way: Way, subject: Subject, case: Case) -> None:
-        self.way, self.subject, self.case = way, subject, case
-        self.model = copy.deepcopy(subject.model)
-        alphas = subject.alphas
-        if case.unused:
+    def __init__(self, way: Method, tested: ModelUnderTest, condition: Condition) -> None:
+        self.way, self.tested, self.condition = way, tested, condition
+        self.model = copy.deepcopy(tested.model)
+        alphas = tested.alphas
+        if condition.unused:
             self.model, alphas = Unused(self.model), frozenset(f"model.{name}" for name in alphas)
-        (spec,) = parse("optimizer", OPTIMIZERS[case.optimizer])
+        (spec,) = parse("optimizer", OPTIMIZERS[condition.optimizer])
         named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-        lr = default_lr(spec.name) if subject.lr is None else subject.lr
-        self.plan = way.build(Setup(named, alphas, subject.decay, maker(spec, lr)))
+        lr = default_lr(spec.name) if tested.lr is None else tested.lr
+        self.plan = way.build(Setup(named, alphas, tested.decay, optimizer_factory(spec, lr)))
         self.parameters = list(named.values())
         (cosine,) = parse("schedule", "cosine")
-        scheduled = {"none": 0, "first": 1, "every": len(self.plan.optimizers)}[case.schedule]
-        self.schedulers = [scheduler(o, cosine, len(subject.batches), 1) for o in self.plan.optimizers[:scheduled]]
+        scheduled = {"none": 0, "first": 1, "every": len(self.plan.optimizers)}[condition.schedule]
+        self.schedulers = [lr_scheduler(o, cosine, len(tested.batches), 1) for o in self.plan.optimizers[:scheduled]]
 
     def step(self, number: int, clip_norm: float) -> None:
         """One step of training."""
-        loss = self.subject.loss(self.model, number)
+        loss = self.tested.loss(self.model, number)
         self.model.zero_grad(set_to_none=True)
         torch.autograd.backward(loss if self.plan.penalty is None else loss + self.plan.penalty())
-        if self.case.clipping == "joint":
+        if self.condition.clipping == "joint":
             nn.utils.clip_grad_norm_(self.parameters, clip_norm)
         for optimizer in self.plan.optimizers:
-            if self.case.clipping == "per optimizer":
+            if self.condition.clipping == "per optimizer":
                 nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], clip_norm)
             optimizer.step()
         if self.plan.after_step is not None:
@@ -120,43 +120,45 @@ class Side:
             schedule.step()
 
 
-def compare(subject: Subject, case: Case) -> list[Row]:
-    """Trains the ways of a case in lockstep and compares every pair after each step.
+def compare(tested: ModelUnderTest, condition: Condition) -> list[MethodComparison]:
+    """Trains the methods of a condition in lockstep and compares every pair after each step.
 
     Raises:
         UsageError: When training diverges, or a way cannot be built for this model.
     """
-    sides = [Side(way(name), subject, case) for name in case.ways]
-    pairs = list(itertools.combinations(sides, 2))
+    method_runs = [MethodRun(method(name), tested, condition) for name in condition.methods]
+    pairs = list(itertools.combinations(method_runs, 2))
     distances: list[list[float]] = [[] for _ in pairs]
     parted: list[int | None] = [None] * len(pairs)
-    clip_norm = subject.clip_norm() if case.clipping != "none" else 0.0
-    for number in range(len(subject.batches)):
-        for side in sides:
+    clip_norm = tested.clip_norm() if condition.clipping != "none" else 0.0
+    for number in range(len(tested.batches)):
+        for side in method_runs:
             side.step(number, clip_norm)
-        size = max(1.0, *(float(p.detach().abs().max()) for p in sides[0].parameters))
+        size = max(1.0, *(float(p.detach().abs().max()) for p in method_runs[0].parameters))
         for i, (left, right) in enumerate(pairs):
             distances[i].append(_distance(left, right))
             if parted[i] is None and not distances[i][-1] <= ROUNDING * size:
                 parted[i] = number + 1
-    return [_row(case, *pairs[i], distances[i], parted[i]) for i in range(len(pairs))]
+    return [_row(condition, *pairs[i], distances[i], parted[i]) for i in range(len(pairs))]
 
 
-def _distance(left: Side, right: Side) -> float:
+def _distance(left: MethodRun, right: MethodRun) -> float:
     pairs = zip(left.parameters, right.parameters, strict=True)
     distance = max(float((p.detach() - q.detach()).abs().max()) for p, q in pairs)
     if not distance < float("inf"):
-        raise UsageError(f"{left.case.label}: training diverges; give a smaller --lr.")
+        raise UsageError(f"{left.condition.label}: training diverges; give a smaller --lr.")
     return distance
 
 
-def _row(case: Case, left: Side, right: Side, distances: list[float], parted: int | None) -> Row:
+def _row(
+    condition: Condition, left: MethodRun, right: MethodRun, distances: list[float], parted: int | None
+) -> MethodComparison:
     verdict = "different" if parted else "equal" if any(distances) else "identical"
-    why = cause(left.way, right.way, case, (len(left.plan.optimizers), len(right.plan.optimizers)))
+    why = cause(left.way, right.way, condition, (len(left.plan.optimizers), len(right.plan.optimizers)))
     same = {"identical": "the same arithmetic on every parameter", "equal": "the same terms in another order: rounding"}
     if verdict == "different":
         reason = why or "measured; none of the known reasons applies"
     else:
         reason = same[verdict] if why is None else "no difference within these steps on this model"
     names = (left.way.name, right.way.name)
-    return Row(case.label, case.clipping, *names, distances[-1], verdict, reason, parted)
+    return MethodComparison(condition.label, condition.clipping, *names, distances[-1], verdict, reason, parted)

@@ -1,4 +1,4 @@
-"""The ways that are compared: strategies, and two variations that are only of interest here."""
+"""The methods that are compared: strategies, and two variations that are only of interest here."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ Via = Literal["optimizer", "loss", "apart"]
 
 
 @dataclass(frozen=True)
-class Way:
+class Method:
     """One way to regularize.
 
     Attributes:
@@ -66,14 +66,14 @@ _WORDS = {
     "matrices": "what has two dimensions or more",
 }
 _OWN = {
-    "decoupled": Way("decoupled", decoupled, _WORDS["weights"], "apart"),
-    "forgotten-half": Way("forgotten-half", forgotten_half, _WORDS["weights"], "loss", "λ‖w‖²"),
+    "decoupled": Method("decoupled", decoupled, _WORDS["weights"], "apart"),
+    "forgotten-half": Method("forgotten-half", forgotten_half, _WORDS["weights"], "loss", "λ‖w‖²"),
 }
 DEFAULT = ("exclude-alpha", "two-optimizers", "loss-penalty", "decoupled", "forgotten-half")
 L1 = ("loss-penalty", "loss-penalty,penalty=l1", "proximal-l1,on=weights")
 
 
-def way(text: str) -> Way:
+def method(text: str) -> Method:
     """The way that a strategy of the catalog (with options), somebody's own, or one of the variations is.
 
     Raises:
@@ -91,7 +91,7 @@ def way(text: str) -> Way:
         form = {"l1": "λ‖w‖₁", "elastic-net": "a mix of λ‖w‖₁ and ½λ‖w‖²"}[str(spec.options["penalty"])]
     if second := {k: v for k, v in spec.chosen.items() if k in ("alpha_optimizer", "alpha_lr")}:
         form += f" with {', '.join(f'{k}={v}' for k, v in second.items())}"
-    return Way(
+    return Method(
         text,
         lambda s: construct("strategy", spec, s),
         _WORDS[decays] if entry else f"what {text} chooses",

@@ -1,4 +1,4 @@
-"""What the ways are tried on: the forum network, or somebody's own model."""
+"""What the methods are tried on: the forum network, or somebody's own model."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,30 +10,32 @@ from decaybench.errors import UsageError
 from decaybench.parameter_roles.roles import roles
 from decaybench.study.study import read_study
 from decaybench.training.model import build_model
-from decaybench.verify.lockstep import Subject
+from decaybench.verify.lockstep import ModelUnderTest
 
 BATCH, SHAPE, CLASSES = 16, (1, 8, 8), 10
 
 
-def forum(steps: int, decay: float, lr: float | None = None) -> Subject:
+def forum(steps: int, decay: float, lr: float | None = None) -> ModelUnderTest:
     """The thread's network with PReLU, on random images of 8×8."""
     config = read_study(None, {"activation": "prelu", "strategy": "exclude-alpha", "seeds": 1}).runs()[0]
     model = build_model(config, SHAPE, CLASSES)
-    return _subject(model, (BATCH, *SHAPE), steps, decay, lr)
+    return _prepared(model, (BATCH, *SHAPE), steps, decay, lr)
 
 
 def own(
     target: str, options: Mapping[str, Any], shape: tuple[int, ...], steps: int, decay: float, lr: float | None
-) -> Subject:
+) -> ModelUnderTest:
     """Somebody's own model, on random batches of a shape.
 
     Raises:
         UsageError: When it cannot be built or does not take such a batch.
     """
-    return _subject(build(target, options), shape, steps, decay, lr)
+    return _prepared(build(target, options), shape, steps, decay, lr)
 
 
-def _subject(model: torch.nn.Module, shape: tuple[int, ...], steps: int, decay: float, lr: float | None) -> Subject:
+def _prepared(
+    model: torch.nn.Module, shape: tuple[int, ...], steps: int, decay: float, lr: float | None
+) -> ModelUnderTest:
     model.double().train()
     batches = [example(model, shape, seed=step) for step in range(steps)]
     found = roles(model, batches[0])
@@ -41,4 +43,4 @@ def _subject(model: torch.nn.Module, shape: tuple[int, ...], steps: int, decay: 
     if lost := [name for name in trainable if found[name] == "unknown"]:
         raise UsageError(f"The role of {', '.join(sorted(lost)[:5])} is unknown: mark it with mark_activation.")
     alphas = frozenset(name for name in trainable if found[name] == "activation")
-    return Subject(model, alphas, batches, decay, lr)
+    return ModelUnderTest(model, alphas, batches, decay, lr)

@@ -9,8 +9,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from decaybench import registry
-from decaybench.activations import KAF
-from decaybench.activations import compiled as native
+from decaybench.activations import KAF, compiled
 from decaybench.registry.activations import KAFOptions
 from decaybench.registry.build import construct
 from decaybench.registry.spec import parse
@@ -18,13 +17,13 @@ from decaybench.registry.spec import parse
 SHAPES = [(6, 3), (4, 3, 5), (2, 3, 4, 5)]
 
 
-COMPILED = native.library(torch.float32) is not None  # CI has a C compiler; a newcomer's machine may have none
+COMPILED = compiled.library(torch.float32) is not None  # CI has a C compiler; a newcomer's machine may have none
 
 
 @pytest.fixture(params=["native", "torch"] if COMPILED else ["torch"])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways to compute: the compiled one for inputs of any size, and that of torch's own operations."""
-    monkeypatch.setattr(native, "WORTH", 0 if request.param == "native" else 10**18)
+    monkeypatch.setattr(compiled, "MIN_COMPILED_SIZE", 0 if request.param == "native" else 10**18)
     return request.param
 
 

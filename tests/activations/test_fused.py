@@ -13,8 +13,7 @@ from test_activations import path  # noqa: F401
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from decaybench.activations import KAF, PReLU
-from decaybench.activations import compiled as native
+from decaybench.activations import KAF, PReLU, compiled
 from decaybench.activations.kaf.basis_kernels import kernel
 from decaybench.activations.kaf.module import plain
 
@@ -170,7 +169,7 @@ def test_the_same_bits_whatever_the_threads(make) -> None:
     for other in runs[1:]:
         for a, b in zip(runs[0], other, strict=True):
             # nn.PReLU, which small inputs take, sums in an order that depends on the threads.
-            assert torch.equal(a, b) or (isinstance(module, PReLU) and s.numel() < native.WORTH)
+            assert torch.equal(a, b) or (isinstance(module, PReLU) and s.numel() < compiled.MIN_COMPILED_SIZE)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 8, 9, 10, 16, 17, 18, 32, 33])
@@ -185,7 +184,9 @@ def test_nor_do_threads_change_a_bit_where_channels_lie_side_by_side(channels: i
                     torch.set_num_threads(threads)
                     runs.append(ours(module, s))
                 for other in runs[1:]:
-                    assert all(torch.equal(a, b) for a, b in zip(runs[0], other, strict=True)) or not native.large(s)
+                    assert all(
+                        torch.equal(a, b) for a, b in zip(runs[0], other, strict=True)
+                    ) or not compiled.large_enough(s)
     finally:
         torch.set_num_threads(before)
 

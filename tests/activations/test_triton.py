@@ -13,7 +13,7 @@ from test_fused import by_definition, error, ours
 from torch import Tensor
 
 from decaybench.activations import KAF
-from decaybench.activations.kaf import triton as gpu
+from decaybench.activations.kaf import triton
 from decaybench.activations.kaf.basis_kernels import kernel
 from decaybench.activations.kaf.module import plain
 from helpers import REPOSITORY
@@ -27,8 +27,8 @@ every = pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
 @pytest.fixture(autouse=True)
 def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every device takes the kernels; the interpreter's NumPy keeps quiet about what is not finite."""
-    monkeypatch.setattr(gpu, "DEVICES", ("cuda", "cpu"))
-    assert gpu.works(DEVICE)
+    monkeypatch.setattr(triton, "DEVICES", ("cuda", "cpu"))
+    assert triton.works(DEVICE)
     with np.errstate(all="ignore"):
         yield
 
@@ -95,8 +95,8 @@ from decaybench.activations import KAF, gpu
 
 NAMES = {torch.float32: "*fp32", torch.float64: "*fp64", torch.int32: "*i32"}
 calls = []
-gpu.launch = lambda kernel, grid, *arguments: calls.append((kernel, arguments))
-gpu.DEVICES, gpu.works = ("cpu",), lambda device: True
+triton.launch = lambda kernel, grid, *arguments: calls.append((kernel, arguments))
+triton.DEVICES, triton.works = ("cpu",), lambda device: True
 for options in ({}, {"kernel": "relu", "init": "random"}, {"kernel": "softplus"}):
     for dtype in (torch.float32, torch.float64):
         module = KAF(40, **options).to(dtype)

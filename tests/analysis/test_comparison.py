@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from decaybench.analysis.comparison import COLUMNS, Question, alpha_columns, summarize
+from decaybench.analysis.comparison import COLUMNS, ComparisonSettings, alpha_columns, summarize
 from decaybench.analysis.statistics import accuracy_interval, mean_interval
 from decaybench.report import print_layers, print_summary, to_csv, to_json, to_markdown
-from decaybench.report.numbers import histogram, percent, plain, points
+from decaybench.report.numbers import format_interval, format_number, format_percent, histogram
 from decaybench.study.config import TRAINING_VERSION
 from made_records import made
 
@@ -26,7 +26,7 @@ KEYS = [
 
 
 def by_strategy(records: list[dict], **kwargs) -> dict[str, dict]:
-    return {row["strategy"]: row for row in summarize(records, Question(**kwargs)).rows}
+    return {row["strategy"]: row for row in summarize(records, ComparisonSettings(**kwargs)).rows}
 
 
 def test_intervals_against_scipy() -> None:
@@ -173,7 +173,7 @@ def test_markdown_is_one_table_and_escapes() -> None:
 def test_the_terminal_table_shows_every_cell(width: int) -> None:
     out = io.StringIO()
     console = Console(file=out, width=width)
-    print_summary(summarize(everything()), console, Question())
+    print_summary(summarize(everything()), console, ComparisonSettings())
     print_layers(summarize(everything()), console)
     text = out.getvalue()
     for expected in (
@@ -196,7 +196,7 @@ def test_a_usual_table_fits_an_old_terminal() -> None:
     for r in records:
         r["config"]["weight_decay"] *= r["config"]["strategy"]["name"] != "no-decay"
     out = io.StringIO()
-    print_summary(summarize(records), Console(file=out, width=80), Question())
+    print_summary(summarize(records), Console(file=out, width=80), ComparisonSettings())
     table = [line for line in out.getvalue().splitlines() if line.startswith(strategies)]
     assert len(table) == 4
     assert max(len(line) for line in table) <= 80
@@ -206,16 +206,16 @@ def test_markup_in_names_is_text() -> None:
     records = [made(0.5)]
     records[0]["config"]["activation"] = {"name": "[red]x[/red]:y", "options": {}, "source": "x"}
     out = io.StringIO()
-    print_summary(summarize(records), Console(file=out, width=160), Question())
+    print_summary(summarize(records), Console(file=out, width=160), ComparisonSettings())
     assert "[red]x[/red]:y" in out.getvalue()
 
 
 def test_numbers_for_people() -> None:
-    assert percent(0.12345) == "12.35"
-    assert percent(-0.001, signed=True) == "−0.10"
-    assert points(-0.01, 0.02, signed=True) == "[−1.00, +2.00]"
-    assert points(None, None) == ""
-    assert [plain(v) for v in (None, 0.05, 1e-5, 0.123456, -12.3456, 31, 0.0, "x")] == [
+    assert format_percent(0.12345) == "12.35"
+    assert format_percent(-0.001, signed=True) == "−0.10"
+    assert format_interval(-0.01, 0.02, signed=True) == "[−1.00, +2.00]"
+    assert format_interval(None, None) == ""
+    assert [format_number(v) for v in (None, 0.05, 1e-5, 0.123456, -12.3456, 31, 0.0, "x")] == [
         "–",
         "0.05",
         "1e−05",

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from decaybench.analysis.cells import cells
-from decaybench.analysis.comparison import Question, summarize
-from decaybench.analysis.stopping import FIRST, next_runs
+from decaybench.analysis.comparison import ComparisonSettings, summarize
+from decaybench.analysis.stopping import FIRST_SEEDS, next_runs
 from decaybench.analysis.tuning import tuned
 from decaybench.report.verdicts import verdicts
 from decaybench.study.config import RunConfig
@@ -15,7 +15,7 @@ from made_records import made, pairs
 
 
 def row_of(records: list[dict], **question: Any) -> dict[str, Any]:
-    rows = summarize(records, Question(**question)).rows
+    rows = summarize(records, ComparisonSettings(**question)).rows
     return next(row for row in rows if row["strategy"] == "exclude-alpha")
 
 
@@ -113,7 +113,7 @@ def test_seeds_are_added_where_they_are_needed_and_no_more() -> None:
     for _ in range(50):
         batch = next_runs(runs, study(spread, runs, done), 0.01, "decay-all")
         if not done:
-            assert {run.seed for run in batch} == set(range(FIRST))
+            assert {run.seed for run in batch} == set(range(FIRST_SEEDS))
         if not batch:
             break
         assert not done & {run.run_id for run in batch}
@@ -121,6 +121,6 @@ def test_seeds_are_added_where_they_are_needed_and_no_more() -> None:
     count = {name: sum(r.run_id in done for r in runs if r.strategy.name == name) for name in names}
     assert count["exclude-alpha"] < 12 < count["alpha-only"] == count["decay-all"]
     records = study(spread, runs, done)
-    rows = summarize(records, Question(anytime=True)).rows
+    rows = summarize(records, ComparisonSettings(anytime=True)).rows
     for row in rows[1:]:
         assert (row["difference_high"] - row["difference_low"]) / 2 <= 0.01 or count["alpha-only"] == 40

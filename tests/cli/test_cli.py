@@ -294,11 +294,11 @@ def test_a_network_that_fails_only_in_training_is_named(here: Path) -> None:
 def test_a_narrow_table_says_what_it_leaves_out(here: Path) -> None:
     from rich.console import Console
 
-    from decaybench.analysis.comparison import Question, summarize
+    from decaybench.analysis.comparison import ComparisonSettings, summarize
     from decaybench.report import print_summary
     from decaybench.results.store import StudyFolder
 
     invoke("run", *TINY)
     console = Console(width=80, record=True, file=io.StringIO())
-    print_summary(summarize(StudyFolder(Path("results/t")).load().records), console, Question())
+    print_summary(summarize(StudyFolder(Path("results/t")).load().records), console, ComparisonSettings())
     assert "--layers or --format csv shows quantiles" in " ".join(console.export_text().split())

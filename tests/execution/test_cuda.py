@@ -8,7 +8,7 @@ import torch
 
 from decaybench.activations.kaf import triton as gpu
 from decaybench.execution.inline import Inline
-from decaybench.execution.scheduler import Driver
+from decaybench.execution.scheduler import Scheduler
 from decaybench.results.store import StudyFolder
 from decaybench.training.data import load
 from decaybench.training.trainer import Finished, Training
@@ -39,10 +39,10 @@ def test_the_step_is_recorded_and_gives_the_same_numbers(network: str, precision
     )
     data = load(study.runs()[0], CUDA)
     training, plain = Training(study.runs(), data), Training(study.runs(), data)
-    plain.captured = None
+    plain.recorded_step = None
     ours, theirs = records(training), records(plain)
-    assert training.captured is not None
-    assert training.captured.replay is not None
+    assert training.recorded_step is not None
+    assert training.recorded_step.replay is not None
     for run_id, record in ours.items():
         assert record["history"]["train_loss"] == pytest.approx(theirs[run_id]["history"]["train_loss"], rel=1e-3)
 
@@ -53,7 +53,7 @@ def test_a_study_on_a_gpu_gives_what_it_gives_on_a_cpu(tmp_path: Path) -> None:
     accuracy = {}
     for device in (CPU, CUDA):
         folder = StudyFolder(tmp_path / device.type)
-        list(Driver(Inline(device), folder, device).run(runs))
+        list(Scheduler(Inline(device), folder, device).run(runs))
         loaded = folder.load()
         assert not loaded.problems
         accuracy[device.type] = {r["run_id"]: r["history"]["test_accuracy"][-1] for r in loaded.records}

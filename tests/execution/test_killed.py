@@ -16,7 +16,7 @@ from test_scheduler import do, runs_of
 from test_scheduler import numbers as finished
 
 from decaybench.execution.inline import Inline
-from decaybench.execution.processes import prepare
+from decaybench.execution.processes import start_forkserver
 from decaybench.results.store import StudyFolder
 from helpers import CPU, REPOSITORY
 
@@ -199,7 +199,7 @@ def test_a_driver_killed_at_thirty_random_moments_changes_nothing(tmp_path: Path
     runs, generator, killed, midway = runs_of(epochs=60), torch.Generator().manual_seed(0), 0, 0
     whole = StudyFolder(tmp_path / "whole")
     do(Inline(CPU), whole, runs)
-    prepare()
+    start_forkserver()
     context = multiprocessing.get_context("forkserver")
     for number in range(30):
         folder = StudyFolder(tmp_path / str(number))

@@ -13,8 +13,8 @@ import torch
 from decaybench.errors import DecaybenchError
 from decaybench.execution.inline import Inline
 from decaybench.execution.job import Executor
-from decaybench.execution.processes import Processes, prepare
-from decaybench.execution.scheduler import Driver, Event
+from decaybench.execution.processes import Processes, start_forkserver
+from decaybench.execution.scheduler import Event, Scheduler
 from decaybench.results.store import StudyFolder
 from decaybench.study.config import RunConfig
 from decaybench.training.trainer import Training
@@ -23,7 +23,7 @@ from helpers import CPU, tiny
 
 @pytest.fixture(scope="module", autouse=True)
 def forkserver() -> None:
-    prepare()
+    start_forkserver()
 
 
 def runs_of(**fields: Any) -> list[RunConfig]:
@@ -34,7 +34,7 @@ def runs_of(**fields: Any) -> list[RunConfig]:
 
 def do(executor: Executor, folder: StudyFolder, runs: list[RunConfig], every: float = 60.0) -> list[Event]:
     missing = [run for run in runs if not folder.has(run.run_id)]
-    return list(Driver(executor, folder, CPU, workers=2, every=every).run(missing))
+    return list(Scheduler(executor, folder, CPU, workers=2, every=every).run(missing))
 
 
 def numbers(folder: StudyFolder) -> dict[str, Any]:
@@ -212,7 +212,7 @@ def test_a_gpu_that_takes_no_more_work_ends_a_study_that_can_go_on(
     monkeypatch.setattr(Training, "_step", step)
     events = []
     with pytest.raises(DecaybenchError, match=r"illegal memory access.*Run the same command again"):
-        for event in Driver(Inline(CPU), StudyFolder(tmp_path), CPU, every=0.0).run(runs_of()):
+        for event in Scheduler(Inline(CPU), StudyFolder(tmp_path), CPU, every=0.0).run(runs_of()):
             events.append(event)
     assert len(calls) == 8
     assert not any(event.trouble for event in events)
@@ -225,7 +225,7 @@ def test_a_stopped_study_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     runs = runs_of(epochs=6, activation="prelu")
     whole, folder = StudyFolder(tmp_path / "whole"), StudyFolder(tmp_path / "stopped")
     do(Inline(CPU), whole, runs)
-    stopped = Driver(Inline(CPU), folder, CPU, every=0.0).run(runs)
+    stopped = Scheduler(Inline(CPU), folder, CPU, every=0.0).run(runs)
     for event in stopped:
         if event.epochs and event.epochs[-1].number == 4:
             break
@@ -239,7 +239,7 @@ def test_a_stopped_study_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
 
 def test_a_damaged_checkpoint_costs_only_its_own_runs(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
     runs, folder = runs_of(), StudyFolder(tmp_path)
-    going = Driver(Inline(CPU), folder, CPU, every=0.0).run(runs)
+    going = Scheduler(Inline(CPU), folder, CPU, every=0.0).run(runs)
     for event in going:
         if event.epochs:
             break
@@ -258,7 +258,7 @@ def test_runs_that_another_process_finished_meanwhile_are_not_done_again(tmp_pat
     do(Inline(CPU), theirs, runs)
     records = theirs.load().records
     done: list[str] = []
-    for event in Driver(Inline(CPU), ours, CPU).run(runs):
+    for event in Scheduler(Inline(CPU), ours, CPU).run(runs):
         done += [record["run_id"] for record in event.records]
         for record in records:
             ours.write(record)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from playwright.sync_api import sync_playwright
 
-from decaybench.analysis.comparison import Question, Summary, summarize
+from decaybench.analysis.comparison import ComparisonSettings, Summary, summarize
 from decaybench.report.figures import FIGURES, draw, save
 from decaybench.report.html import to_html
-from decaybench.results.record import EDGES
+from decaybench.results.record import INPUT_GRID
 from made_records import made, pairs
 
 pytestmark = pytest.mark.slow
@@ -27,7 +27,7 @@ def summary() -> Summary:
             records += pairs(list(noise), activation=activation, weight_decay=decay)
     records += [made(0.5 + 0.01 * s, "no-decay", s, weight_decay=0.0) for s in range(6)]
     records += [made(0.9, "exclude-1d", 0, activation="relu")]
-    curve = {"mean": list(EDGES), "low": list(EDGES), "high": list(EDGES)}
+    curve = {"mean": list(INPUT_GRID), "low": list(INPUT_GRID), "high": list(INPUT_GRID)}
     for record in records:
         record["config"]["epochs"] = 1
         for layer in record["layers"]:
@@ -37,11 +37,11 @@ def summary() -> Summary:
                 "quantiles": [[0, 0.1, 0.2, 0.3, 0.4]] * 2,
             }
     records[0]["provenance"]["device_name"] = NASTY
-    return summarize(records, Question())
+    return summarize(records, ComparisonSettings())
 
 
 def page() -> str:
-    return to_html(summary(), Question(), f"a study {NASTY}", "does <b>it</b> & matter?", "decaybench run x")
+    return to_html(summary(), ComparisonSettings(), f"a study {NASTY}", "does <b>it</b> & matter?", "decaybench run x")
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_the_page_is_small_for_a_thousand_runs() -> None:
         for layer in record["layers"]:
             layer |= {"curve": {"start": None, "end": None}, "inputs": None, "quantiles": [[0, 0.1, 0.2, 0.3, 0.4]] * 2}
     assert len(records) == 1008
-    text = to_html(summarize(records, Question()), Question(), "many", "", "decaybench run many")
+    text = to_html(summarize(records, ComparisonSettings()), ComparisonSettings(), "many", "", "decaybench run many")
     assert len(text.encode()) < 5e6
 
 

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 import decaybench
 from decaybench.errors import DecaybenchError, UsageError
 from decaybench.results.record import DamagedRecordError, decode, dumps, encode, loads
-from decaybench.results.store import StudyFolder, find
+from decaybench.results.store import StudyFolder, find_study_folder
 from helpers import finish, one
 
 
@@ -169,14 +169,14 @@ def test_what_a_killed_process_was_writing_is_swept_away_later(tmp_path: Path, r
 
 def test_find_says_what_is_missing(tmp_path: Path, record: dict) -> None:
     with pytest.raises(UsageError, match="start with: decaybench run"):
-        find(None, tmp_path)
+        find_study_folder(None, tmp_path)
     for age, name in ((100, "old"), (10, "new")):
         folder = StudyFolder(tmp_path / name)
         folder.write(record)
         os.utime(folder.runs, (1e9 - age, 1e9 - age))
-    assert find(None, tmp_path).path.name == "new"
+    assert find_study_folder(None, tmp_path).path.name == "new"
     with pytest.raises(UsageError, match="it has studies below: new, old"):
-        find(tmp_path)
+        find_study_folder(tmp_path)
 
 
 def test_clear_deletes_only_what_is_its_own(tmp_path: Path, record: dict) -> None:

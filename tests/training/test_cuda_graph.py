@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from decaybench.training.data import load
 from decaybench.training.stacked import convolution
-from decaybench.training.stacked.cuda_graph import Captured
-from decaybench.training.stacked.stack import Stack
+from decaybench.training.stacked.cuda_graph import RecordedStep
+from decaybench.training.stacked.stack import StackedModels
 from decaybench.training.trainer import Finished, Training
 from helpers import CPU, tiny
 
@@ -28,18 +28,18 @@ class Recording:
 
     def __call__(self, work: Callable[[], Any]) -> tuple[Callable[[], object], Any]:
         net = self.training.net
-        assert isinstance(net, Stack)
-        result, gradients = work(), net.take_gradients()
+        assert isinstance(net, StackedModels)
+        result, gradients = work(), net.gradients_by_name()
 
         def replay() -> None:
             self.replays += 1
-            before = net.take_gradients()
+            before = net.gradients_by_name()
             again = work()
             for ours, theirs in zip(
-                (*result, *gradients.values()), (*again, *net.take_gradients().values()), strict=True
+                (*result, *gradients.values()), (*again, *net.gradients_by_name().values()), strict=True
             ):
                 ours.copy_(theirs)
-            net.put_gradients(before)
+            net.set_gradients(before)
 
         return replay, result
 
@@ -69,9 +69,9 @@ def test_a_recorded_step_gives_the_same_numbers(network: str) -> None:
     torch.set_num_threads(1)
     wanted = records(Training(study.runs(), data))
     training = Training(study.runs(), data)
-    assert isinstance(training.net, Stack)
+    assert isinstance(training.net, StackedModels)
     recording = Recording(training)
-    training.captured = Captured(training._gradients, training.net, 48, recording)
+    training.recorded_step = RecordedStep(training._gradients, training.net, 48, recording)
     assert records(training) == wanted
     assert recording.replays == 3 * (len(data.train.y) // 48)
     assert len(data.train.y) % 48 > 1  # a smaller batch between them
@@ -81,12 +81,12 @@ def test_a_training_that_is_over_gives_its_memory_back() -> None:
     """At once, and not when Python's garbage collector comes by."""
     study = tiny(activation="prelu", strategy="decay-all", batch_size=64)
     training = Training(study.runs(), load(study.runs()[0], CPU))
-    assert isinstance(training.net, Stack)
-    training.captured = Captured(training._gradients, training.net, 64, lambda work: (lambda: None, work()))
+    assert isinstance(training.net, StackedModels)
+    training.recorded_step = RecordedStep(training._gradients, training.net, 64, lambda work: (lambda: None, work()))
     gc.disable()
     try:
         training.advance()
-        assert training.captured.replay is not None
+        assert training.recorded_step.replay is not None
         leaf = weakref.ref(next(iter(training.net._leaves.values())))
         del training
         assert leaf() is None
@@ -99,11 +99,11 @@ def test_only_whole_batches_are_recorded() -> None:
     study = tiny(activation="prelu", strategy="decay-all", batch_size=48)
     data = load(study.runs()[0], CPU)
     training = Training(study.runs(), data)
-    assert isinstance(training.net, Stack)
+    assert isinstance(training.net, StackedModels)
     recording = Recording(training)
-    training.captured = Captured(training._gradients, training.net, 48, recording)
+    training.recorded_step = RecordedStep(training._gradients, training.net, 48, recording)
     for size in (30, 48, 30, 48):
-        training.captured(data.train.x[None, :size], data.train.y[None, :size])
+        training.recorded_step(data.train.x[None, :size], data.train.y[None, :size])
     assert recording.replays == 2
 
 
@@ -120,8 +120,8 @@ def test_what_cannot_be_recorded_is_done_as_it_is() -> None:
         asked.append(work)
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    assert isinstance(training.net, Stack)
-    training.captured = Captured(training._gradients, training.net, 64, refuse)
+    assert isinstance(training.net, StackedModels)
+    training.recorded_step = RecordedStep(training._gradients, training.net, 64, refuse)
     assert records(training) == wanted
     assert len(asked) == 1
 
@@ -136,11 +136,11 @@ def test_both_convolutions_are_torchs(stride: Any, padding: Any, kernel: Any, bi
     offset = torch.randn(R, 5, dtype=torch.float64, requires_grad=True) if bias else None
     inputs = [t for t in (x, weight, offset) if t is not None]
 
-    def plain(r: int) -> Tensor:
+    def format_number(r: int) -> Tensor:
         own = None if offset is None else offset[r]
         return F.conv2d(x[r].movedim(-1, 0), weight[r], own, stride, padding).movedim(0, -1)
 
-    wanted = torch.stack([plain(r) for r in range(R)])
+    wanted = torch.stack([format_number(r) for r in range(R)])
     upstream = torch.randn_like(wanted)
     gradients = torch.autograd.grad(wanted, inputs, upstream)
     for way in (convolution.unfolded, convolution.grouped):

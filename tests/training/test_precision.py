@@ -11,7 +11,7 @@ from decaybench.study.config import RunConfig
 from decaybench.study.study import read_study, to_toml
 from decaybench.training.data import load
 from decaybench.training.precision import check, products
-from decaybench.training.stacked.stack import Alone, Stack
+from decaybench.training.stacked.stack import SingleModel, StackedModels
 from decaybench.training.trainer import Finished, Training, train
 from helpers import CPU, finish, one, tiny
 
@@ -46,7 +46,7 @@ def test_studies_of_float32_are_called_as_before() -> None:
     assert "precision" not in to_toml(read_study(None, {"epochs": 2}))
 
 
-@pytest.mark.parametrize("kind", [Stack, Alone])
+@pytest.mark.parametrize("kind", [StackedModels, SingleModel])
 @pytest.mark.parametrize("activation", ["kaf", "prelu", "prelu,shared=true", "swish", "xielu"])
 @pytest.mark.parametrize("network", ["mlp,width=8", "forum,width=4"])
 def test_bfloat16_products_and_float32_parameters(network: str, activation: str, kind: type) -> None:
@@ -54,8 +54,8 @@ def test_bfloat16_products_and_float32_parameters(network: str, activation: str,
         config = one(network=network, activation=activation, precision=precision)
         data = load(config, CPU)
         training = Training([config], data)
-        if kind is Alone:
-            training.net = Alone(training.net.models[0], config.precision)
+        if kind is SingleModel:
+            training.net = SingleModel(training.net.models[0], config.precision)
         with Types() as types:
             out = training.net(data.train.x[None, :8])
             out.square().sum().backward()

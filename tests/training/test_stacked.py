@@ -10,9 +10,9 @@ from decaybench import registry
 from decaybench.study.config import RunConfig
 from decaybench.training import checkpoint
 from decaybench.training.data import Data, Part, load
-from decaybench.training.metrics import clip
-from decaybench.training.stacked.cohorts import capacity, cohorts, together
-from decaybench.training.stacked.stack import Alone
+from decaybench.training.metrics import clip_gradients
+from decaybench.training.stacked.cohorts import capacity, cohort_key, cohorts
+from decaybench.training.stacked.stack import SingleModel
 from decaybench.training.trainer import Finished, Training
 from helpers import CPU, tiny
 
@@ -30,8 +30,8 @@ def alone(config: RunConfig, data: Data) -> Training:
     training = Training([config], data)
     for parameter in training.net.models[0].parameters():
         parameter.data = parameter.detach().clone()
-    training.net = Alone(training.net.models[0])
-    training.cells = [training._cell(config, slice(0, 1), len(training._batches[config.seed]))]
+    training.net = SingleModel(training.net.models[0])
+    training.groups = [training._cell(config, slice(0, 1), len(training._batches[config.seed]))]
     return training
 
 
@@ -142,7 +142,7 @@ def test_clipping_is_torchs_for_each_replica() -> None:
         expected.append([p.grad for p in parameters])
     for g in gradients:
         g[1] *= 0.001  # one that is not to be clipped
-    clip(gradients, 2.0)
+    clip_gradients(gradients, 2.0)
     for r in range(R):
         for g, e in zip(gradients, expected[r], strict=True):
             torch.testing.assert_close(g[r], e)
@@ -156,11 +156,11 @@ def test_what_cannot_be_stacked_trains_alone() -> None:
 
 def test_runs_are_cut_into_cohorts_that_fit() -> None:
     runs = tiny(activation=["prelu", "kaf", "prelu,init=0.1", "kaf,D=5"], weight_decay=[0.1, 0.2], seeds=11).runs()
-    keys = {together(run) for run in runs}
+    keys = {cohort_key(run) for run in runs}
     assert len(keys) == 3  # where a slope starts does not matter, the size of a dictionary does
     cut = cohorts(runs, dict.fromkeys(keys, 16), workers=2)
     assert sorted(run.run_id for c in cut for run in c) == sorted(run.run_id for run in runs)
-    assert all(len(c) <= 16 and len({together(run) for run in c}) == 1 for c in cut)
+    assert all(len(c) <= 16 and len({cohort_key(run) for run in c}) == 1 for c in cut)
     assert [len(c) for c in cohorts(runs[:3], dict.fromkeys(keys, 0), workers=1)] == [1, 1, 1]
 
 

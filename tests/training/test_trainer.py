@@ -9,7 +9,7 @@ from torch import nn
 
 from decaybench import registry
 from decaybench.errors import UsageError
-from decaybench.optimizers import maker, scheduler
+from decaybench.optimizers import lr_scheduler, optimizer_factory
 from decaybench.parameter_roles.roles import mark_activation, mark_by_behaviour
 from decaybench.registry.spec import parse
 from decaybench.results.record import decode, dumps, loads
@@ -20,7 +20,7 @@ from decaybench.training.data import load
 from decaybench.training.metrics import evaluate
 from decaybench.training.model import build_model
 from decaybench.training.seeding import model_fingerprint
-from decaybench.training.stacked.stack import Alone
+from decaybench.training.stacked.stack import SingleModel
 from decaybench.training.trainer import Training
 from helpers import CPU, finish, one
 
@@ -115,7 +115,7 @@ def test_evaluate_against_a_loop() -> None:
         losses.append(-math.log(float(p[y])))
         hits += int(p.argmax() == y)
     model.train()
-    loss, accuracy = evaluate(Alone(model), data.test)
+    loss, accuracy = evaluate(SingleModel(model), data.test)
     assert loss == pytest.approx(sum(losses) / len(losses), rel=1e-5)
     assert accuracy == hits / len(losses)
 
@@ -197,8 +197,8 @@ def test_a_second_optimizer_of_another_kind_has_its_own_default_rate() -> None:
 def test_schedules_by_their_formula(schedule: str, expected) -> None:
     (spec,) = parse("schedule", schedule)
     (sgd,) = parse("optimizer", "sgd")
-    optimizer = maker(sgd, 0.1)([nn.Parameter(torch.zeros(1))])
-    steps = scheduler(optimizer, spec, epochs=4, steps_per_epoch=5)
+    optimizer = optimizer_factory(sgd, 0.1)([nn.Parameter(torch.zeros(1))])
+    steps = lr_scheduler(optimizer, spec, epochs=4, steps_per_epoch=5)
     for done in range(20):
         assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * expected(done / 5), abs=1e-12)
         optimizer.step()

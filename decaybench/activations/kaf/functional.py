@@ -8,12 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decaybench.activations import compiled as native
+from decaybench.activations import compiled
 from decaybench.activations.compiled import Grid, call, layout
 from decaybench.activations.custom_op import differentiable, merged, operation, split
-from decaybench.activations.kaf import piecewise_torch as table
-from decaybench.activations.kaf import reference as walk
-from decaybench.activations.kaf import triton as gpu
+from decaybench.activations.kaf import piecewise_torch, reference, triton
 from decaybench.activations.kaf.basis_kernels import Kernel, kernel
 from decaybench.activations.kaf.piecewise import Pieces, pieces
 
@@ -45,19 +43,19 @@ def _forward(s: Tensor, alpha: Tensor, name: str, precision: float, boundary: fl
     found = pieces(name, precision, alpha.shape[1], boundary, s.dtype == torch.float32)
     s, shape = layout(s, alpha)
     if found is None:  # too many pieces
-        return walk.forward(s, *_atomwise(alpha, name, precision, boundary))
-    if gpu.usable(s):
-        return gpu.forward(s, shape, alpha, name, precision, boundary, found)
-    if compiled := native.usable(s):
+        return reference.forward(s, *_atomwise(alpha, name, precision, boundary))
+    if triton.usable(s):
+        return triton.forward(s, shape, alpha, name, precision, boundary, found)
+    if library := compiled.usable(s):
         out, alpha = torch.empty_like(s), alpha.contiguous()
-        if not call(compiled.kaf_forward, s, alpha, out, shape=shape, grid=_grid(found)):
+        if not call(library.kaf_forward, s, alpha, out, shape=shape, grid=_grid(found)):
             return out
     elif torch.isfinite(s).all():
-        return table.forward(s, alpha, found)
+        return piecewise_torch.forward(s, alpha, found)
     else:
-        out = table.forward(torch.nan_to_num(s), alpha, found)
+        out = piecewise_torch.forward(torch.nan_to_num(s), alpha, found)
     odd = _odd(s)
-    out[:, odd] = walk.forward(s[:, odd], *_atomwise(alpha[odd], name, precision, boundary))
+    out[:, odd] = reference.forward(s[:, odd], *_atomwise(alpha[odd], name, precision, boundary))
     return out
 
 
@@ -70,24 +68,24 @@ def _backward(
     grad = grad if grad.stride() == s.stride() else torch.empty_like(s).copy_(grad)
     known = _atomwise(alpha, name, precision, boundary)
     if found is None:
-        return walk.grad_s(grad, s, *known), walk.grad_alpha(grad, s, *known)
-    if gpu.usable(s):
-        return gpu.backward(grad, s, shape, alpha, name, precision, boundary, found)
-    if compiled := native.usable(s):
+        return reference.grad_s(grad, s, *known), reference.grad_alpha(grad, s, *known)
+    if triton.usable(s):
+        return triton.backward(grad, s, shape, alpha, name, precision, boundary, found)
+    if library := compiled.usable(s):
         alpha = alpha.contiguous()
         down, to_alpha = torch.empty_like(s), torch.empty_like(alpha)
-        if not call(compiled.kaf_backward, grad, s, alpha, down, to_alpha, shape=shape, grid=_grid(found)):
+        if not call(library.kaf_backward, grad, s, alpha, down, to_alpha, shape=shape, grid=_grid(found)):
             return down, to_alpha
     else:
         finite = bool(torch.isfinite(s).all())
-        down, counted = table.backward(grad, s if finite else torch.nan_to_num(s), alpha, found)
-        to_alpha = walk.grad_alpha(grad, s, *known) if counted is None else counted
+        down, counted = piecewise_torch.backward(grad, s if finite else torch.nan_to_num(s), alpha, found)
+        to_alpha = reference.grad_alpha(grad, s, *known) if counted is None else counted
         if finite:
             return down, to_alpha
     odd = _odd(s)
     known = _atomwise(alpha[odd], name, precision, boundary)
-    down[:, odd] = walk.grad_s(grad[:, odd], s[:, odd], *known)
-    to_alpha[odd] = walk.grad_alpha(grad[:, odd], s[:, odd], *known)
+    down[:, odd] = reference.grad_s(grad[:, odd], s[:, odd], *known)
+    to_alpha[odd] = reference.grad_alpha(grad[:, odd], s[:, odd], *known)
     return down, to_alpha
 
 

@@ -18,7 +18,7 @@ from decaybench.activations.kaf.basis_kernels import kernel
 Floats = npt.NDArray[np.float64]
 ROW = 8  # a row of a table: the piece's centre, then its coefficients
 DEGREE = ROW - 2
-MOST = 1 << 13  # pieces; beyond (a kernel far narrower than the atoms are apart) f is summed atom by atom
+MAX_PIECES = 1 << 13  # pieces; beyond (a kernel far narrower than the atoms are apart) f is summed atom by atom
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +78,7 @@ def pieces(name: str, precision: float, D: int, boundary: float, single: bool) -
     low = -boundary - reach
     K = round(2 * boundary / width) if k.smooth is None else int(np.ceil(2 * (boundary + reach) / width))
     K = max(K, 1)
-    if K > MOST:
+    if K > MAX_PIECES:
         return None
     number = np.float32 if single else np.float64
     centre = (low + (np.arange(K) + 0.5) * width).astype(number).astype(np.float64)

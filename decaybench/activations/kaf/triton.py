@@ -71,7 +71,7 @@ def _constants(
 
 def _table(alpha: Tensor, p: Pieces, constants: tuple[Tensor, ...]) -> Tensor:
     """The rows of every channel, (ROW + 1, C·K)."""
-    from decaybench.activations.kaf import triton_kernels as gpu_kernels
+    from decaybench.activations.kaf import triton_kernels
 
     C, D = alpha.shape
     cells = C * p.count
@@ -79,7 +79,7 @@ def _table(alpha: Tensor, p: Pieces, constants: tuple[Tensor, ...]) -> Tensor:
     table = alpha.new_empty(ROW + 1, cells)
     numbers = (cells, p.count, D, p.basis.shape[1])
     tensors = (alpha, basis, first, centre, table)
-    launch(gpu_kernels.build, (_cdiv(cells, CELLS),), *tensors, *numbers, tail, p.tail != 0.0, CELLS)
+    launch(triton_kernels.build, (_cdiv(cells, CELLS),), *tensors, *numbers, tail, p.tail != 0.0, CELLS)
     return table
 
 
@@ -92,7 +92,7 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any) -> None:
 
 def forward(s: Tensor, shape: Shape, alpha: Tensor, name: str, precision: float, boundary: float, p: Pieces) -> Tensor:
     """The sum, (N, C, …); NaN and ±Inf give what the definition gives."""
-    from decaybench.activations.kaf import triton_kernels as gpu_kernels
+    from decaybench.activations.kaf import triton_kernels
 
     constants = _constants(p, precision, boundary, s.dtype, s.device)
     _, C, inner = shape
@@ -100,7 +100,7 @@ def forward(s: Tensor, shape: Shape, alpha: Tensor, name: str, precision: float,
     table, size = _table(alpha, p, constants), s.numel()
     numbers = (size, C, inner, p.count, p.D)
     launch(
-        gpu_kernels.forward,
+        triton_kernels.forward,
         (_cdiv(size, BLOCK),),
         s,
         alpha,
@@ -119,7 +119,7 @@ def backward(
     grad: Tensor, s: Tensor, shape: Shape, alpha: Tensor, name: str, precision: float, boundary: float, p: Pieces
 ) -> tuple[Tensor, Tensor]:
     """The gradients of s (N, C, …) and of α (C, D): the same bits every time."""
-    from decaybench.activations.kaf import triton_kernels as gpu_kernels
+    from decaybench.activations.kaf import triton_kernels
 
     constants = _constants(p, precision, boundary, s.dtype, s.device)
     outer, C, inner = shape
@@ -136,7 +136,7 @@ def backward(
     parts = alpha.new_empty(_cdiv(steps, each), C, p.D)
     numbers = (outer, C, inner, p.count, p.D, each)
     launch(
-        gpu_kernels.backward,
+        triton_kernels.backward,
         (blocks, len(parts), columns),
         *(grad, s, alpha, _table(alpha, p, constants), down, parts, constants[0]),
         *numbers,

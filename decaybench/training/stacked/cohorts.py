@@ -10,19 +10,19 @@ from decaybench.registry.hashing import digest
 from decaybench.study.config import RunConfig
 from decaybench.training.data import Data
 from decaybench.training.model import build_model
-from decaybench.training.stacked.stack import Stack, stackable
+from decaybench.training.stacked.stack import StackedModels, stackable
 
-CACHE = 32 << 20  # bytes that replicas may use together on a CPU: what its last cache holds
-MOST = 32  # replicas on a CPU, where more gain nothing
-MOST_GPU = 512
-FREE = 0.5  # share of a GPU's free memory
+CPU_CACHE_BYTES = 32 << 20  # bytes that replicas may use together on a CPU: what its last cache holds
+MAX_REPLICAS_CPU = 32  # replicas on a CPU, where more gain nothing
+MAX_REPLICAS_GPU = 512
+GPU_MEMORY_SHARE = 0.5  # share of a GPU's free memory
 # What runs that train together may differ in; of an activation, also where it starts.
-APART = {"strategy", "weight_decay", "lr", "optimizer", "schedule", "seed"}
+FREE_FIELDS = {"strategy", "weight_decay", "lr", "optimizer", "schedule", "seed"}
 
 
-def together(config: RunConfig) -> str:
+def cohort_key(config: RunConfig) -> str:
     """Runs with the same answer can train together."""
-    shared = config.model_dump(exclude=APART)
+    shared = config.model_dump(exclude=FREE_FIELDS)
     shared["activation"]["options"].pop("init", None)
     return digest(shared)
 
@@ -45,13 +45,13 @@ def capacity(config: RunConfig, data: Data, device: torch.device, sharing: int =
     if device.type == "cuda" and torch.cuda.is_available():  # it may be one of a cluster's, and not here
         free, _ = torch.cuda.mem_get_info(device)
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # what torch itself keeps
-        return max(1, min(MOST_GPU, int(FREE * free / sharing) // bytes_each))
-    return min(MOST, CACHE // bytes_each)
+        return max(1, min(MAX_REPLICAS_GPU, int(GPU_MEMORY_SHARE * free / sharing) // bytes_each))
+    return min(MAX_REPLICAS_CPU, CPU_CACHE_BYTES // bytes_each)
 
 
 def _bytes(config: RunConfig, shape: tuple[int, int, int], classes: int, batch: int) -> int:
     """What one step of one replica keeps in memory; 0 for a network that cannot be stacked."""
-    where = (together(config), shape, classes, batch)
+    where = (cohort_key(config), shape, classes, batch)
     if where not in _known:
         _known[where] = _measured(config, shape, classes, batch)
     return _known[where]
@@ -64,7 +64,7 @@ def _measured(config: RunConfig, shape: tuple[int, int, int], classes: int, batc
     model = build_model(config, shape, classes)
     if not stackable(config, model):
         return 0
-    net, kept = Stack([model]), 0
+    net, kept = StackedModels([model]), 0
 
     def pack(tensor: Tensor) -> Tensor:
         nonlocal kept
@@ -87,7 +87,7 @@ def cohorts(runs: list[RunConfig], most: dict[str, int], workers: int) -> list[l
     """
     groups: dict[str, list[RunConfig]] = {}
     for run in runs:
-        groups.setdefault(together(run), []).append(run)
+        groups.setdefault(cohort_key(run), []).append(run)
     cut = []
     for key, group in groups.items():
         size = min(max(most[key], 1), max(8, -(-len(group) // workers)))

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decaybench.training.stacked.stack import Stack
+from decaybench.training.stacked.stack import StackedModels
 
-WARM = 3  # passes before the capture, in which libraries choose their kernels and allocate what they keep
+WARMUP_PASSES = 3  # passes before the capture, in which libraries choose their kernels and allocate what they keep
 Work = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 Recorder = Callable[[Callable[[], Any]], tuple[Callable[[], object], Any]]
 
@@ -28,7 +28,7 @@ def cuda_graph(work: Callable[[], Any]) -> tuple[Callable[[], object], Any]:
     gc.disable()
     try:
         with torch.cuda.stream(side):
-            for _ in range(WARM):
+            for _ in range(WARMUP_PASSES):
                 work()
         with torch.cuda.graph(graph, stream=side):
             result = work()
@@ -39,7 +39,7 @@ def cuda_graph(work: Callable[[], Any]) -> tuple[Callable[[], object], Any]:
     return graph.replay, result
 
 
-class Captured:
+class RecordedStep:
     """Does work on whole batches by a recording, and on others as it is.
 
     Optimizers are no part of it, so that learning rates may change and strategies may do what they like.
@@ -52,7 +52,7 @@ class Captured:
         record: Makes the recording.
     """
 
-    def __init__(self, work: Work, net: Stack, batch: int, record: Recorder = cuda_graph) -> None:
+    def __init__(self, work: Work, net: StackedModels, batch: int, record: Recorder = cuda_graph) -> None:
         self._work, self._net, self._batch, self._record = weakref.WeakMethod(work), net, batch, record
         self._tried, self._elsewhere = False, False
         self.replay: Callable[[], object] | None = None
@@ -71,7 +71,7 @@ class Captured:
         self._y.copy_(y)
         self.replay()
         if self._elsewhere:  # the last batch put its gradients into memory of its own
-            self._net.put_gradients(self._gradients)
+            self._net.set_gradients(self._gradients)
             self._elsewhere = False
         return self._result
 
@@ -91,4 +91,4 @@ class Captured:
             if x.is_cuda:
                 torch.cuda.synchronize(x.device)  # unless the GPU itself is in trouble
             return
-        self._gradients = self._net.take_gradients()
+        self._gradients = self._net.gradients_by_name()

@@ -34,7 +34,7 @@ class Replicas(Protocol):
 
     def zero_grad(self) -> None: ...
 
-    def share(self) -> None:
+    def distribute_gradients(self) -> None:
         """After a backward pass: hands the gradients to the cells."""
 
     def gradients(self) -> Iterator[Tensor]:
@@ -44,7 +44,7 @@ class Replicas(Protocol):
         """Everything a checkpoint needs, to be changed in place."""
 
 
-class Alone:
+class SingleModel:
     """One network, as it is."""
 
     def __init__(self, model: nn.Module, precision: Precision = "float32") -> None:
@@ -64,7 +64,7 @@ class Alone:
     def zero_grad(self) -> None:
         self.models[0].zero_grad(set_to_none=True)
 
-    def share(self) -> None:
+    def distribute_gradients(self) -> None:
         pass
 
     def gradients(self) -> Iterator[Tensor]:
@@ -74,7 +74,7 @@ class Alone:
         return self.models[0].state_dict()
 
 
-class Stack:
+class StackedModels:
     """R networks of one structure: every parameter is one tensor (R, …), of which each network's own is a view."""
 
     def __init__(self, models: list[nn.Module], precision: Precision = "float32") -> None:
@@ -108,21 +108,21 @@ class Stack:
         for leaf in self._leaves.values():
             leaf.grad = None
 
-    def share(self) -> None:
+    def distribute_gradients(self) -> None:
         for rows, shares in self._cells:
             for name, p in shares.items():
                 grad = self._leaves[name].grad
                 p.grad = None if grad is None else grad[rows]
 
-    def take_gradients(self) -> dict[str, Tensor | None]:
+    def gradients_by_name(self) -> dict[str, Tensor | None]:
         """The gradients of the leaves."""
         return {name: leaf.grad for name, leaf in self._leaves.items()}
 
-    def put_gradients(self, gradients: Mapping[str, Tensor | None]) -> None:
+    def set_gradients(self, gradients: Mapping[str, Tensor | None]) -> None:
         """Puts these there instead, and hands them to the cells."""
         for name, grad in gradients.items():
             self._leaves[name].grad = grad
-        self.share()
+        self.distribute_gradients()
 
     def gradients(self) -> Iterator[Tensor]:
         return (leaf.grad for leaf in self._leaves.values() if leaf.grad is not None)
@@ -149,7 +149,7 @@ def _inner(module: nn.Module) -> bool:
 
 
 def stackable(config: RunConfig, model: nn.Module) -> bool:
-    """Whether `Stack` can train this network: a plain sequence of layers it knows, and nothing of somebody's own."""
+    """Tells whether `StackedModels` can train a network: a plain sequence of known layers, without a user's own code."""
     if any(spec.source for spec in (config.network, config.activation, config.strategy)):
         return False
     if not isinstance(model, nn.Sequential) or not all(p.requires_grad for p in model.parameters()):
