@@ -10,16 +10,16 @@ if TYPE_CHECKING:
     from decaybench.parameter_roles.param_groups import penalty as penalty
     from decaybench.parameter_roles.roles import mark_activation as mark_activation
     from decaybench.parameter_roles.roles import roles as roles
-    from decaybench.strategies.strategies import Plan as Plan
-    from decaybench.strategies.strategies import Setup as Setup
+    from decaybench.strategies.plan import Plan as Plan
+    from decaybench.strategies.plan import Setup as Setup
 
 __version__ = "0.1.0"
 
 # Imported when first used: `import decaybench` costs nothing, and only what needs torch imports it.
 _HOMES = {
     "Arrays": "decaybench.datasets.arrays",
-    "Plan": "decaybench.strategies.strategies",
-    "Setup": "decaybench.strategies.strategies",
+    "Plan": "decaybench.strategies.plan",
+    "Setup": "decaybench.strategies.plan",
     "load": "decaybench.analysis.frame",
     "mark_activation": "decaybench.parameter_roles.roles",
     "param_groups": "decaybench.parameter_roles.param_groups",

@@ -38,7 +38,7 @@ def rmsprop(params: Params, lr: float, weight_decay: float, smoothing: float, mo
 
 
 def optimizer_factory(optimizer: Spec, lr: float) -> Callable[..., Optimizer]:
-    """The function by which a strategy makes a run's optimizer; see `decaybench.strategies.strategies.Setup`."""
+    """The function by which a strategy makes a run's optimizer; see `decaybench.Setup`."""
     run_lr = lr
 
     def make(

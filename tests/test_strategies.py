@@ -8,8 +8,7 @@ from decaybench import registry
 from decaybench.activations.kaf.module import KAF
 from decaybench.parameter_roles.roles import mark_activation
 from decaybench.registry.build import construct
-from decaybench.strategies.plan import setup
-from decaybench.strategies.strategies import Plan
+from decaybench.strategies.plan import Plan, strategy_setup
 from helpers import one
 
 LR, DECAY = 0.1, 0.01
@@ -60,7 +59,7 @@ def one_step(strategy: str, optimizer: str, model: nn.Module) -> Plan:
     config = one(strategy=strategy, optimizer=optimizer, lr=LR, weight_decay=DECAY)
     if strategy == "no-decay":
         config = config.model_copy(update={"weight_decay": DECAY})  # it must not decay whatever it is given
-    plan: Plan = construct("strategy", config.strategy, setup(config, model))
+    plan: Plan = construct("strategy", config.strategy, strategy_setup(config, model))
     return plan
 
 
@@ -182,7 +181,7 @@ def test_published_shrinkage_under_zero_gradient(
 ) -> None:
     model = nn.Sequential(nn.PReLU(init=1.0)).double()
     config = one(strategy="decay-all", optimizer=optimizer, lr=lr, weight_decay=decay)
-    (o,) = construct("strategy", config.strategy, setup(config, model)).optimizers
+    (o,) = construct("strategy", config.strategy, strategy_setup(config, model)).optimizers
     slope = model[0].weight
     slope.grad = torch.zeros_like(slope)
     for _ in range(steps):

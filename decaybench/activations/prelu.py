@@ -46,25 +46,25 @@ def prelu(channels: int, shared: bool = False, init: float = 0.25) -> nn.Module:
 
 def _forward(s: Tensor, slope: Tensor) -> Tensor:
     s, shape = layout(s, slope)
-    compiled = compiled.usable(s)
-    if compiled is None:
+    library = compiled.usable(s)
+    if library is None:
         return torch.prelu(s, slope)
     out, slope = torch.empty_like(s), slope.contiguous()
-    call(compiled.prelu_forward, s, slope, out, shape=shape)
+    call(library.prelu_forward, s, slope, out, shape=shape)
     return out
 
 
 def _backward(grad: Tensor, s: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
     s, shape = layout(s, slope)
     grad = grad if grad.stride() == s.stride() else torch.empty_like(s).copy_(grad)
-    compiled = compiled.usable(s)
-    if compiled is None:
+    library = compiled.usable(s)
+    if library is None:
         left = s <= 0
         a = slope.reshape(1, -1, *[1] * (s.ndim - 2))
         return torch.where(left, a * grad, grad), (left * s * grad).sum([0, *range(2, s.ndim)])
     slope = slope.contiguous()
     down, to_slope = torch.empty_like(s), torch.empty_like(slope)
-    call(compiled.prelu_backward, grad, s, slope, down, to_slope, shape=shape)
+    call(library.prelu_backward, grad, s, slope, down, to_slope, shape=shape)
     return down, to_slope
 
 

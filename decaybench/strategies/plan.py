@@ -1,20 +1,56 @@
 """What the strategy of a run makes of its network."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import Parameter
+from torch.optim import Optimizer
 
 from decaybench.errors import UsageError
 from decaybench.optimizers import optimizer_factory
 from decaybench.parameter_roles.roles import roles
 from decaybench.registry.build import construct
-from decaybench.strategies.strategies import Plan, Setup
+from decaybench.registry.strategies import Subset
 from decaybench.study.config import RunConfig
 
 
-def setup(config: RunConfig, model: nn.Module, shared: Mapping[str, Parameter] | None = None) -> Setup:
+@dataclass(frozen=True)
+class Setup:
+    """What a strategy works with.
+
+    Attributes:
+        named: Every trainable parameter once, by name.
+        alphas: The names of the activation parameters among them.
+        decay: λ.
+        optimizer: Makes the run's optimizer from parameters or param groups. Keywords: ``weight_decay``
+            (default 0), and ``kind`` and ``lr`` (default: the run's).
+        leading: Dimensions in front of a parameter's own: 1 where several seeds share one tensor.
+    """
+
+    named: dict[str, Parameter]
+    alphas: frozenset[str]
+    decay: float
+    optimizer: Callable[..., Optimizer]
+    leading: int = 0
+
+    def group(self, which: Subset) -> list[Parameter]:
+        """The parameters that are activation parameters, all the others ("weights"), or all."""
+        wanted = {"all": (True, False), "weights": (False,), "activation": (True,)}[which]
+        return [p for name, p in self.named.items() if (name in self.alphas) in wanted]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a strategy decides: the optimizers, a term of the loss, something to do after each step."""
+
+    optimizers: list[Optimizer]
+    penalty: Callable[[], Tensor] | None = None
+    after_step: Callable[[], None] | None = None
+
+
+def strategy_setup(config: RunConfig, model: nn.Module, shared: Mapping[str, Parameter] | None = None) -> Setup:
     """What the strategy of a run works with.
 
     Args:
@@ -31,12 +67,12 @@ def setup(config: RunConfig, model: nn.Module, shared: Mapping[str, Parameter] |
 
 
 def make_plan(config: RunConfig, model: nn.Module, shared: Mapping[str, Parameter] | None = None) -> Plan:
-    """What the strategy of a run decides; the arguments are those of `setup`.
+    """What the strategy of a run decides; the arguments are those of `strategy_setup`.
 
     Raises:
         UsageError: When a strategy of somebody's own returns no plan, or forgets or repeats a parameter.
     """
-    given = setup(config, model, shared)
+    given = strategy_setup(config, model, shared)
     plan = construct("strategy", config.strategy, given)
     if not isinstance(plan, Plan):
         raise UsageError(f"The strategy {config.strategy.name} returned {type(plan).__name__}, not a decaybench.Plan.")

@@ -3,49 +3,13 @@
 A strategy takes a `Setup` and returns a `Plan`. λ is ``setup.decay`` throughout.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterable
+from typing import Any
 
 from torch import Tensor
-from torch.nn import Parameter
-from torch.optim import Optimizer
 
-Group = Literal["all", "weights", "activation"]
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What a strategy works with.
-
-    Attributes:
-        named: Every trainable parameter once, by name.
-        alphas: The names of the activation parameters among them.
-        decay: λ.
-        optimizer: Makes the run's optimizer from parameters or param groups. Keywords: ``weight_decay``
-            (default 0), and ``kind`` and ``lr`` (default: the run's).
-        leading: Dimensions in front of a parameter's own: 1 where several seeds share one tensor.
-    """
-
-    named: dict[str, Parameter]
-    alphas: frozenset[str]
-    decay: float
-    optimizer: Callable[..., Optimizer]
-    leading: int = 0
-
-    def group(self, which: Group) -> list[Parameter]:
-        """The parameters that are activation parameters, all the others ("weights"), or all."""
-        wanted = {"all": (True, False), "weights": (False,), "activation": (True,)}[which]
-        return [p for name, p in self.named.items() if (name in self.alphas) in wanted]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a strategy decides: the optimizers, a term of the loss, something to do after each step."""
-
-    optimizers: list[Optimizer]
-    penalty: Callable[[], Tensor] | None = None
-    after_step: Callable[[], None] | None = None
+from decaybench.registry.strategies import Subset
+from decaybench.strategies.plan import Plan, Setup
 
 
 def no_decay(s: Setup) -> Plan:
@@ -67,7 +31,7 @@ def exclude_alpha(s: Setup) -> Plan:
     return Plan([s.optimizer(groups)])
 
 
-def loss_penalty(s: Setup, penalty: str = "l2", l1_ratio: float = 0.5, on: Group = "weights") -> Plan:
+def loss_penalty(s: Setup, penalty: str = "l2", l1_ratio: float = 0.5, on: Subset = "weights") -> Plan:
     """The thread's second answer: add the decay to the loss and do not use the optimizer's.
 
     ``l2`` is ½λ‖w‖², whose gradient is the λw of the optimizer; the ½ is the classic bug. ``l1`` is λ‖w‖₁,
@@ -128,7 +92,7 @@ def decay_to_init(s: Setup) -> Plan:
     return Plan([optimizer])
 
 
-def proximal_l1(s: Setup, on: Group = "all") -> Plan:
+def proximal_l1(s: Setup, on: Subset = "all") -> Plan:
     """Soft-thresholding by lr·λ after the step (ISTA): exact zeros, which a subgradient of L1 never reaches."""
     optimizer = s.optimizer(s.group("all"))
     chosen = s.group(on)

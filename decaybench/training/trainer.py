@@ -16,8 +16,7 @@ from decaybench.activations.compiled import any_size
 from decaybench.errors import DecaybenchError
 from decaybench.optimizers import lr_scheduler
 from decaybench.parameter_roles.roles import mark_by_behaviour
-from decaybench.strategies.plan import make_plan
-from decaybench.strategies.strategies import Plan
+from decaybench.strategies.plan import Plan, make_plan
 from decaybench.study.config import RunConfig
 from decaybench.training.activation_statistics import ActivationStatistics
 from decaybench.training.data import Batches, Data

@@ -8,7 +8,7 @@ from torch import nn
 
 from decaybench.optimizers import optimizer_factory
 from decaybench.registry.spec import parse
-from decaybench.strategies.strategies import Setup
+from decaybench.strategies.plan import Setup
 from decaybench.verify.conditions import OPTIMIZERS
 from decaybench.verify.lockstep import ROUNDING, MethodComparison
 from decaybench.verify.methods import method

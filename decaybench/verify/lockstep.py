@@ -12,7 +12,7 @@ from decaybench.errors import UsageError
 from decaybench.optimizers import lr_scheduler, optimizer_factory
 from decaybench.registry.optimizers import default_lr
 from decaybench.registry.spec import parse
-from decaybench.strategies.strategies import Setup
+from decaybench.strategies.plan import Setup
 from decaybench.verify.conditions import OPTIMIZERS, Condition, cause
 from decaybench.verify.methods import Method, method
 

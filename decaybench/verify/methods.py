@@ -9,7 +9,8 @@ from torch import Tensor
 from decaybench.registry import STRATEGIES
 from decaybench.registry.build import construct
 from decaybench.registry.spec import parse
-from decaybench.strategies.strategies import Plan, Setup, total
+from decaybench.strategies.plan import Plan, Setup
+from decaybench.strategies.strategies import total
 
 Via = Literal["optimizer", "loss", "apart"]
 

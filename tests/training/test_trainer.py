@@ -13,8 +13,7 @@ from decaybench.optimizers import lr_scheduler, optimizer_factory
 from decaybench.parameter_roles.roles import mark_activation, mark_by_behaviour
 from decaybench.registry.spec import parse
 from decaybench.results.record import decode, dumps, loads
-from decaybench.strategies.plan import make_plan, setup
-from decaybench.strategies.strategies import Plan, Setup
+from decaybench.strategies.plan import Plan, Setup, make_plan, strategy_setup
 from decaybench.training.activation_statistics import curve
 from decaybench.training.data import load
 from decaybench.training.metrics import evaluate
@@ -240,7 +239,7 @@ def test_an_activation_that_a_network_brings_along_is_found_by_what_it_does(tmp_
     data = load(config, CPU)
     model = build_model(config, data.shape, data.classes)
     mark_by_behaviour(model, data.train.x[:16])
-    assert setup(config, model).alphas == {"2.frequency"}
+    assert strategy_setup(config, model).alphas == {"2.frequency"}
     before = torch.get_rng_state()
     assert [layer["name"] for layer in finish(config, data)[1]["layers"]] == ["2"]
     assert torch.equal(torch.get_rng_state(), before)

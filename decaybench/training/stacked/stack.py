@@ -149,7 +149,7 @@ def _inner(module: nn.Module) -> bool:
 
 
 def stackable(config: RunConfig, model: nn.Module) -> bool:
-    """Tells whether `StackedModels` can train a network: a plain sequence of known layers, without a user's own code."""
+    """Tells whether `StackedModels` can train a network: a plain sequence of known layers, none of a user's own."""
     if any(spec.source for spec in (config.network, config.activation, config.strategy)):
         return False
     if not isinstance(model, nn.Sequential) or not all(p.requires_grad for p in model.parameters()):
