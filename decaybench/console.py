@@ -5,12 +5,12 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import typer
 
-from decaybench.errors import DecaybenchError, UsageError
+from decaybench.errors import DecaybenchError, UsageError, unknown
 
 INTERRUPTED = 130
 DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
@@ -62,3 +62,15 @@ def check_device(name: str) -> None:
     """
     if not DEVICES.fullmatch(name):
         raise UsageError(f"--device {name!r}: allowed are auto, cpu, cuda, cuda:0, cuda:1, … and mps.")
+
+
+def check_choice(option: str, value: str, allowed: Iterable[str]) -> str:
+    """Returns the value of an option that allows some names only.
+
+    Raises:
+        UsageError: When it is none of them.
+    """
+    names = list(allowed)
+    if value not in names:
+        raise unknown(f"--{option}", value, names)
+    return value

@@ -1,21 +1,15 @@
 """``decaybench bench …``."""
 
 import sys
-from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from decaybench.console import check_device, guarded, say
+from decaybench.console import check_choice, check_device, guarded, say
 
-
-class Format(StrEnum):
-    """How the figures are written."""
-
-    table = "table"
-    json = "json"
-
+FORMATS = ("table", "json")
+FormatName = Annotated[str, typer.Option(metavar="NAME", help=", ".join(FORMATS))]
 
 bench = typer.Typer(help="Measure speed, side by side with the plain alternative.", no_args_is_help=True)
 
@@ -30,11 +24,12 @@ def _several() -> None:
 def activations(
     device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1, mps")] = "cpu",
     rounds: Annotated[int, typer.Option(min=1, help="Times each is measured; the best counts.")] = 20,
-    format: Annotated[Format, typer.Option(help="How to write it.")] = Format.table,
+    format: FormatName = "table",
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Learned activations against torch's own and against their definition, forward and backward."""
     check_device(device)
+    check_choice("format", format, FORMATS)
     import torch
 
     from decaybench.bench import activations as measure
@@ -64,11 +59,12 @@ def study(
     epochs: Annotated[int | None, typer.Option(min=1, help="Of every run: 1; on a GPU 10.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes of the study; 0 is one per core.")] = 0,
     device: Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1")] = "cpu",
-    format: Annotated[Format, typer.Option(help="How to write it.")] = Format.table,
+    format: FormatName = "table",
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Whole studies against the script a user would write."""
     check_device(device)
+    check_choice("format", format, FORMATS)
     from decaybench.execution.processes import start_forkserver
 
     start_forkserver()
@@ -96,10 +92,11 @@ def study(
 @guarded
 def report(
     runs: Annotated[list[int] | None, typer.Option(min=1, help="How many runs; several times for several.")] = None,
-    format: Annotated[Format, typer.Option(help="How to write it.")] = Format.table,
+    format: FormatName = "table",
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """The report of very many runs."""
+    check_choice("format", format, FORMATS)
     from decaybench.bench.report import reports
     from decaybench.execution.device import processor
 
@@ -107,10 +104,10 @@ def report(
     _show(processor(), {"decaybench report": list(reports(tuple(runs or (1000, 10_000))))}, format)
 
 
-def _show(about: str, found: dict[str, list[dict[str, Any]]], format: Format) -> None:
+def _show(about: str, found: dict[str, list[dict[str, Any]]], format: str) -> None:
     from decaybench.bench.tables import print_rows, to_json
 
-    if format is Format.json:
+    if format == "json":
         typer.echo(to_json({"machine": about, **found}), nl=False)
         return
     console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)

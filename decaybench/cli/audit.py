@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 from rich.console import Console
 
-from decaybench.cli.report import Format
-from decaybench.console import guarded, say
+from decaybench.cli.options import parse_pair, parse_shape
+from decaybench.console import check_choice, guarded, say
 from decaybench.errors import DecaybenchError, UsageError, unknown
 from decaybench.parameter_roles.library_rules import Role
 from decaybench.registry import RECIPES
-from decaybench.registry.spec import plain_value
+from decaybench.report.audit import AUDIT_FORMATS, print_audit, remarks
 
 if TYPE_CHECKING:
     from decaybench.audit.audit import Audit
@@ -32,7 +32,9 @@ def audit(
         typer.Option(metavar="N,C,H,W", help="Shape of one batch: classify unknown modules by what they do."),
     ] = None,
     kwargs: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="An argument of the factory.")] = None,
-    recipe: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only this recipe: torch …")] = None,
+    recipe: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help=f"Only this recipe: {', '.join(RECIPES)}")
+    ] = None,
     optimizer: Annotated[
         str | None,
         typer.Option(metavar="TARGET", help="A function from the model to its optimizer(s): audit these instead."),
@@ -45,13 +47,14 @@ def audit(
     ] = False,
     snapshot: Annotated[Path | None, typer.Option(help="Write the audit to this text file, to be committed.")] = None,
     check: Annotated[Path | None, typer.Option(help="Exit with 1 when the audit is no longer as in this file.")] = None,
-    format: Annotated[Format, typer.Option(help="How to write it.")] = Format.table,
+    format: Annotated[str, typer.Option(metavar="NAME", help=", ".join(AUDIT_FORMATS))] = "table",
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Show which parameters of a model each popular recipe decays. This executes the target's code.
 
     The line for a continuous integration: decaybench audit my/model.py:make --recipe torch --fail-on activation
     """
+    check_choice("format", format, AUDIT_FORMATS)
     shape = parse_shape(input)
     options = dict(parse_pair(text) for text in kwargs or [])
     for name in recipe or []:
@@ -86,24 +89,6 @@ def _audit(
     return run_audit(model, recipes, batch)
 
 
-def parse_shape(text: str | None) -> tuple[int, ...] | None:
-    """Reads ``--input``."""
-    if text is None:
-        return None
-    parts = text.replace("x", ",").split(",")
-    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-        raise UsageError(f"--input {text!r} is no shape; allowed are whole numbers above 0, such as 1,3,224,224.")
-    return tuple(int(part) for part in parts)
-
-
-def parse_pair(text: str) -> tuple[str, Any]:
-    """Reads one ``--kwargs``."""
-    key, equals, value = text.partition("=")
-    if not (key and equals):
-        raise UsageError(f"--kwargs {text!r} is not key=value.")
-    return key, plain_value(value)
-
-
 def _roles(text: str | None) -> list[Role]:
     allowed = get_args(Role)
     given = [part.strip() for part in (text or "").split(",") if part.strip()]
@@ -113,20 +98,13 @@ def _roles(text: str | None) -> list[Role]:
     return given  # type: ignore[return-value]
 
 
-def _show(done: "Audit", format: Format) -> None:
-    from decaybench.report import audit as render
-
-    if format is Format.table:
-        render.print_audit(done, Console(width=None if sys.stdout.isatty() else 160, highlight=False))
+def _show(done: "Audit", format: str) -> None:
+    if format == "table" and sys.stdout.isatty():
+        print_audit(done, Console(highlight=False))
         return
-    writer = {
-        Format.json: render.audit_to_json,
-        Format.csv: render.audit_to_csv,
-        Format.markdown: render.audit_to_markdown,
-    }
-    typer.echo(writer[format](done), nl=False)
-    if format is not Format.markdown:
-        for remark in render.remarks(done):
+    typer.echo(AUDIT_FORMATS[format](done), nl=False)
+    if format in ("csv", "json"):
+        for remark in remarks(done):
             say(f"Note: {remark}")
 
 

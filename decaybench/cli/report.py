@@ -1,41 +1,23 @@
 """``decaybench report``."""
 
-import io
-import sys
 import time
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from decaybench.analysis.comparison import ComparisonSettings, summarize
 from decaybench.analysis.stopping import next_runs
-from decaybench.console import guarded, say
-from decaybench.errors import DecaybenchError, UsageError, unknown
+from decaybench.cli.output import write_report
+from decaybench.console import check_choice, guarded, say
+from decaybench.errors import DecaybenchError, unknown
 from decaybench.registry import STRATEGIES
 from decaybench.registry.imports import is_target
+from decaybench.report.formats import FIGURE_NAMES, FORMATS, Report
 from decaybench.results.store import Loaded, StudyFolder, find_study_folder
 from decaybench.study.study import read_study
 
 POLL_SECONDS = 2.0  # seconds between two looks at a study that runs
-PICTURES = ("html", "png", "svg", "pdf")
-PIPE_WIDTH = 160  # columns of a table that goes to a file or another program
-
-
-class Format(StrEnum):
-    """How the report is written."""
-
-    table = "table"
-    markdown = "markdown"
-    csv = "csv"
-    json = "json"
-    latex = "latex"
-    html = "html"
-    png = "png"
-    svg = "svg"
-    pdf = "pdf"
 
 
 @guarded
@@ -44,11 +26,9 @@ def report(
         Path | None,
         typer.Argument(metavar="DIR", help="A study folder; without it, the one that changed last."),
     ] = None,
-    format: Annotated[Format, typer.Option(help="How to write it.")] = Format.table,
+    format: Annotated[str, typer.Option(metavar="NAME", help=", ".join(FORMATS))] = "table",
     output: Annotated[Path | None, typer.Option(help="Write it to this file instead.")] = None,
-    figure: Annotated[
-        str, typer.Option(metavar="NAME", help="differences, decay, alphas or functions.")
-    ] = "differences",
+    figure: Annotated[str, typer.Option(metavar="NAME", help=", ".join(FIGURE_NAMES))] = FIGURE_NAMES[0],
     layers: Annotated[bool, typer.Option("--layers", help="Show every activation layer.")] = False,
     baseline: Annotated[str, typer.Option(help="The strategy that the others are compared with.")] = "decay-all",
     margin: Annotated[
@@ -60,69 +40,52 @@ def report(
     """Show what a study found: accuracies, differences with intervals, activation parameters."""
     if baseline.split(",")[0] not in STRATEGIES and not is_target(baseline):
         raise unknown("strategy", baseline, STRATEGIES)
+    curves = FORMATS[check_choice("format", format, FORMATS)].needs_curves
+    check_choice("figure", figure, FIGURE_NAMES)
     folder = find_study_folder(directory)
-    loaded = folder.load(pictures=format in PICTURES)
-    if unfinished := _unfinished(folder, loaded):
-        loaded.problems.append(unfinished)
-    if format in PICTURES:
-        _picture(folder, loaded, format, output, figure, _question(folder, baseline, margin))
-        return
     if directory is None:
         say(f"Reporting {folder.path}.")
-    while follow and (waiting := _unfinished(folder, loaded)):
+    settings = _settings(folder, baseline, margin)
+    loaded = folder.load(pictures=curves)
+    while waiting := _unfinished(folder, loaded):
+        if not follow:
+            loaded.problems.append(waiting)
+            break
         if loaded.records:
-            show(loaded, format, output, layers, _question(folder, baseline, margin))
+            _write(folder, loaded, settings, format, output, figure, layers)
         say(waiting)
-        loaded = _more(folder, len(loaded.records))
+        loaded = _more(folder, len(loaded.records), curves)
     if not loaded.records:
         raise DecaybenchError(" ".join([*loaded.problems, f"{folder.path} holds no finished run."]))
-    show(loaded, format, output, layers, _question(folder, baseline, margin))
+    _write(folder, loaded, settings, format, output, figure, layers)
 
 
-def _more(folder: StudyFolder, before: int) -> Loaded:
+def _write(
+    folder: StudyFolder,
+    loaded: Loaded,
+    settings: ComparisonSettings,
+    format: str,
+    output: Path | None,
+    figure: str,
+    layers: bool,
+) -> None:
+    for problem in loaded.problems:
+        say(f"Warning: {problem}")
+    name, description = _about(folder)
+    command = f"decaybench run {folder.study_file}"
+    report = Report(summarize(loaded.records, settings), settings, layers, figure, name, description, command)
+    write_report(report, format, output)
+
+
+def _more(folder: StudyFolder, before: int, curves: bool) -> Loaded:
     """Waits until more runs are finished."""
     while len(list(folder.runs.glob("*.json"))) <= before:
         time.sleep(POLL_SECONDS)
-    return folder.load(pictures=False)
-
-
-def _picture(
-    folder: StudyFolder, loaded: Loaded, format: Format, output: Path | None, figure: str, question: ComparisonSettings
-) -> None:
-    """Writes the page, or one figure.
-
-    Raises:
-        DecaybenchError: When there is no file to write, or nothing to show.
-    """
-    from decaybench.report.figures import FIGURES, draw, save
-
-    if output is None:
-        raise UsageError(f"--format {format.value} writes a file: add --output report.{format.value}.")
-    if figure not in FIGURES:
-        raise unknown("figure", figure, FIGURES)
-    for problem in loaded.problems:
-        say(f"Warning: {problem}")
-    summary = summarize(loaded.records, question)
-    if format is Format.html:
-        from decaybench.report.html import to_html
-
-        name, description = _about(folder)
-        command = f"decaybench run {folder.study_file}"
-        content = to_html(summary, question, name, description, command).encode()
-    else:
-        canvas = draw(figure, summary, question.baseline)
-        if canvas is None:
-            raise DecaybenchError(f"{folder.path} has nothing to show in the figure {figure}.")
-        content = save(canvas, format.value)
-    try:
-        output.write_bytes(content)
-    except OSError as error:
-        raise DecaybenchError(f"--output {output} cannot be written: {error.strerror}.") from error
-    say(f"Written to {output}.")
+    return folder.load(pictures=curves)
 
 
 def _about(folder: StudyFolder) -> tuple[str, str]:
-    """The name and the description of a study."""
+    """Returns the name and the description of a study."""
     try:
         study = read_study(str(folder.study_file), {})
     except DecaybenchError:
@@ -130,8 +93,8 @@ def _about(folder: StudyFolder) -> tuple[str, str]:
     return study.name, study.description
 
 
-def _question(folder: StudyFolder, baseline: str, margin: float | None) -> ComparisonSettings:
-    """What is asked of the records; seeds may have been added until the intervals were narrow."""
+def _settings(folder: StudyFolder, baseline: str, margin: float | None) -> ComparisonSettings:
+    """Returns how to compare; intervals are anytime-valid where seeds were added until they were narrow."""
     try:
         until = read_study(str(folder.study_file), {}).until
     except DecaybenchError:
@@ -140,7 +103,7 @@ def _question(folder: StudyFolder, baseline: str, margin: float | None) -> Compa
 
 
 def _unfinished(folder: StudyFolder, loaded: Loaded) -> str:
-    """A sentence about the runs that study.toml asks for and that are not there."""
+    """Returns a sentence about the runs that study.toml asks for and that are not there; empty where all are."""
     try:
         study = read_study(str(folder.study_file), {})
         asked = study.runs()
@@ -151,36 +114,3 @@ def _unfinished(folder: StudyFolder, loaded: Loaded) -> str:
         return ""  # it stopped because it knew enough
     command = f"decaybench run {folder.study_file}"
     return f"{len(missing)} of the study's {len(asked)} runs are not finished; {command} goes on." if missing else ""
-
-
-def show(loaded: Loaded, format: Format, output: Path | None, layers: bool, question: ComparisonSettings) -> None:
-    """Renders records to stdout or a file.
-
-    Raises:
-        DecaybenchError: When the file cannot be written.
-    """
-    from decaybench import report as render  # rich's tables take their time: not for --help
-
-    for problem in loaded.problems:
-        say(f"Warning: {problem}")
-    summary = summarize(loaded.records, question)
-    out = io.StringIO()
-    if format is Format.table:
-        to_terminal = output is None and sys.stdout.isatty()
-        console = Console() if to_terminal else Console(file=out, width=PIPE_WIDTH)
-        render.print_summary(summary, console, question)
-        if layers:
-            render.print_layers(summary, console)
-    else:
-        writer = {Format.json: render.to_json, Format.csv: render.to_csv, Format.markdown: render.to_markdown}
-        writer[Format.latex] = render.to_latex
-        out.write(writer[format](summary, layers))
-        for note in summary.notes:
-            say(f"Note: {note}")
-    if output is None:
-        typer.echo(out.getvalue(), nl=False)
-        return
-    try:
-        output.write_text(out.getvalue(), encoding="utf-8")
-    except OSError as error:
-        raise DecaybenchError(f"--output {output} cannot be written: {error.strerror}.") from error

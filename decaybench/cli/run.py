@@ -7,21 +7,22 @@ import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from decaybench.analysis.comparison import ComparisonSettings
+from decaybench.analysis.comparison import ComparisonSettings, summarize
 from decaybench.analysis.stopping import next_runs
 from decaybench.cli.interrupt import InterruptHandler
 from decaybench.cli.live import Live
-from decaybench.cli.report import Format, show
-from decaybench.console import INTERRUPTED, check_device, guarded, say
+from decaybench.cli.output import write_report
+from decaybench.console import INTERRUPTED, check_choice, check_device, guarded, say
 from decaybench.errors import UsageError
 from decaybench.execution.processes import start_forkserver
 from decaybench.execution.progress import Progress
+from decaybench.registry import EXECUTORS, FAMILIES
+from decaybench.report.formats import Report
 from decaybench.results.store import StudyFolder
 from decaybench.study.config import RunConfig
 from decaybench.study.study import Study, read_study, to_toml
@@ -37,13 +38,9 @@ def _option(help: str, metavar: str = "NAME") -> Any:
     return typer.Option(help=help, metavar=metavar)
 
 
-class ExecutorName(StrEnum):
-    """Where runs are trained."""
-
-    auto = "auto"
-    inline = "inline"
-    processes = "processes"
-    ray = "ray"
+def _names(family: str, example: str = "") -> Any:
+    """Makes an option that takes names of a family of the registry."""
+    return _option(", ".join(FAMILIES[family]) + (f"; with options: {example}" if example else ""))
 
 
 @dataclass(frozen=True)
@@ -64,10 +61,10 @@ def run(
         str | None,
         typer.Argument(metavar="STUDY", help="A built-in study or a TOML file; without it, digits."),
     ] = None,
-    dataset: Annotated[Many, _option("digits, fashion-mnist, cifar10 …")] = None,
-    network: Annotated[Many, _option("forum, mlp, kafnet, vgg, resnet18")] = None,
-    activation: Annotated[Many, _option("relu, leaky-relu, prelu, kaf, swish, xielu; with options: kaf,D=8")] = None,
-    strategy: Annotated[Many, _option("no-decay, decay-all, exclude-alpha …")] = None,
+    dataset: Annotated[Many, _names("dataset")] = None,
+    network: Annotated[Many, _names("network")] = None,
+    activation: Annotated[Many, _names("activation", "kaf,D=8")] = None,
+    strategy: Annotated[Many, _names("strategy")] = None,
     penalty: Annotated[Many, _option("Of loss-penalty: l1, l2, elastic-net.")] = None,
     alpha_optimizer: Annotated[Many, _option("Of two-optimizers: the second one's kind.")] = None,
     alpha_lr: Annotated[Many, _option("Of two-optimizers: the second one's learning rate.", "RATE")] = None,
@@ -75,8 +72,8 @@ def run(
     until: Annotated[
         str | None, _option("Add seeds, up to --seeds, until differences are known to this.", "POINTS")
     ] = None,
-    optimizer: Annotated[Many, _option("sgd, adam, adamw, rmsprop; with options: sgd,momentum=0")] = None,
-    schedule: Annotated[Many, _option("constant, cosine, step; with options: cosine,warmup=1")] = None,
+    optimizer: Annotated[Many, _names("optimizer", "sgd,momentum=0")] = None,
+    schedule: Annotated[Many, _names("schedule", "cosine,warmup=1")] = None,
     lr: Annotated[Many, _option("Learning rate; without it, the optimizer's default.", "RATE")] = None,
     weight_decay: Annotated[Many, _option("λ of the strategy.", "DECAY")] = None,
     epochs: Annotated[Many, _option("Passes over the training part.", "N")] = None,
@@ -87,7 +84,7 @@ def run(
     train_limit: Annotated[Many, _option("Use only so many training images; or none.", "N")] = None,
     precision: Annotated[Many, _option("float32, tf32, bfloat16")] = None,
     device: Annotated[str, _option("auto, cpu, cuda, cuda:1, mps")] = "auto",
-    executor: Annotated[ExecutorName, typer.Option(help="Where runs are trained.")] = ExecutorName.auto,
+    executor: Annotated[str, _option(", ".join(("auto", *EXECUTORS)))] = "auto",
     workers: Annotated[str, _option("Processes; auto is one per core.", "N|auto")] = "auto",
     checkpoint_every: Annotated[float, typer.Option(min=0.0, metavar="SECONDS", help="Between checkpoints.")] = 60.0,
     patience: Annotated[float, typer.Option(min=1.0, metavar="SECONDS", help="Then a silent worker is hung.")] = 600.0,
@@ -112,6 +109,7 @@ def run(
     asked = read_study(study, overrides)
     folder = StudyFolder(results / asked.name)
     runs = asked.runs()
+    check_choice("executor", executor, ("auto", *EXECUTORS))
     _check(asked, data_dir, workers, device)
     loaded = folder.load((r.run_id for r in runs), set_aside=not dry_run)
     for problem in loaded.problems:
@@ -126,10 +124,13 @@ def run(
     if fresh:
         _confirm_fresh(folder, yes)
     machine = {k: given[k] for k in ("device", "workers", "checkpoint_every", "patience", "ray_address", "ray_gpus")}
-    plan = RunPlan(asked, folder, runs, missing, fresh, {**machine, "executor": executor.value})
+    plan = RunPlan(asked, folder, runs, missing, fresh, {**machine, "executor": executor})
     whole = _compute(plan) if missing else True
-    question = ComparisonSettings(BASELINE, anytime=asked.until is not None)
-    show(folder.load((r.run_id for r in runs), pictures=False), Format.table, None, layers=False, question=question)
+    found = folder.load((r.run_id for r in runs), pictures=False)
+    for problem in found.problems:
+        say(f"Warning: {problem}")
+    settings = ComparisonSettings(BASELINE, anytime=asked.until is not None)
+    write_report(Report(summarize(found.records, settings), settings, name=asked.name))
     say(f"More: decaybench report {shlex.quote(str(folder.path))} --layers")
     if not whole:
         raise typer.Exit(1)

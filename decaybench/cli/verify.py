@@ -1,22 +1,16 @@
 """``decaybench verify``."""
 
 import sys
-from enum import StrEnum
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from decaybench.cli.audit import parse_pair, parse_shape
-from decaybench.console import guarded, say
+from decaybench.cli.options import parse_pair, parse_shape
+from decaybench.console import check_choice, guarded, say
 from decaybench.errors import UsageError
 
-
-class Format(StrEnum):
-    """How the verification is written."""
-
-    table = "table"
-    json = "json"
+FORMATS = ("table", "json")
 
 
 @guarded
@@ -33,7 +27,7 @@ def verify(
     steps: Annotated[int, typer.Option(min=1, max=10_000, help="Steps of training.")] = 20,
     weight_decay: Annotated[float, typer.Option(min=0.0, help="λ")] = 0.01,
     lr: Annotated[float | None, typer.Option(help="Learning rate; without it, each optimizer's own.")] = None,
-    format: Annotated[Format, typer.Option(help="How to write it.")] = Format.table,
+    format: Annotated[str, typer.Option(metavar="NAME", help=", ".join(FORMATS))] = "table",
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Train every pair of methods side by side in float64 and show which are the same, and where others part."""
@@ -41,6 +35,7 @@ def verify(
         raise UsageError("--target and --input belong together: the model, and the shape of one batch for it.")
     if strategy is not None and len(set(strategy)) < 2:
         raise UsageError("--strategy: a comparison needs two different ones.")
+    check_choice("format", format, FORMATS)
     shape, options = parse_shape(input), dict(parse_pair(text) for text in kwargs or [])
     import torch
 
@@ -62,7 +57,7 @@ def verify(
         say("Note: this model has no activation parameters; there is nothing to exclude.")
     rows = [row for condition in conditions(methods) for row in compare(tested, condition)]
     shrunk = claims.shrinkage()
-    if format is Format.json:
+    if format == "json":
         typer.echo(render.verify_to_json(rows + shrunk), nl=False)
         return
     console = Console(width=None if sys.stdout.isatty() else 180, highlight=False)

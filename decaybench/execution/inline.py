@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 
 from decaybench.errors import DecaybenchError
+from decaybench.execution.executors import ExecutionOptions, Placement, local_workers
 from decaybench.execution.job import DataSource, DeviceData, Jobs, Message, run_job, single_thread
 
 
@@ -22,3 +23,9 @@ class Inline:
                     if message.kind == "broken":
                         raise DecaybenchError(f"{message.error} Run the same command again: finished runs are kept.")
                     yield message
+
+
+def place(options: ExecutionOptions, runs: int) -> Placement:
+    """Places the jobs of a study in this process; see `decaybench.registry.EXECUTORS`."""
+    device, _ = local_workers(options, runs)
+    return Placement(Inline(device), device)

@@ -9,6 +9,7 @@ from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from decaybench.execution.executors import ExecutionOptions, Placement
     from decaybench.execution.job import DataSource, Job, Jobs, Message
 
 PRELOAD = ["decaybench.execution.job", "torch._dynamo"]  # torch imports the second with the first optimizer
@@ -141,3 +142,11 @@ class Processes:
         w.stop()
         workers[workers.index(w)] = Worker(w.number, self._device)
         return Message(job, w.name, ended=True, error=f"{w.name} was lost: {why}", kind="lost")
+
+
+def place(options: "ExecutionOptions", runs: int) -> "Placement":
+    """Places the jobs of a study in processes of this machine; see `decaybench.registry.EXECUTORS`."""
+    from decaybench.execution.executors import Placement, local_workers
+
+    device, count = local_workers(options, runs)
+    return Placement(Processes(str(device), count, options.patience), device, count, sharing=count)

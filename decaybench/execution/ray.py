@@ -17,6 +17,8 @@ import numpy as np
 import torch
 
 from decaybench.errors import UsageError
+from decaybench.execution.device import resolve
+from decaybench.execution.executors import ExecutionOptions, Placement
 from decaybench.execution.job import DataSource, Job, Jobs, Message, run_job, single_thread, to_device
 from decaybench.study.config import RunConfig
 from decaybench.training.data import Data, Part
@@ -140,3 +142,17 @@ def _run_job(job: Job, stored: Stored, device: str, folder: str) -> Iterator[Mes
     node = ray.get_runtime_context().get_node_id()[:6]
     with single_thread(where):
         yield from run_job(job, to_device(data, where), f"node {node}/{os.getpid()}")
+
+
+def place(options: ExecutionOptions, runs: int) -> Placement:
+    """Places the jobs of a study on a Ray cluster; see `decaybench.registry.EXECUTORS`.
+
+    A job sees only the GPUs it was given, the first of which is its device; this machine may have none.
+    """
+    cores = connect(options.ray_address)
+    kind = options.device.partition(":")[0]
+    kind = ("cuda" if options.ray_gpus else "cpu") if kind == "auto" else kind
+    device = torch.device("cuda") if kind == "cuda" else resolve(kind)
+    gpus = options.ray_gpus or float(kind == "cuda")
+    sharing = max(1, round(1 / gpus)) if gpus else 1
+    return Placement(Cluster(device, gpus, options.patience), device, cores, sharing)

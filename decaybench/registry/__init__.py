@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from decaybench.registry.activations import ACTIVATIONS
 from decaybench.registry.datasets import DATASETS
 from decaybench.registry.entry import Entry
+from decaybench.registry.executors import EXECUTORS
 from decaybench.registry.networks import NETWORKS
 from decaybench.registry.optimizers import OPTIMIZERS, SCHEDULES
 from decaybench.registry.recipes import RECIPES
@@ -25,4 +26,14 @@ FAMILIES: Mapping[str, Mapping[str, Entry]] = {
     "schedule": SCHEDULES,
 }
 
-__all__ = ["ACTIVATIONS", "DATASETS", "FAMILIES", "NETWORKS", "OPTIMIZERS", "RECIPES", "SCHEDULES", "STRATEGIES"]
+__all__ = [
+    "ACTIVATIONS",
+    "DATASETS",
+    "EXECUTORS",
+    "FAMILIES",
+    "NETWORKS",
+    "OPTIMIZERS",
+    "RECIPES",
+    "SCHEDULES",
+    "STRATEGIES",
+]

@@ -1,6 +1,8 @@
 """An audit as a table, Markdown, CSV or JSON. Nothing here computes a result."""
 
+import io
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -109,3 +111,17 @@ def audit_to_markdown(audit: "Audit") -> str:
     return (
         "\n".join([*markdown_table(header, body), "", *(f"- {s}" for s in (*summary(audit), *remarks(audit)))]) + "\n"
     )
+
+
+def _audit_table(audit: "Audit") -> str:
+    out = io.StringIO()
+    print_audit(audit, Console(file=out, width=160, highlight=False))
+    return out.getvalue()
+
+
+AUDIT_FORMATS: dict[str, Callable[["Audit"], str]] = {
+    "table": _audit_table,
+    "markdown": audit_to_markdown,
+    "csv": audit_to_csv,
+    "json": audit_to_json,
+}

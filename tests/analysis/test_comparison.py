@@ -11,8 +11,9 @@ from scipy import stats
 
 from decaybench.analysis.comparison import COLUMNS, ComparisonSettings, alpha_columns, summarize
 from decaybench.analysis.statistics import accuracy_interval, mean_interval
-from decaybench.report import print_layers, print_summary, to_csv, to_json, to_markdown
 from decaybench.report.numbers import format_interval, format_number, format_percent, histogram
+from decaybench.report.tables import to_csv, to_json, to_markdown
+from decaybench.report.terminal import print_layers, print_summary
 from decaybench.study.config import TRAINING_VERSION
 from made_records import made
 

@@ -295,7 +295,7 @@ def test_a_narrow_table_says_what_it_leaves_out(here: Path) -> None:
     from rich.console import Console
 
     from decaybench.analysis.comparison import ComparisonSettings, summarize
-    from decaybench.report import print_summary
+    from decaybench.report.terminal import print_summary
     from decaybench.results.store import StudyFolder
 
     invoke("run", *TINY)

@@ -46,7 +46,7 @@ def test_how_many_go_together_is_planned_for_the_gpu(tmp_path: Path, monkeypatch
 def test_a_cluster_has_gpus_that_this_machine_lacks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, gpus: float, wanted: tuple[str, float, int]
 ) -> None:
-    monkeypatch.setattr("decaybench.execution.executors.connect", lambda address: 4)
+    monkeypatch.setattr("decaybench.execution.ray.connect", lambda address: 4)
     made = make_scheduler(StudyFolder(tmp_path), ExecutionOptions(device=device, executor="ray", ray_gpus=gpus), 10)
     assert isinstance(made.executor, Cluster)
     assert (str(made.device), made.executor._gpus, made.sharing) == wanted

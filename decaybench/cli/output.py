@@ -1,0 +1,44 @@
+"""Writes a report to the terminal, to another program or to a file."""
+
+import sys
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+from decaybench.console import say
+from decaybench.errors import DecaybenchError, UsageError
+from decaybench.report.formats import FORMATS, Report, print_report
+
+
+def write_report(report: Report, format: str = "table", output: Path | None = None) -> None:
+    """Writes a report.
+
+    Args:
+        report: What to write.
+        format: One of `FORMATS`.
+        output: The file to write; None means stdout.
+
+    Raises:
+        UsageError: When the format needs a file and none is given.
+        DecaybenchError: When the file cannot be written, or there is nothing to show.
+    """
+    chosen = FORMATS[format]
+    if chosen.needs_file and output is None:
+        raise UsageError(f"--format {format} writes a file: add --output report.{format}.")
+    if format == "table" and output is None and sys.stdout.isatty():
+        print_report(report, Console())
+        return
+    content = chosen.write(report)
+    if chosen.says_notes:
+        for note in report.summary.notes:
+            say(f"Note: {note}")
+    if output is None:
+        typer.echo(content, nl=False)
+        return
+    try:
+        output.write_bytes(content if isinstance(content, bytes) else content.encode())
+    except OSError as error:
+        raise DecaybenchError(f"--output {output} cannot be written: {error.strerror}.") from error
+    if chosen.needs_file:
+        say(f"Written to {output}.")

@@ -1,0 +1,121 @@
+"""The formats of a report. A new one is a function here and an entry in `FORMATS`; the command line offers them all."""
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from decaybench.analysis.comparison import ComparisonSettings, Summary
+from decaybench.errors import DecaybenchError
+
+PIPE_WIDTH = 160  # columns of a table that goes to a file or to another program
+FIGURE_NAMES = ("differences", "decay", "alphas", "functions")
+
+
+@dataclass(frozen=True)
+class Report:
+    """A summary with everything a format may want to know beside it.
+
+    Attributes:
+        summary: What was found.
+        settings: How cells were compared.
+        layers: Whether every activation layer is shown.
+        figure: One of `FIGURE_NAMES`, for formats that draw one.
+        name: The name of the study.
+        description: What the study asks.
+        command: The command that reproduces it.
+    """
+
+    summary: Summary
+    settings: ComparisonSettings
+    layers: bool = False
+    figure: str = FIGURE_NAMES[0]
+    name: str = ""
+    description: str = ""
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a report is written.
+
+    Attributes:
+        write: Gives the content of the file.
+        needs_file: The content is nothing for a terminal: ``--output`` is required.
+        needs_curves: It draws learned functions and trajectories, which are otherwise not kept in memory.
+        says_notes: Notes go to stderr, since the content has no place for them.
+    """
+
+    write: Callable[[Report], str | bytes]
+    needs_file: bool = False
+    needs_curves: bool = False
+    says_notes: bool = False
+
+
+def _table(report: Report) -> str:
+    from rich.console import Console
+
+    out = io.StringIO()
+    print_report(report, Console(file=out, width=PIPE_WIDTH))
+    return out.getvalue()
+
+
+def print_report(report: Report, console: object) -> None:
+    """Prints the tables of a report to a rich ``Console``."""
+    from decaybench.report.terminal import print_layers, print_summary
+
+    print_summary(report.summary, console, report.settings)  # type: ignore[arg-type]
+    if report.layers:
+        print_layers(report.summary, console)  # type: ignore[arg-type]
+
+
+def _markdown(report: Report) -> str:
+    from decaybench.report.tables import to_markdown
+
+    return to_markdown(report.summary, report.layers)
+
+
+def _csv(report: Report) -> str:
+    from decaybench.report.tables import to_csv
+
+    return to_csv(report.summary, report.layers)
+
+
+def _json(report: Report) -> str:
+    from decaybench.report.tables import to_json
+
+    return to_json(report.summary, report.layers)
+
+
+def _latex(report: Report) -> str:
+    from decaybench.report.tables import to_latex
+
+    return to_latex(report.summary)
+
+
+def _html(report: Report) -> bytes:
+    from decaybench.report.html import to_html
+
+    return to_html(report.summary, report.settings, report.name, report.description, report.command).encode()
+
+
+def _figure(kind: str) -> Callable[[Report], bytes]:
+    def write(report: Report) -> bytes:
+        from decaybench.report.figures import draw, save
+
+        canvas = draw(report.figure, report.summary, report.settings.baseline)
+        if canvas is None:
+            raise DecaybenchError(f"{report.name} has nothing to show in the figure {report.figure}.")
+        return save(canvas, kind)
+
+    return write
+
+
+FORMATS: dict[str, Format] = {
+    "table": Format(_table),
+    "markdown": Format(_markdown, says_notes=True),
+    "csv": Format(_csv, says_notes=True),
+    "json": Format(_json, says_notes=True),
+    "latex": Format(_latex, says_notes=True),
+    "html": Format(_html, needs_file=True, needs_curves=True),
+    **{kind: Format(_figure(kind), needs_file=True, needs_curves=True) for kind in ("png", "svg", "pdf")},
+}
