@@ -9,10 +9,10 @@ _LIBRARIES = r"timm|transformers|torchvision"
 # (package or module, "Class.parameter", role): the first rule that fits a class of the owner's MRO decides.
 _RULES: tuple[tuple[str, str, Role], ...] = (
     # Learned activation functions.
+    (r"decaybench\.activations", r"\w+\.\w+", "activation"),
     (r"(.*\.)?kafnets", r"KAF\w*\.\w+", "activation"),  # the KAF authors' own code
     (r"rational|rational_kat_cu|kat_rational", r"\w+\.(numerator|denominator|weight_\w+)", "activation"),
     (r"timm", r"(StarReLU\.\w+|FilterResponseNormTlu2d\.tau|EvoNorm2d\w+\.v)", "activation"),
-    (r"decaybench", r"XIELU\.\w+", "activation"),
     (r"transformers", r"(XIELUActivation|\w*Snake\w*)\.\w+", "activation"),
     (r".*", r"(Swish|SwishBeta|LearnedSwish)\.beta", "activation"),  # Ramachandran et al. 2017
     (r".*", r"(DyT|DynamicTanh)\.alpha\w*", "activation"),  # Zhu et al. 2025: tanh(αx) instead of a norm

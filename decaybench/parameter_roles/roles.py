@@ -10,14 +10,12 @@ from typing import TypeVar
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-from decaybench.activations import KAF, KAF2D
 from decaybench.parameter_roles.inference import captured_calls, role_by_behaviour
 from decaybench.parameter_roles.library_rules import Role, known_role
 
 T = TypeVar("T")
 
 _MARK = "_decaybench_role"
-_ACTIVATIONS = (nn.PReLU, KAF, KAF2D)
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 # In torch's own layers, and only there, the name of a parameter is a documented part of the type.
@@ -66,7 +64,7 @@ def activation_layers(model: nn.Module) -> dict[str, nn.Module]:
     layers: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
         inside = any(name.startswith(f"{outer}.") or outer == "" for outer in layers)
-        is_activation = isinstance(module, _ACTIVATIONS) or hasattr(module, _MARK) or _all_activation(module)
+        is_activation = isinstance(module, nn.PReLU) or hasattr(module, _MARK) or _all_activation(module)
         if is_activation and not inside and list(module.parameters()):
             layers[name] = module
     return layers

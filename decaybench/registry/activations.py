@@ -69,6 +69,12 @@ class XIELUOptions(Options):
         return self
 
 
+class RationalOptions(Options):
+    """The function that the coefficients approximate at the start."""
+
+    init: Literal["leaky-relu", "silu"] = "leaky-relu"
+
+
 ACTIVATIONS: Mapping[str, Entry] = {
     "relu": Entry("max(0, s); nothing learned", "decaybench.activations.relu:relu"),
     "leaky-relu": Entry("s or slope·s; nothing learned", "decaybench.activations.relu:leaky_relu", LeakyReLUOptions),
@@ -91,5 +97,10 @@ ACTIVATIONS: Mapping[str, Entry] = {
         "two learned curvatures; decays to ln 2, not to 0 (Huang et al. 2024)",
         "decaybench.activations.xielu:XIELU",
         XIELUOptions,
+    ),
+    "rational": Entry(
+        "learned quotient of polynomials of degree 5 and 4 (Molina et al. 2020)",
+        "decaybench.activations.rational:Rational",
+        RationalOptions,
     ),
 }

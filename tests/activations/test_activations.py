@@ -37,6 +37,14 @@ def kaf_formula(s: Tensor, alpha: Tensor, D: int, kernel: Callable[[Tensor, floa
     return out
 
 
+def rational_formula(s: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Σ a sʲ / (1 + |Σ b sᵏ|), equation 4 of arXiv 1907.06732, power by power."""
+    shape = (1, -1, *[1] * (s.ndim - 2))
+    top = sum(a[:, j].reshape(shape) * s**j for j in range(6))
+    bottom = sum(b[:, k - 1].reshape(shape) * s**k for k in range(1, 5))
+    return top / (1 + abs(bottom))
+
+
 KERNELS = {
     "gaussian": lambda x, delta: torch.exp(-(x**2) / (8 * delta**2)),
     "relu": lambda x, delta: torch.where(x > 0, x, 0.0),
@@ -56,6 +64,8 @@ FORMULAS: dict[str, Callable[[Tensor, list[Tensor]], Tensor]] = {
         )
         + 0.5 * s
     ),
+    "rational": lambda s, p: rational_formula(s, *p),
+    "rational,init=silu": lambda s, p: rational_formula(s, *p),
     "kaf": lambda s, p: kaf_formula(s, p[0], 20, KERNELS["gaussian"]),
     "kaf,init=random": lambda s, p: kaf_formula(s, p[0], 20, KERNELS["gaussian"]),
     "kaf,init=random,D=7": lambda s, p: kaf_formula(s, p[0], 7, KERNELS["gaussian"]),
@@ -73,7 +83,7 @@ def build(spec: str, channels: int = 3, dtype: torch.dtype = torch.float64) -> n
     return module.to(dtype)
 
 
-def test_every_activation_of_the_catalog_has_a_formula() -> None:
+def test_every_activation_of_the_registry_has_a_formula() -> None:
     assert {spec.split(",")[0] for spec in FORMULAS} == set(registry.ACTIVATIONS)
 
 
@@ -172,3 +182,19 @@ def test_xielu_is_that_of_transformers_and_decays_to_ln_2() -> None:
     assert float(ours(torch.ones(1, 4))[0, 0].detach()) == pytest.approx(0.5 + float(torch.log(torch.tensor(2.0))))
     with pytest.raises(ValueError, match="above beta"):
         XIELU(4, n=0.4)
+
+
+@pytest.mark.parametrize(("init", "target", "error"), [("leaky-relu", F.leaky_relu, 0.0336), ("silu", F.silu, 1.3e-6)])
+def test_a_rational_starts_near_its_target_and_never_overflows(
+    init: str, target: Callable[[Tensor], Tensor], error: float
+) -> None:
+    module = build(f"rational,init={init}", channels=1)
+    s = torch.linspace(-3, 3, 601, dtype=torch.float64)[:, None]
+    assert float((module(s) - target(s)).detach().abs().max()) <= error
+    far = torch.tensor([[1e30], [-1e30], [float("inf")]], requires_grad=True)
+    out = module.float()(far)
+    out[:2].sum().backward()
+    assert far.grad is not None
+    assert torch.isfinite(out[:2]).all()
+    assert torch.isfinite(far.grad[:2]).all()
+    assert out[2] == float("inf")

@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from decaybench import mark_activation, roles
+from decaybench import mark_activation, registry, roles
 from decaybench.activations.kaf.module import KAF
 from decaybench.parameter_roles.roles import activation_layers
+from decaybench.registry.build import construct
+from decaybench.registry.spec import parse
 
 
 class Named(nn.Module):
@@ -31,6 +33,14 @@ def test_owners_decide() -> None:
         "bias.weight": "norm",
         "bias.bias": "norm",
     }
+
+
+@pytest.mark.parametrize("name", registry.ACTIVATIONS)
+def test_what_an_activation_of_the_registry_learns_is_an_activations(name: str) -> None:
+    (spec,) = parse("activation", name)
+    module = construct("activation", spec, 3)
+    assert set(roles(module).values()) <= {"activation"}
+    assert set(roles(nn.Sequential(nn.Linear(2, 3), module)).values()) <= {"weight", "bias", "activation"}
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def alone(config: RunConfig, data: Data) -> Training:
     for parameter in training.net.models[0].parameters():
         parameter.data = parameter.detach().clone()
     training.net = SingleModel(training.net.models[0])
-    training.groups = [training._cell(config, slice(0, 1), len(training._batches[config.seed]))]
+    training.groups = [training._group(config, slice(0, 1), len(training._batches[config.seed]))]
     return training
 
 
@@ -105,7 +105,7 @@ def test_every_activation_and_network_is_the_same_in_a_cohort(network: str, acti
             assert many[run.run_id]["history"][part] == pytest.approx(series, rel=1e-9), part
 
 
-@pytest.mark.parametrize("activation", ["prelu", "kaf", "xielu"])
+@pytest.mark.parametrize("activation", registry.ACTIVATIONS)
 @pytest.mark.parametrize("network", ["mlp,width=24", pytest.param("forum,width=5", marks=SLOW)])
 def test_a_run_has_the_same_bits_whatever_trains_beside_it(network: str, activation: str) -> None:
     study = tiny(
