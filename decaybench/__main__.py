@@ -1,10 +1,10 @@
-"""``python -m decaybench``, and the console script."""
+"""The entry point of ``python -m decaybench`` and of the console script."""
 
 import sys
 
 
 def main() -> None:
-    """Runs the command line; Ctrl-C while it is still importing is no traceback either."""
+    """Runs the command line, and ends quietly on Ctrl-C while modules are still being imported."""
     try:
         for stream in (sys.stdout, sys.stderr):
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""No traceback reaches a user: errors become one sentence and an exit code."""
+"""Turns errors into one sentence on stderr and an exit code, so that no traceback reaches a user."""
 
 import functools
 import os
@@ -17,7 +17,7 @@ DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Wraps a command: an error goes to stderr in one sentence, with ``--debug`` after its traceback."""
+    """Wraps a command so that an error becomes one sentence on stderr, after its traceback with ``--debug``."""
 
     @functools.wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -50,12 +50,12 @@ def _sentence(error: Exception) -> str:
 
 
 def say(text: str) -> None:
-    """Writes a line to stderr: stdout is for results."""
+    """Writes a line to stderr, since stdout is for results."""
     typer.echo(text, err=True)
 
 
 def check_device(name: str) -> None:
-    """Says what is wrong with the name of a device, before torch is imported.
+    """Checks the name of a device before torch is imported.
 
     Raises:
         UsageError: When it is none.

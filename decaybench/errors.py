@@ -1,11 +1,11 @@
-"""What goes wrong for a user, in one clear sentence."""
+"""The errors that a user can act on."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 class DecaybenchError(Exception):
-    """A failure the user can act on; the command line prints it without a traceback.
+    """A failure that the user can act on; the command line prints it without a traceback.
 
     Attributes:
         exit_code: What the process ends with: 1 for failures, 2 for usage errors.
@@ -15,7 +15,7 @@ class DecaybenchError(Exception):
 
 
 class UsageError(DecaybenchError):
-    """What was asked for is not possible: a wrong name, type, range or file."""
+    """A wrong name, type, range or file in what was asked for."""
 
     exit_code = 2
 

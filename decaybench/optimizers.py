@@ -18,27 +18,27 @@ Params = Sequence[Parameter] | Sequence[dict[str, Any]]
 
 
 def sgd(params: Params, lr: float, weight_decay: float, momentum: float, nesterov: bool) -> Optimizer:
-    """`torch.optim.SGD`."""
+    """Makes a `torch.optim.SGD`."""
     return torch.optim.SGD(params, lr=lr, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov)
 
 
 def adam(params: Params, lr: float, weight_decay: float, beta1: float, beta2: float, eps: float) -> Optimizer:
-    """`torch.optim.Adam`."""
+    """Makes a `torch.optim.Adam`."""
     return torch.optim.Adam(params, lr=lr, weight_decay=weight_decay, betas=(beta1, beta2), eps=eps)
 
 
 def adamw(params: Params, lr: float, weight_decay: float, beta1: float, beta2: float, eps: float) -> Optimizer:
-    """`torch.optim.AdamW`."""
+    """Makes a `torch.optim.AdamW`."""
     return torch.optim.AdamW(params, lr=lr, weight_decay=weight_decay, betas=(beta1, beta2), eps=eps)
 
 
 def rmsprop(params: Params, lr: float, weight_decay: float, smoothing: float, momentum: float, eps: float) -> Optimizer:
-    """`torch.optim.RMSprop`; ``smoothing`` is its alpha, a word that means something else here."""
+    """Makes a `torch.optim.RMSprop`, whose alpha is called ``smoothing`` here."""
     return torch.optim.RMSprop(params, lr=lr, weight_decay=weight_decay, alpha=smoothing, momentum=momentum, eps=eps)
 
 
 def optimizer_factory(optimizer: Spec, lr: float) -> Callable[..., Optimizer]:
-    """The function by which a strategy makes a run's optimizer; see `decaybench.Setup`."""
+    """Returns the function by which a strategy makes a run's optimizer; see `decaybench.Setup`."""
     run_lr = lr
 
     def make(
@@ -55,22 +55,22 @@ def optimizer_factory(optimizer: Spec, lr: float) -> Callable[..., Optimizer]:
 
 
 def constant(epoch: float, epochs: int) -> float:
-    """1, always."""
+    """Returns 1 at every epoch."""
     return 1.0
 
 
 def cosine(epoch: float, epochs: int) -> float:
-    """Half a cosine from 1 to 0 (Loshchilov and Hutter 2016, arXiv 1608.03983, equation 5)."""
+    """Falls from 1 to 0 along half a cosine (Loshchilov and Hutter 2016, arXiv 1608.03983, equation 5)."""
     return 0.5 * (1 + math.cos(math.pi * min(epoch / epochs, 1.0)))
 
 
 def step(epoch: float, epochs: int, step_size: float, gamma: float) -> float:
-    """``gamma`` to the number of whole ``step_size`` that have passed."""
+    """Multiplies by ``gamma`` every ``step_size`` epochs."""
     return gamma ** math.floor(epoch / step_size)
 
 
 def lr_scheduler(optimizer: Optimizer, schedule: Spec, epochs: int, steps_per_epoch: int) -> LambdaLR:
-    """The schedule, stepped after every batch; ``warmup`` epochs rise linearly from 1/steps to 1."""
+    """Makes the schedule of an optimizer, stepped after every batch; ``warmup`` epochs rise linearly to 1."""
     shape = imports.load(registry.SCHEDULES[schedule.name].target)
     options = dict(schedule.options)
     warmup = float(options.pop("warmup") or 0.0) * steps_per_epoch  # in steps

@@ -1,4 +1,4 @@
-"""The one place that imports torchvision, which does not import beside every torch."""
+"""Imports torchvision, which does not import beside every torch, in this one place."""
 
 from types import ModuleType
 
@@ -6,7 +6,7 @@ from decaybench.errors import DecaybenchError
 
 
 def torchvision() -> ModuleType:
-    """Imports torchvision.
+    """Imports torchvision, or explains why it does not import.
 
     Raises:
         DecaybenchError: When it does not import, with the reason and the way out.

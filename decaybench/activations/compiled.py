@@ -31,7 +31,7 @@ TYPES = {torch.float32: "float", torch.float64: "double"}
 
 
 class Grid(ctypes.Structure):
-    """`Pieces` as kaf.c has it."""
+    """The `Pieces` of a dictionary in the layout that kaf.c reads."""
 
     _fields_ = (
         *((name, ctypes.c_int) for name in ("pieces", "width", "D")),
@@ -46,13 +46,13 @@ class Grid(ctypes.Structure):
 
 
 def cache_dir() -> Path:
-    """Where compiled libraries are kept: $DECAYBENCH_CACHE, or the user's cache."""
+    """Returns the folder of compiled libraries: $DECAYBENCH_CACHE, or the user's cache."""
     return Path(os.environ.get("DECAYBENCH_CACHE") or Path.home() / ".cache" / "decaybench")
 
 
 @lru_cache(maxsize=2)
 def library(dtype: torch.dtype) -> ctypes.CDLL | None:
-    """The compiled library for a type of numbers, None where there is none to be had."""
+    """Loads the compiled library for a type of numbers, and compiles it first where needed; None without a compiler."""
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if dtype not in TYPES or not compiler or os.environ.get("DECAYBENCH_NATIVE") == "0":
         return None
@@ -68,7 +68,7 @@ def library(dtype: torch.dtype) -> ctypes.CDLL | None:
 
 
 def _load(path: Path, command: tuple[str, ...]) -> ctypes.CDLL:
-    """Compiles where it is missing, under a temporary name: two processes at once do no harm."""
+    """Loads a library and compiles it first if it is missing, under a temporary name, for other processes' sake."""
     if not path.exists():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ def _load(path: Path, command: tuple[str, ...]) -> ctypes.CDLL:
 
 
 def _declared(made: ctypes.CDLL) -> ctypes.CDLL:
-    """Says what the functions take: tensors, (outer, C, inner), the grid of a KAF, threads."""
+    """Declares the arguments of the C functions: tensors, (outer, C, inner), the grid of a KAF, threads."""
     for name, tensors in (("kaf_forward", 3), ("kaf_backward", 5), ("prelu_forward", 3), ("prelu_backward", 5)):
         grid = [ctypes.c_void_p] if name.startswith("kaf") else []
         function = getattr(made, name)
@@ -97,7 +97,7 @@ def _declared(made: ctypes.CDLL) -> ctypes.CDLL:
 
 
 def _processor() -> str:
-    """What -march=native depends on: a cache may be shared by machines of several kinds."""
+    """Describes what -march=native depends on, since machines of several kinds may share a cache."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
@@ -110,7 +110,7 @@ _any_size = False
 
 @contextmanager
 def any_size() -> Iterator[None]:
-    """Within it small calls are compiled, too: a run gives the same bits whatever trains beside it in one call."""
+    """Uses the compiled code for small inputs as well, so that a run's bits do not depend on what trains beside it."""
     global _any_size
     before, _any_size = _any_size, True
     try:
@@ -120,17 +120,17 @@ def any_size() -> Iterator[None]:
 
 
 def large_enough(s: Tensor) -> bool:
-    """Whether a tensor has enough numbers for a compiler to be worth its while."""
+    """Tells whether a tensor is large enough to start a compiler for."""
     return s.numel() >= (1 if _any_size else max(MIN_COMPILED_SIZE, 1))
 
 
 def usable(s: Tensor) -> ctypes.CDLL | None:
-    """The library for a tensor, if it is on the CPU and large enough."""
+    """Returns the library for a tensor that is on the CPU and large enough, otherwise None."""
     return library(s.dtype) if s.device.type == "cpu" and large_enough(s) else None
 
 
 def layout(s: Tensor, *others: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
-    """A tensor (N, C, …) without gaps, and (outer, C, inner) as it lies in memory.
+    """Returns a tensor (N, C, …) without gaps in memory, and its layout there as (outer, C, inner).
 
     Raises:
         RuntimeError: When another tensor is on another device, whose memory we would otherwise read as if it were here.

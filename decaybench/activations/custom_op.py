@@ -1,4 +1,4 @@
-"""What an operation of ours needs to be one of torch's: a schema, a shape for compilers, a rule for vmap."""
+"""Registers operations with torch: a schema, a shape function for compilers, a rule for vmap, gradients."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,13 +12,13 @@ _LIBRARY = torch.library.Library("decaybench", "DEF")  # type: ignore[no-untyped
 def operation(
     schema: str, real: Callable[..., Any], fake: Callable[..., Any], vmap: Callable[..., Any]
 ) -> Callable[..., Any]:
-    """Makes an operation known to torch's dispatcher.
+    """Registers an operation with torch's dispatcher.
 
     Args:
         schema: Its name, arguments and results, as torch writes them.
-        real: Does it, on any device.
-        fake: Gives empty tensors of the right shape.
-        vmap: For a dimension that ``torch.func.vmap`` adds.
+        real: The implementation, for any device.
+        fake: A function that returns empty tensors of the right shape.
+        vmap: The rule for a dimension that ``torch.func.vmap`` adds.
     """
     name = schema.partition("(")[0]
     _LIBRARY.define(schema)  # type: ignore[no-untyped-call]
@@ -35,14 +35,14 @@ Second = Callable[[Tensor, Sequence[Tensor], tuple[Any, ...], tuple[Tensor, ...]
 def differentiable(
     op: Callable[..., Any], backward_op: Callable[..., Any], second: Second, tensors: int
 ) -> Callable[..., Any]:
-    """Gives an operation of some tensors and some constants its gradient, for autograd and for ``torch.func``.
+    """Makes an operation differentiable, for autograd and for ``torch.func``.
 
     Args:
-        op: (*tensors, *constants) to a tensor.
-        backward_op: (grad, *tensors, *constants) to the gradients of the tensors.
-        second: (grad, tensors, constants, upstream gradients of what ``backward_op`` returns) to the gradients of
+        op: The operation, from (*tensors, *constants) to a tensor.
+        backward_op: Its gradient, from (grad, *tensors, *constants) to the gradients of the tensors.
+        second: The gradient of that, from (grad, tensors, constants, upstream gradients of what ``backward_op`` returns) to the gradients of
             grad and of the tensors, in torch's own differentiable operations.
-        tensors: How many.
+        tensors: Number of tensors among the arguments.
     """
     again = _gradient(backward_op, second, tensors + 1)
     eager, functional = _eager(op, backward_op, again, tensors), _functional(op, again, tensors)
@@ -50,7 +50,7 @@ def differentiable(
 
 
 def _eager(op: Callable[..., Any], backward_op: Callable[..., Any], again: Function, tensors: int) -> Function:
-    """For autograd, at little overhead."""
+    """Makes the form for eager autograd, which has the least overhead."""
 
     class Eager(torch.autograd.Function):
         @staticmethod
@@ -69,7 +69,7 @@ def _eager(op: Callable[..., Any], backward_op: Callable[..., Any], again: Funct
 
 
 class _Composable(torch.autograd.Function):
-    """The form that ``torch.func`` needs."""
+    """An autograd function in the form that ``torch.func`` needs."""
 
     generate_vmap_rule = True
     tensors: int
@@ -113,7 +113,7 @@ def _gradient(backward_op: Callable[..., Any], second: Second, count: int) -> Fu
 
 
 def transformed() -> bool:
-    """Whether this runs inside ``torch.func``'s grad or vmap."""
+    """Tells whether this runs inside ``torch.func``'s grad or vmap."""
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
@@ -121,10 +121,10 @@ def merged(x: Tensor, dim: int | None, batch: int, channels: int) -> Tensor:
     """Moves a vmapped dimension (None: every replica has the same) into the channels: replicas are more channels.
 
     Args:
-        x: With B at ``dim``.
-        dim: Where.
-        batch: B.
-        channels: Which dimension, without B, the channels are: 1 of (N, C, …), 0 of (C, …).
+        x: A tensor with the vmapped dimension at ``dim``.
+        dim: The vmapped dimension.
+        batch: B, the size of the vmapped dimension.
+        channels: The dimension of the channels in a tensor without B: 1 of (N, C, …), 0 of (C, …).
 
     Returns:
         B·C instead of C channels.
@@ -135,5 +135,5 @@ def merged(x: Tensor, dim: int | None, batch: int, channels: int) -> Tensor:
 
 
 def split(x: Tensor, batch: int, channels: int) -> Tensor:
-    """The reverse: B is then the dimension ``channels``."""
+    """Reverses `merged`: B is then the dimension ``channels``."""
     return x.reshape(*x.shape[:channels], batch, -1, *x.shape[channels + 1 :])

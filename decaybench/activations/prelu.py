@@ -1,4 +1,4 @@
-"""PReLU: a learned slope for negative inputs, `torch.nn.PReLU` with a backward pass at the cost of a ReLU's."""
+"""PReLU: `torch.nn.PReLU`, a learned slope for negative inputs, with a fast backward pass."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from decaybench.activations.custom_op import differentiable, merged, operation, 
 
 
 class PReLU(nn.PReLU):
-    """S where s > 0, otherwise a·s; a drop-in for `torch.nn.PReLU`, state dict included.
+    """A drop-in for `torch.nn.PReLU`, state dict included: s where s > 0, otherwise a·s.
 
     Source: He et al. 2015, arXiv 1502.01852, section 2.1; the initial slope 0.25 is the paper's.
 
@@ -40,7 +40,7 @@ class PReLU(nn.PReLU):
 
 
 def prelu(channels: int, shared: bool = False, init: float = 0.25) -> nn.Module:
-    """One learned slope per channel, or one for all."""
+    """Makes a `PReLU` with one learned slope per channel, or one for all."""
     return PReLU(1 if shared else channels, init)
 
 

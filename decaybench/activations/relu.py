@@ -4,10 +4,10 @@ from torch import nn
 
 
 def relu(channels: int) -> nn.Module:
-    """max(0, s)."""
+    """Makes a ReLU, max(0, s)."""
     return nn.ReLU()
 
 
 def leaky_relu(channels: int, slope: float = 0.01) -> nn.Module:
-    """S where s > 0, otherwise slope·s."""
+    """Makes a leaky ReLU: s where s > 0, otherwise slope·s."""
     return nn.LeakyReLU(slope)

@@ -1,4 +1,4 @@
-"""Swish with a learned β."""
+"""Swish, an activation with one learned β per channel."""
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ class Swish(nn.Module):
 
     Args:
         channels: C of the input (N, C) or (N, C, …).
-        beta: Where β starts; 1 is the SiLU.
+        beta: Initial value of β; 1 is the SiLU.
     """
 
     def __init__(self, channels: int, beta: float = 1.0) -> None:

@@ -19,8 +19,8 @@ class XIELU(nn.Module):
 
     Args:
         channels: Not needed, every channel has the same function.
-        p: Where p starts.
-        n: Where n starts, above β.
+        p: Initial value of p.
+        n: Initial value of n, above β.
         beta: The slope at 0, which is not learned.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Cells: the runs that are one configuration over its seeds."""
+"""Cells: a cell is the runs of one configuration over its seeds."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -18,13 +18,13 @@ Row = dict[str, Any]
 
 
 def labels(config: dict[str, Any]) -> Row:
-    """A configuration without its seed as a person writes it: every named part as one text."""
+    """Writes a configuration without its seed as a person would: every named part as one text."""
     named = {k: _label(v) if k in SPECS else v for k, v in config.items() if k not in ("seed", "precision")}
     return {**named, "precision": config.get("precision", "float32")}
 
 
 def _label(value: dict[str, Any]) -> str:
-    """A Spec as text; somebody's own code with the hash of its file, since another version is another thing."""
+    """Writes a Spec as text; a user's own code with the hash of its source, since versions of it differ."""
     return _text(value["name"], tuple(value["options"].items()), value["source"])
 
 
@@ -39,8 +39,8 @@ class Cell:
     """One configuration over its seeds.
 
     Attributes:
-        config: Its fields as texts and numbers.
-        records: One per seed.
+        config: The fields of the configuration as texts and numbers.
+        records: The records of the cell, one per seed.
     """
 
     config: Row
@@ -58,12 +58,12 @@ class Cell:
         return np.concatenate(parts) if parts else np.empty(0, np.float32)
 
     def matches(self, other: "Cell", *but: str) -> bool:
-        """Whether both have the same configuration except in these fields."""
+        """Tells whether two cells have the same configuration except in these fields."""
         return all(self.config[k] == other.config[k] for k in self.config if k not in but)
 
 
 def cells(records: Iterable[Record]) -> list[Cell]:
-    """Groups runs into cells, in reading order: same question together, strategies as in the catalog."""
+    """Groups runs into cells, in reading order: same question together, strategies in the registry's order."""
     found: dict[tuple[Any, ...], Cell] = {}
     for record in records:
         config = labels(record["config"])
@@ -85,10 +85,10 @@ def _position(cell: Cell) -> tuple[Any, ...]:
 
 
 def final(record: Record, key: str) -> float:
-    """The last epoch's value of a series."""
+    """Returns the last epoch's value of a series."""
     return float(record["history"][key][-1])
 
 
 def strategy_name(cell: Cell) -> str:
-    """The strategy without its options."""
+    """Returns the name of a cell's strategy, without its options."""
     return str(cell.config["strategy"]).split(",")[0]

@@ -1,4 +1,4 @@
-"""From records to rows: what is compared with what. Computes, never renders; never imports torch."""
+"""Turns records into rows and compares each cell with its baseline. Never imports torch."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -104,7 +104,7 @@ def _row(cell: Cell, notes: list[str]) -> Row:
 
 
 def _evidence(differences: list[float], p: float | None, question: ComparisonSettings) -> Row:
-    """The difference to the baseline, and what may be concluded from it."""
+    """Returns the difference to the baseline, and what may be concluded from it."""
     interval = (anytime_interval if question.anytime else mean_interval)(differences)
     row: Row = dict(zip(("difference", "difference_low", "difference_high"), interval, strict=True))
     row |= {"p_holm": p, "improvement": improvement(differences), "detectable": detectable(differences)}
@@ -112,7 +112,7 @@ def _evidence(differences: list[float], p: float | None, question: ComparisonSet
 
 
 def _verdict(differences: list[float], row: Row, question: ComparisonSettings) -> str | None:
-    """One of: better, worse, same (in every seed, or within the margin), open."""
+    """Returns a verdict: better, worse, same (in every seed, or within the margin) or not enough seeds."""
     if len(differences) < 2:
         return None
     if max(map(abs, differences)) < TIE_TOLERANCE:
@@ -129,7 +129,7 @@ def _verdict(differences: list[float], row: Row, question: ComparisonSettings) -
 
 
 def _pairing(cell: Cell, found: list[Cell], baseline: str) -> float | None:
-    """The correlation of paired runs: near 0, pairing by seed gains nothing."""
+    """Returns the correlation of paired runs; near 0, pairing by seed gains nothing."""
     other = baseline_of(cell, found, baseline, [])
     if other is None or other is cell:
         return None
@@ -139,12 +139,12 @@ def _pairing(cell: Cell, found: list[Cell], baseline: str) -> float | None:
 
 
 def describe(cell: Cell) -> str:
-    """A cell in a few words, for a note."""
+    """Describes a cell in a few words, for a note."""
     return f"{cell.config['activation']} with {cell.config['strategy']}"
 
 
 def baseline_of(cell: Cell, found: list[Cell], baseline: str, notes: list[str]) -> Cell | None:
-    """The one cell that differs in the strategy only; the control, which has no decay, fits any."""
+    """Finds the one cell that differs in the strategy only; the control, which has no decay, fits any decay."""
     candidates = []
     for other in found:
         control = "no-decay" in (strategy_name(cell), strategy_name(other))
@@ -157,7 +157,7 @@ def baseline_of(cell: Cell, found: list[Cell], baseline: str, notes: list[str]) 
 
 
 def differences_of(cell: Cell, found: list[Cell], baseline: str, notes: list[str]) -> list[float]:
-    """Test accuracy minus the baseline's, for every seed that both have; a cell is not compared with itself."""
+    """Returns test accuracy minus the baseline's for every seed that both have; nothing for the baseline itself."""
     other = baseline_of(cell, found, baseline, notes)
     if other is None or other is cell:
         return []
@@ -176,7 +176,7 @@ def differences_of(cell: Cell, found: list[Cell], baseline: str, notes: list[str
 
 
 def alpha_columns(alphas: npt.NDArray[Any]) -> Row:
-    """Mean, quantiles and the share within 0.01 of zero; all None where nothing is learned."""
+    """Computes mean, quantiles and the share within 0.01 of zero; all None where nothing is learned."""
     if not len(alphas):
         return dict.fromkeys(COLUMNS[-5:])
     low, middle, high = (float(q) for q in np.quantile(alphas, [0.05, 0.5, 0.95]))
@@ -190,7 +190,7 @@ def alpha_columns(alphas: npt.NDArray[Any]) -> Row:
 
 
 def layer_rows(cell: Cell) -> Iterator[Row]:
-    """One row per activation layer of a cell, over its seeds."""
+    """Yields one row per activation layer of a cell, over its seeds."""
     records = list(cell.by_seed.values())
     for index, layer in enumerate(records[0]["layers"] if records else []):
         entries = [r["layers"][index] for r in records]
@@ -205,7 +205,7 @@ def layer_rows(cell: Cell) -> Iterator[Row]:
 
 
 def share_of_norm(alphas: npt.NDArray[Any]) -> float | None:
-    """The share of the parameters that together carry 95% of the sum of squares: small where few of them matter."""
+    """Returns the share of parameters that carry 95% of the sum of squares: small where few of them matter."""
     squares = np.sort(np.square(alphas.astype(np.float64)))[::-1]
     total = squares.sum()
     if not len(alphas) or not np.isfinite(total) or total == 0:
@@ -214,12 +214,12 @@ def share_of_norm(alphas: npt.NDArray[Any]) -> float | None:
 
 
 def distances(cell: Cell) -> tuple[float | None, float | None]:
-    """How far the learned functions are from their start and from zero, over layers and seeds."""
+    """Returns how far the learned functions are from their start and from zero, mean over layers and seeds."""
     layers = [entry for r in cell.by_seed.values() for entry in r["layers"]]
     return mean_of(e["distance_from_start"] for e in layers), mean_of(e["distance_from_zero"] for e in layers)
 
 
 def mean_of(values: Iterable[float | None]) -> float | None:
-    """The mean of what is known."""
+    """Returns the mean of the values that are known, None where there is none."""
     known = [v for v in values if v is not None]
     return float(np.mean(known)) if known else None

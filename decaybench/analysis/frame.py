@@ -14,10 +14,10 @@ from decaybench.results.store import Record, find_study_folder
 
 
 def load(directory: str | Path) -> pd.DataFrame:
-    """Loads a study folder.
+    """Loads a study folder as a DataFrame, one row per run.
 
     Args:
-        directory: Such as ``results/digits``.
+        directory: A study folder, such as ``results/digits``.
 
     Returns:
         One row per run: its configuration, seed, ``diverged`` (the epoch, or missing), the last epoch's losses
@@ -36,7 +36,7 @@ def load(directory: str | Path) -> pd.DataFrame:
 
 
 def frame(records: Iterable[Record]) -> pd.DataFrame:
-    """One row per record; see `load`."""
+    """Makes a DataFrame with one row per record; see `load`."""
     return pd.DataFrame([_row(record) for record in records])
 
 

@@ -1,4 +1,4 @@
-"""Precision on demand: which seeds to add until every difference to the baseline is known well enough."""
+"""Chooses the seeds to add until every difference to the baseline is known well enough."""
 
 from collections.abc import Iterable
 
@@ -13,7 +13,7 @@ SEEDS_PER_ROUND = 4  # seeds that are added at once
 
 
 def next_runs(runs: list[RunConfig], records: Iterable[Record], until: float, baseline: str) -> list[RunConfig]:
-    """The runs to do next; none when every difference is known, or all runs are done.
+    """Returns the runs to do next; none when every difference is known, or all runs are done.
 
     A difference is known when its anytime-valid interval is narrow enough
     (`decaybench.analysis.statistics.anytime_interval`), which holds its promise although it is looked at again and
@@ -21,8 +21,8 @@ def next_runs(runs: list[RunConfig], records: Iterable[Record], until: float, ba
 
     Args:
         runs: All runs of the study, in its order.
-        records: Those that are finished.
-        until: The half-width that is asked for, a fraction.
+        records: The records of the runs that are finished.
+        until: The half-width of the interval that is asked for, as a fraction.
         baseline: The strategy that the others are compared with.
     """
     records = list(records)
@@ -42,7 +42,7 @@ def next_runs(runs: list[RunConfig], records: Iterable[Record], until: float, ba
 
 
 def _undecided(found: list[Cell], until: float, baseline: str) -> list[tuple[set[str], float]]:
-    """The run ids of each cell whose difference is not known and of its baseline, with the half-width it has."""
+    """Lists each cell whose difference is not known, and its baseline, as run ids, with the interval's half-width."""
     wanted = []
     for cell in found:
         other = baseline_of(cell, found, baseline, [])

@@ -1,4 +1,4 @@
-"""Each strategy at its own best: chosen on validation accuracy alone, and the choice is part of the uncertainty."""
+"""Compares strategies each at its own best, chosen on validation accuracy, with the choice in the uncertainty."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Candidates:
-    """One strategy with all its rates and decays, on the seeds that every cell of the question has.
+    """One strategy with all its learning rates and decays, on the seeds that every cell of the question has.
 
     Attributes:
-        cells: In the order of the study.
-        validation, test: (cells, seeds), accuracies of the last epoch.
+        cells: The cells of the strategy, in the order of the study.
+        validation, test: Accuracies of the last epoch, (cells, seeds).
     """
 
     strategy: str
@@ -29,13 +29,13 @@ class Candidates:
     test: Floats
 
     def best(self, seeds: npt.NDArray[np.intp]) -> tuple[npt.NDArray[np.intp], Floats]:
-        """For each resample of seeds (B, n): which cell is chosen, and its test accuracy, both (B,)."""
+        """Chooses a cell for each resample of seeds (B, n), and returns its index and test accuracy, both (B,)."""
         chosen = self.validation[:, seeds].mean(2).argmax(0)  # (B,)
         return chosen, self.test[:, seeds].mean(2)[chosen, np.arange(len(seeds))]
 
 
 def tuned(found: Iterable[Cell], baseline: str) -> list[Row]:
-    """For every question with more than one rate or decay: each strategy at its own best.
+    """Compares strategies at their own best, for every question with more than one learning rate or decay.
 
     The interval is Student's t with the standard error of a bootstrap over seeds in which every resample chooses
     again, so that the optimism of choosing is counted; all strategies share the resampled seeds.

@@ -1,4 +1,4 @@
-"""What each recipe, or a real optimizer, decays of a model."""
+"""Shows what each recipe, or a real optimizer, decays of a model."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -20,11 +20,11 @@ OPTIMIZER = "optimizer"  # the column of a real one
 
 @dataclass(frozen=True)
 class AuditedParameter:
-    """One parameter.
+    """One parameter of an audited model.
 
     Attributes:
         module: The name of the type of the module that owns it.
-        numbers: How many numbers it holds.
+        numbers: Number of elements.
         decayed: For each recipe, whether it decays this parameter.
     """
 
@@ -38,14 +38,14 @@ class AuditedParameter:
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found out about a model.
+    """The result of an audit.
 
     Attributes:
         rows: One per parameter, in the model's order; a shared parameter once, under its first name.
-        recipes: The columns, in order.
+        recipes: Names of the recipes, in the order of the columns.
         missing: Trainable parameters that no group of the optimizer has.
-        repeated: Parameters that several of its groups have.
-        strangers: How many parameters the optimizer has that are not the model's.
+        repeated: Parameters that several groups of the optimizer have.
+        strangers: Number of parameters in the optimizer that are not the model's.
     """
 
     rows: list[AuditedParameter]
@@ -55,11 +55,11 @@ class Audit:
     strangers: int = 0
 
     def decayed(self, recipe: str, role: Role | None = None) -> list[AuditedParameter]:
-        """The parameters, of one role or of all, that a recipe decays."""
+        """Returns the parameters, of one role or of all, that a recipe decays."""
         return [r for r in self.rows if r.decayed[recipe] and role in (None, r.role)]
 
     def of(self, role: Role) -> list[AuditedParameter]:
-        """The parameters of a role."""
+        """Returns the parameters of a role."""
         return [r for r in self.rows if r.role == role]
 
 

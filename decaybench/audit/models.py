@@ -1,4 +1,4 @@
-"""Builds somebody else's model from a name: their own code, timm's, torchvision's, or a local transformers config."""
+"""Builds the model to audit from a name: a user's code, timm, torchvision, or a local transformers config."""
 
 import importlib
 import inspect
@@ -26,7 +26,7 @@ def build(target: str, options: Options, *, shapes_only: bool = False) -> nn.Mod
     Args:
         target: One of `FORMS`.
         options: Keywords for the factory.
-        shapes_only: Nobody will run the model: a library's is built without memory, on the meta device.
+        shapes_only: Whether the model will not be run: a library's is then built without memory, on the meta device.
 
     Raises:
         UsageError: When there is no such model, or it cannot be built, with the reason.
@@ -72,10 +72,10 @@ def _own(target: str, options: Options) -> nn.Module:
 
 
 def example(model: nn.Module, shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
-    """One batch for a model: normal numbers of its type, or token ids, (N, length), where it has an embedding.
+    """Draws one batch for a model: normal numbers of its type, or token ids (N, length) where it has an embedding.
 
     Raises:
-        UsageError: When the model does not take it, with what it says.
+        UsageError: When the model does not take the batch, with its own error.
     """
     draw = torch.Generator().manual_seed(seed)
     words = min((m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)), default=0)
@@ -89,7 +89,7 @@ def example(model: nn.Module, shape: tuple[int, ...], seed: int = 0) -> torch.Te
 
 
 def optimizers_of(target: str, model: nn.Module) -> list[Optimizer]:
-    """Calls a function of somebody's own with the model.
+    """Calls a user's function with the model and returns the optimizers that it makes.
 
     Raises:
         UsageError: When it fails, or returns neither an optimizer nor several.

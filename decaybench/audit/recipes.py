@@ -1,4 +1,4 @@
-"""The recipes: which parameters other people's code decays. Audited, not run.
+"""The recipes: which parameters other people's code decays. They are audited, never trained with.
 
 A recipe takes a model and the role of each of its parameters and returns the names of those that it decays.
 Parameters without ``requires_grad`` are decayed by none: they have no gradient, so every optimizer skips them.
@@ -21,12 +21,12 @@ def _trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def torch_default(model: nn.Module, found: Roles) -> set[str]:
-    """``torch.optim.SGD(model.parameters(), weight_decay=λ)``: every parameter."""
+    """Decays every parameter, as ``torch.optim.SGD(model.parameters(), weight_decay=λ)`` does."""
     return set(_trainable(model))
 
 
 def exclude_1d(model: nn.Module, found: Roles) -> set[str]:
-    """The rule of timm's ``param_groups_weight_decay`` and of nanoGPT: two dimensions or more, and no ``.bias``.
+    """Decays what has two dimensions or more and is no ``.bias``, as timm's ``param_groups_weight_decay`` does.
 
     timm's own training script hands it what the model's ``no_weight_decay()`` names, and spares that, too.
     """
@@ -37,7 +37,7 @@ _HF_SPARES = re.compile(r"bias|layernorm|rmsnorm|(^|\.)norm(\.|$)|_norm(\.|$)")
 
 
 def hf_trainer(model: nn.Module, found: Roles) -> set[str]:
-    """The rule of transformers' ``Trainer.get_decay_parameter_names`` : no LayerNorm, no name with bias or norm."""
+    """Decays by name as transformers' ``Trainer.get_decay_parameter_names``: no LayerNorm, no bias, no norm."""
     norms = [name for name, module in model.named_modules() if name and isinstance(module, nn.LayerNorm)]
     return {
         name
@@ -56,11 +56,11 @@ _TORCHVISION_NORMS = (
 
 
 def torchvision_norms(model: nn.Module, found: Roles) -> set[str]:
-    """``set_weight_decay`` of torchvision's training references with ``norm_weight_decay=0``: all but the norms."""
+    """Decays all but norms, as ``set_weight_decay`` of torchvision's references does with ``norm_weight_decay=0``."""
     norms = [name for name, module in model.named_modules() if isinstance(module, _TORCHVISION_NORMS)]
     return {name for name in _trainable(model) if name.rpartition(".")[0] not in norms}
 
 
 def decaybench_default(model: nn.Module, found: Roles) -> set[str]:
-    """`decaybench.param_groups`: all but the activation parameters and what the model marks itself."""
+    """Decays all but activation parameters and what the model marks itself, as `decaybench.param_groups` does."""
     return decayed_names(model, found, unknown="decay")

@@ -1,4 +1,4 @@
-"""An audit as a text file to commit, and what changed since. Never imports torch."""
+"""Audits as text files to commit, and what changed since. Never imports torch."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class Snapshot:
 
     @classmethod
     def of(cls, audit: "Audit") -> Self:
-        """Of an audit."""
+        """Makes the snapshot of an audit."""
         lines = {
             row.name: Line(
                 row.name,
@@ -49,12 +49,12 @@ class Snapshot:
         return cls(tuple(audit.recipes), lines)
 
     def text(self) -> str:
-        """The file: one line per parameter, so that a diff of two of them can be read."""
+        """Writes the file: one line per parameter, so that a diff of two files can be read."""
         return "\n".join([f"{HEAD} {', '.join(self.recipes)}", *map(str, self.lines.values())]) + "\n"
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Reads what `text` gave.
+        """Reads a file that `text` wrote.
 
         Raises:
             DecaybenchError: When there is no such file.
@@ -76,7 +76,7 @@ class Snapshot:
         return cls(tuple(head.removeprefix(HEAD).strip().split(", ")), lines)
 
     def changes(self, now: "Snapshot") -> list[str]:
-        """A sentence for every parameter that is no longer as it was here; what is decayed anew comes first."""
+        """Describes every parameter that has changed since, a sentence each; what is newly decayed comes first."""
         decayed: list[str] = []
         other: list[str] = []
         for name in dict.fromkeys([*self.lines, *now.lines]):

@@ -1,1 +1,1 @@
-"""Benchmarks: each puts ours beside the plain alternative in one run. Never a test: machines are shared."""
+"""Benchmarks against the plain alternative, in one run. They are never tests, since machines are shared."""

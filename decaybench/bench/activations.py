@@ -1,4 +1,4 @@
-"""What a learned activation costs, forward and backward, beside torch's own and beside its definition.
+"""Times learned activations, forward and backward, beside torch's own and beside their definitions.
 
 What was tried for the CPU (2 cores of a Zen 3, AVX2, float32; the input 128×32×28×28, D = 20; one run each):
 
@@ -40,14 +40,14 @@ Row = dict[str, Any]
 
 
 def definition(module: KAF) -> Callable[[Tensor], Tensor]:
-    """The same function written plainly."""
+    """Returns a KAF's function by its definition."""
     d = torch.tensor(module.atoms, device=module.alpha.device)
     value = kernel(module.kernel, module.precision).value
     return lambda s: plain(s, module.alpha, d, value)
 
 
 def step(module: Callable[[Tensor], Tensor], shape: tuple[int, ...], device: torch.device, last: bool) -> Any:
-    """A forward and backward pass over one input."""
+    """Prepares a forward and backward pass over one input, to be timed."""
     s = torch.randn(shape, device=device)
     s = (s.to(memory_format=torch.channels_last) if last else s).requires_grad_()
     with torch.no_grad():
@@ -64,12 +64,12 @@ PASSES = 5  # tensors that any activation must move: s to f, and then s and the 
 
 
 def costs(device: torch.device, rounds: int, rate: float) -> Iterator[Row]:
-    """Each shape, contiguous and channels_last: the time of each activation, and its ratios.
+    """Times each activation on each shape, contiguous and channels_last.
 
     Args:
-        device: Where.
-        rounds: Times each is measured.
-        rate: Of a copy, in GB/s.
+        device: The device to measure.
+        rounds: Number of measurements of each.
+        rate: The rate of a copy, in GB/s.
     """
     for shape in SHAPES:
         for last in (False, True) if len(shape) == 4 else (False,):
@@ -92,7 +92,7 @@ def costs(device: torch.device, rounds: int, rate: float) -> Iterator[Row]:
 
 
 def growth(device: torch.device, rounds: int) -> Iterator[Row]:
-    """How the time of a KAF changes with D, with the kernel, and with the number of inputs."""
+    """Times a KAF for several D, kernels and numbers of inputs."""
     options: list[dict[str, Any]] = [{"D": D} for D in (8, 20, 64, 256)]
     options += [{"kernel": "relu", "init": "random"}, {"kernel": "softplus"}]
     made = {", ".join(f"{k}={v}" for k, v in o.items()): KAF(MAIN[1], **o).to(device) for o in options}
@@ -139,7 +139,7 @@ LEARNED: dict[str, Callable[[], nn.Module]] = {
 
 
 def memory(device: torch.device) -> Iterator[Row]:
-    """The peak of a forward and backward pass, in tensors of the input's size: output and gradient are two of them."""
+    """Measures the peak memory of a forward and backward pass, in tensors of the input's size."""
     for name in LEARNED:
         if device.type == "cuda":
             yield {"activation": name, "peak, inputs": peak(name, device)}
@@ -151,7 +151,7 @@ def memory(device: torch.device) -> Iterator[Row]:
 
 
 def peak(name: str, device: torch.device = torch.device("cpu")) -> float | None:  # noqa: B008
-    """The peak of one activation; the first pass compiles, starts threads and is not counted."""
+    """Measures the peak memory of one activation, after a first pass that compiles and starts threads."""
     s = torch.randn(MAIN, device=device).requires_grad_()
     module, upstream = LEARNED[name]().to(device), torch.randn(MAIN, device=device)
     torch.autograd.backward(module(s), upstream)
@@ -161,7 +161,7 @@ def peak(name: str, device: torch.device = torch.device("cpu")) -> float | None:
 
 
 def _python(code: str, **environment: str) -> str:
-    """What a new process prints."""
+    """Runs code in a new process and returns what it prints."""
     done = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, check=True
     )
@@ -169,7 +169,7 @@ def _python(code: str, **environment: str) -> str:
 
 
 def first_calls() -> Iterator[Row]:
-    """The first call in a new process: with nothing compiled before, with it compiled, and without a compiler."""
+    """Times the first call in a new process: nothing compiled before, compiled before, and without a compiler."""
     code = (
         "import time, torch; from decaybench.activations import KAF\n"
         "s = torch.randn(128, 32, 28, 28, requires_grad=True); m = KAF(32)\n"
@@ -182,14 +182,14 @@ def first_calls() -> Iterator[Row]:
 
 
 def copy_rate(device: torch.device, rounds: int) -> float:
-    """GB/s of a copy of the main input, read and written; smaller ones may lie in a nearer cache and be faster."""
+    """Measures the rate of a copy of the main input in GB/s, read and written."""
     a, b = torch.randn(MAIN, device=device), torch.empty(MAIN, device=device)
     (ms,) = best({"copy": lambda: b.copy_(a)}, rounds, device).values()
     return 2 * a.nbytes / ms / 1e6
 
 
 def goals(rows: list[Row], device: torch.device) -> Iterator[Row]:
-    """The goals for the main shape, and what was measured."""
+    """Compares what was measured on the main shape with the goals."""
     main = {r["activation"]: r for r in rows if r["shape"] == _text(MAIN)}
     kaf, prelu = main["KAF"], main["PReLU"]
     if device.type == "cuda":
@@ -207,5 +207,5 @@ def _goal(text: str, goal: float, measured: float, met: bool) -> Row:
 
 
 def timestamp() -> str:
-    """When."""
+    """Returns the date and time of day."""
     return time.strftime("%Y-%m-%d %H:%M")

@@ -1,4 +1,4 @@
-"""What a report of many runs costs: made-up records of the usual size in a folder, reported by a process of its own."""
+"""Times the report of many runs: made-up records of the usual size, reported by a process of its own."""
 
 import random
 import subprocess
@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 
 def write_made_up_records(folder: StudyFolder, count: int) -> None:
-    """Records of a small study with ever more seeds, whose accuracies are drawn."""
+    """Writes records of a small study with many seeds, whose accuracies are drawn at random."""
     study = read_study("smoke", {"seeds": 1})
     templates = []
     for run in study.runs()[:20]:
@@ -50,7 +50,7 @@ finally:
 
 
 def reports(counts: tuple[int, ...]) -> Iterator[Row]:
-    """The seconds of ``decaybench report`` once Python has started, and its peak memory."""
+    """Measures the seconds of ``decaybench report`` once Python has started, and its peak memory."""
     with tempfile.TemporaryDirectory() as place:
         for count in counts:
             write_made_up_records(StudyFolder(Path(place)), count)

@@ -24,7 +24,7 @@ NETWORKS = {"forum": forum, "mlp": mlp}
 
 
 class PlainKAF(nn.Module):
-    """The authors' formula with its (…, D) tensor."""
+    """A KAF by the authors' formula, with its (…, D) tensor."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -39,13 +39,13 @@ class PlainKAF(nn.Module):
 
 @dataclass(frozen=True)
 class Script:
-    """What it is told.
+    """A plain training script and its settings.
 
     Attributes:
         network: ``forum`` or ``mlp``.
         activation: ``prelu`` or ``kaf``.
-        batch_size, lr, decay: Of SGD with momentum 0.9.
-        workers: Of the loader.
+        batch_size, lr, decay: Settings of SGD with momentum 0.9.
+        workers: Number of worker processes of the loader.
     """
 
     network: str
@@ -56,7 +56,7 @@ class Script:
     workers: int = 2
 
     def run(self, folder: Path, epochs: int, device: torch.device = CPU) -> tuple[float, float]:
-        """Trains and tests after each epoch: the seconds it took, and the last test accuracy."""
+        """Trains, tests after each epoch, and returns the seconds it took and the last test accuracy."""
         transforms = torchvision().transforms
         steps = [transforms.ToTensor(), transforms.Normalize((0.2860,), (0.3530,))]
         parts = [
@@ -88,7 +88,7 @@ def _test(model: nn.Module, loader: Any, device: torch.device) -> float:
 
 
 def prepare_fashion_mnist(folder: Path) -> Path:
-    """Fashion-MNIST's files as torchvision wants them.
+    """Lays out Fashion-MNIST's files as torchvision wants them.
 
     Raises:
         UsageError: When they are not on this machine.

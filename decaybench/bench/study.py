@@ -1,4 +1,4 @@
-"""What a whole study costs, beside the script a user would write (`decaybench.bench.script`), in the same process.
+"""Times whole studies beside the script a user would write (`decaybench.bench.script`), in the same process.
 
 Both train the same network on Fashion-MNIST with the same batches and the same number of epochs, and both are tested
 after every epoch. The script runs once, since it does one run after another; a study runs as the command line would.
@@ -47,7 +47,7 @@ def _runs(runs: int, epochs: int, **fields: Any) -> list[RunConfig]:
 
 
 def contest(workers: int, epochs: int) -> Iterator[Row]:
-    """Our study and the script: runs per hour, accuracy, the share of what the machine can multiply."""
+    """Compares a study with the script: runs per hour, accuracy, share of the machine's matrix product rate."""
     with tempfile.TemporaryDirectory() as folder:
         data = prepare_fashion_mnist(Path(folder) / "data")
         rate = multiply_rate()
@@ -75,14 +75,14 @@ def contest(workers: int, epochs: int) -> Iterator[Row]:
 
 
 def whole(device: torch.device, epochs: int, seeds: int = 10) -> Row:
-    """On a GPU: five strategies × PReLU, KAF × seeds on Fashion-MNIST, and the script, run after run.
+    """Compares a whole study on a GPU (five strategies × PReLU, KAF × seeds) with the script, run after run.
 
     The script does one run of each activation, which is taken times their number.
 
     Args:
-        device: Where.
-        epochs: Of every run.
-        seeds: Of every cell.
+        device: The device to measure.
+        epochs: Number of epochs of every run.
+        seeds: Number of seeds of every cell.
     """
     fields = {"dataset": "fashion-mnist", "weight_decay": DECAY, "batch_size": BATCH}
     runs = read_study(None, {**fields, "seeds": seeds, "epochs": epochs}).runs()
@@ -109,7 +109,7 @@ def whole(device: torch.device, epochs: int, seeds: int = 10) -> Row:
 
 
 def operations(config: RunConfig) -> float:
-    """Floating-point operations of matrix products and convolutions in one epoch of a run, forward and backward."""
+    """Counts the floating-point operations of matrix products and convolutions in one epoch of a run."""
     data = load(config, CPU)
     model = build_model(config, data.shape, data.classes)
     with FlopCounterMode(display=False) as counter:
@@ -119,7 +119,7 @@ def operations(config: RunConfig) -> float:
 
 
 def multiply_rate() -> float:
-    """Floating-point operations per second of a large matrix product, with all cores."""
+    """Measures the floating-point operations per second of a large matrix product, with all cores."""
     a = torch.randn(2048, 2048)
     times = []
     for _ in range(8):
@@ -130,7 +130,7 @@ def multiply_rate() -> float:
 
 
 def overhead(runs: int = 40) -> Row:
-    """What a run costs beyond its training steps and its tests, inline."""
+    """Measures what a run costs beyond its training steps and its evaluations, inline."""
     spent = [0.0]
 
     def timed(real: Any) -> Any:
@@ -161,7 +161,7 @@ def overhead(runs: int = 40) -> Row:
 
 
 def growth(counts: tuple[int, ...] = (10, 100, 1000)) -> Iterator[Row]:
-    """More and more runs of a tiny network, inline: the time of each run, and the memory of the process."""
+    """Measures time and memory for more and more runs of a tiny network, inline."""
     first = None
     with tempfile.TemporaryDirectory() as folder:
         for count in (counts[0], *counts):  # the first one to warm up

@@ -1,4 +1,4 @@
-"""Figures of a benchmark as tables or JSON."""
+"""Writes the figures of a benchmark as tables or JSON."""
 
 import json
 from collections.abc import Sequence
@@ -31,5 +31,5 @@ def _number(value: object) -> str:
 
 
 def to_json(found: dict[str, Any]) -> str:
-    """Every figure."""
+    """Writes every figure as JSON."""
     return json.dumps(found, indent=1, ensure_ascii=False) + "\n"

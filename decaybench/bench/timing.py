@@ -1,4 +1,4 @@
-"""Times several things in turn, so that what else the machine does falls on all of them."""
+"""Times several contenders in turn, so that what else the machine does falls on all of them."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -8,7 +8,7 @@ import torch
 
 
 def best(contenders: Mapping[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, float]:
-    """The shortest time of each in milliseconds, over rounds in which each runs once, after one to warm up."""
+    """Returns the shortest time of each in milliseconds, over rounds in which each runs once, after a warm-up."""
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(rounds + 1):
         for name, run in contenders.items():
@@ -27,7 +27,7 @@ def _wait(device: torch.device) -> None:
 
 
 def peak_memory(run: Callable[[], object], device: torch.device) -> int | None:
-    """Bytes that a call needs at its peak beyond what was there before; None where this cannot be measured."""
+    """Returns the bytes that a call needs at its peak beyond what was there before; None where unmeasurable."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)

@@ -1,4 +1,4 @@
-"""The command line. Heavy imports happen inside the commands that need them."""
+"""The command line: one file a command. Heavy imports happen inside the commands that need them."""
 
 from decaybench.cli.app import app
 

@@ -109,7 +109,7 @@ def _show(done: "Audit", format: str) -> None:
 
 
 def _violations(done: "Audit", forbidden: list[Role], allow_unknown: bool) -> list[str]:
-    """A sentence for each thing that ``--fail-on`` forbids."""
+    """Describes each thing that ``--fail-on`` forbids, a sentence each."""
     (recipe,) = done.recipes
     roles = forbidden if allow_unknown or "unknown" in forbidden else [*forbidden, "unknown"]
     found = []

@@ -1,4 +1,4 @@
-"""Ctrl-C is prompt: Python acts on it between two operations, and one backward pass may take ten seconds."""
+"""Ends the process soon after Ctrl-C, although Python acts on it only between two operations."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ GRACE_SECONDS = 1.0  # seconds that an operation under way has to end by itself
 
 
 class InterruptHandler:
-    """While this is entered, the process ends soon after Ctrl-C whatever it is doing.
+    """A context in which the process ends within a second of Ctrl-C, whatever it is doing.
 
     Nothing is lost by it: a record is written to a temporary name and renamed.
     """

@@ -1,4 +1,4 @@
-"""Progress on stderr while a study runs: a live picture in a terminal, plain lines elsewhere."""
+"""Shows progress on stderr while a study runs: live in a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -20,7 +20,7 @@ PROGRESS_SECONDS = 1.0  # seconds between two notes for ``decaybench status``
 
 
 class Live:
-    """Shows the events of a study, and notes them for ``decaybench status``."""
+    """Shows the events of a study, and keeps them in a file for ``decaybench status``."""
 
     def __init__(self, progress: Progress, folder: StudyFolder) -> None:
         self.progress, self._folder = progress, folder
@@ -43,7 +43,7 @@ class Live:
             self._folder.write_progress(self.progress.dumps())
 
     def message(self, text: str) -> None:
-        """Says one thing."""
+        """Shows a message about the start of the study."""
         p = self.progress
         if self._screen is None:
             self._print(f"{p.study}: {p.before} runs finished before, {p.total - p.before} to compute. {text}")
@@ -51,12 +51,12 @@ class Live:
             self._screen.update(Text(text))
 
     def begin(self) -> None:
-        """The runs begin now."""
+        """Starts the clock: torch and the data are loaded."""
         self._begun = True
         self.progress.start()
 
     def on(self, event: "Event") -> None:
-        """Shows one event."""
+        """Shows one event of the study."""
         self.progress.on(event)
         if event.trouble is not None:
             self._print(f"Warning: {event.trouble}")

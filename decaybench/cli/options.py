@@ -1,4 +1,4 @@
-"""How the values of options are read that several commands have."""
+"""Reads the values of options that several commands share."""
 
 from typing import Any
 

@@ -45,7 +45,7 @@ def _names(family: str, example: str = "") -> Any:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What is asked of the machine."""
+    """A study to compute, and how."""
 
     asked: Study
     folder: StudyFolder
@@ -137,7 +137,7 @@ def run(
 
 
 def _check(asked: Study, data_dir: Path | None, workers: str, device: str) -> None:
-    """Says what is wrong with the options that are no field of a study."""
+    """Checks the options that are no field of a study."""
     if asked.until is not None and not any(s.name == BASELINE for s in asked.strategy):
         raise UsageError(f"--until: differences are those to {BASELINE}, which is not among this study's strategies.")
     if data_dir is not None:
@@ -150,7 +150,7 @@ def _check(asked: Study, data_dir: Path | None, workers: str, device: str) -> No
 
 
 def _compute(plan: RunPlan) -> bool:
-    """Trains what is missing, with progress on stderr; whether every run could be finished."""
+    """Trains what is missing, with progress on stderr, and tells whether every run was finished."""
     asked, folder, missing = plan.asked, plan.folder, plan.missing
     cells = len({run.cell_id for run in plan.runs})
     progress = Progress(asked.name, cells, len(plan.runs), before=len(plan.runs) - len(missing))
@@ -190,7 +190,7 @@ def _compute(plan: RunPlan) -> bool:
 
 
 def _until(study: "Scheduler", plan: RunPlan, until: float) -> Iterator["Event"]:
-    """Adds seeds until every difference is known."""
+    """Yields events while adding seeds until every difference is known."""
     failed: set[str] = set()
     while True:
         runs = [run for run in plan.runs if run.run_id not in failed]
@@ -204,7 +204,7 @@ def _until(study: "Scheduler", plan: RunPlan, until: float) -> Iterator["Event"]
 
 
 def _confirm_fresh(folder: StudyFolder, yes: bool) -> None:
-    """Says what ``--fresh`` will delete, once the study is known to work, and asks."""
+    """Says what ``--fresh`` will delete, and asks for confirmation."""
     count = len(list(folder.runs.glob("*.json")))
     if not count:
         return

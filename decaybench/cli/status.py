@@ -52,7 +52,7 @@ def status(
 
 
 def _latest(results: Path = Path("results")) -> Path:
-    """The study below ``results`` that changed last."""
+    """Finds the study below ``results`` that changed last."""
     folders = [path.parent for path in results.glob("*/study.toml")]
     if not folders:
         raise UsageError(f"There is no study below {results}/; start with: decaybench run.")
@@ -67,13 +67,13 @@ def _noted(folder: StudyFolder) -> Progress | None:
 
 
 def _alive(progress: Progress, folder: StudyFolder) -> bool:
-    """Whether the process that noted this still runs."""
+    """Tells whether the process that wrote the progress still runs."""
     if progress.host != platform.node():
         return time.time() - folder.progress_file.stat().st_mtime < STALE_PROGRESS_SECONDS
     try:
         os.kill(progress.pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # it is there, and somebody else's
+    except OSError:  # it exists and belongs to another user
         return True
     return True

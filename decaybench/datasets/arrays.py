@@ -1,4 +1,4 @@
-"""What a data set is before it becomes tensors, and how it is checked and split."""
+"""Data sets as NumPy arrays: checks and the validation split."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Arrays:
-    """A classification data set.
+    """A classification data set as NumPy arrays.
 
     Attributes:
         train_x, test_x: Images (N, C, H, W), any numeric type.
@@ -31,7 +31,7 @@ class Arrays:
 
 
 def checked(value: object, origin: str) -> Arrays:
-    """Makes `Arrays` of what a data set's function returned.
+    """Checks what a data set's function returned and makes `Arrays` of it.
 
     Args:
         value: `Arrays`, or (train_x, train_y, test_x, test_y) of anything numpy can read.

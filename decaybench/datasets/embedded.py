@@ -7,7 +7,7 @@ from decaybench.datasets.arrays import Arrays
 
 
 def digits() -> Arrays:
-    """UCI digits, 1,797 images of 1×8×8; a fixed 500 of them are the test part."""
+    """Loads UCI digits, 1,797 images of 1×8×8; a fixed 500 of them are the test part."""
     bunch = load_digits()
     order = np.random.Generator(np.random.PCG64(1)).permutation(len(bunch.target))
     x, y = bunch.images[order, None].astype(np.float32), bunch.target[order].astype(np.int64)
@@ -15,7 +15,7 @@ def digits() -> Arrays:
 
 
 def synthetic(samples: int = 640, classes: int = 4, size: int = 8, noise: float = 3.0) -> Arrays:
-    """Noisy copies of one random image per class, 1×size×size; a quarter of them are the test part."""
+    """Draws noisy copies of one random image per class, 1×size×size; a quarter of them are the test part."""
     rng = np.random.Generator(np.random.PCG64(2))
     prototypes = rng.standard_normal((classes, 1, size, size))
     y = np.arange(samples) % classes

@@ -1,4 +1,4 @@
-"""Data sets from files: where they are looked for, and what to do when they are nowhere."""
+"""Data sets from files: finds, reads or downloads them."""
 
 import gzip
 import os
@@ -23,7 +23,7 @@ IDX_FILES = (
 
 
 def data_dir() -> Path:
-    """Where files are looked for and downloaded to: ``--data-dir``, $DECAYBENCH_DATA, or the user's cache."""
+    """Returns the folder of data files: ``--data-dir``, $DECAYBENCH_DATA, or the user's cache."""
     return Path(os.environ.get("DECAYBENCH_DATA") or Path.home() / ".cache" / "decaybench")
 
 
@@ -45,7 +45,7 @@ def read_idx(path: Path) -> Array:
 
 
 def _idx_folder(folders: list[Path]) -> list[Path] | None:
-    """The four files of the first folder that has them all, plain or gzip."""
+    """Returns the four files of the first folder that has them all, plain or gzip."""
     for folder in folders:
         found = [p for name in IDX_FILES for p in (folder / name, folder / f"{name}.gz") if p.is_file()]
         if len({p.name.removesuffix(".gz") for p in found}) == len(IDX_FILES):
@@ -54,7 +54,7 @@ def _idx_folder(folders: list[Path]) -> list[Path] | None:
 
 
 def fashion_mnist() -> Arrays:
-    """Fashion-MNIST, 60,000 + 10,000 images of 1×28×28 (Xiao et al. 2017, arXiv 1708.07747)."""
+    """Loads Fashion-MNIST, 60,000 + 10,000 images of 1×28×28 (Xiao et al. 2017, arXiv 1708.07747)."""
     root = data_dir()
     folders = [root, root / "fashion-mnist", root / "FashionMNIST" / "raw", DEBIAN]
     files = _idx_folder(folders)
@@ -70,22 +70,22 @@ def fashion_mnist() -> Arrays:
 
 
 def mnist() -> Arrays:
-    """MNIST, 60,000 + 10,000 images of 1×28×28."""
+    """Loads MNIST, 60,000 + 10,000 images of 1×28×28."""
     return _through_torchvision("MNIST", _grey, _advice("MNIST/raw", IDX_FILES))
 
 
 def cifar10() -> Arrays:
-    """CIFAR-10, 50,000 + 10,000 images of 3×32×32."""
+    """Loads CIFAR-10, 50,000 + 10,000 images of 3×32×32."""
     return _through_torchvision("CIFAR10", _colour, _advice("", ["cifar-10-python.tar.gz"]))
 
 
 def cifar100() -> Arrays:
-    """CIFAR-100, 50,000 + 10,000 images of 3×32×32."""
+    """Loads CIFAR-100, 50,000 + 10,000 images of 3×32×32."""
     return _through_torchvision("CIFAR100", _colour, _advice("", ["cifar-100-python.tar.gz"]))
 
 
 def svhn() -> Arrays:
-    """SVHN, 73,257 + 26,032 images of 3×32×32."""
+    """Loads SVHN, 73,257 + 26,032 images of 3×32×32."""
     return _through_torchvision("SVHN", _svhn, _advice("", ["train_32x32.mat", "test_32x32.mat"]))
 
 

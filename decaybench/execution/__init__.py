@@ -1,1 +1,1 @@
-"""Where the runs of a study are trained: here, in processes of this machine, or on a Ray cluster."""
+"""Trains the runs of a study: jobs, the scheduler, and one file for each executor."""

@@ -1,4 +1,4 @@
-"""Which device a study runs on, and what the machine was: provenance."""
+"""The device of a study, and the provenance of its records."""
 
 import os
 import platform
@@ -31,14 +31,14 @@ def resolve(name: str) -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """The name of the chip."""
+    """Returns the name of the device's chip."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{processor()} ({os.cpu_count()} cores)"
 
 
 def processor() -> str:
-    """The name of the processor."""
+    """Returns the name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
@@ -47,7 +47,7 @@ def processor() -> str:
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
-    """What a record says about where it comes from, beside the numbers and never part of their identity."""
+    """Describes where a record comes from: device, versions, time. Never part of a run's identity."""
     packages = ("decaybench", "torch", "numpy")
     return {
         "device": device.type,
@@ -62,7 +62,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout this package is run from, if it is one."""
+    """Returns the commit of the checkout this package is run from, if it is one."""
     here = Path(__file__).resolve().parents[2]
     if not (here / ".git").exists():
         return None

@@ -1,4 +1,4 @@
-"""Jobs done here, one after another: for debugging, and for studies too small for more."""
+"""Trains jobs in this process, one after another: for debugging and for small studies."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from decaybench.execution.job import DataSource, DeviceData, Jobs, Message, run_
 
 
 class Inline:
-    """Does jobs in this process."""
+    """Trains jobs in this process."""
 
     def __init__(self, device: torch.device) -> None:
         self._place = DeviceData(device)

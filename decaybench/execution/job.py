@@ -1,4 +1,4 @@
-"""What a worker does with a job, wherever it is: train some runs together and say what happens, message by message."""
+"""A job, its messages, and how a worker trains it, whatever the executor."""
 
 import gc
 import time
@@ -25,8 +25,8 @@ class Job:
     """Runs that train together.
 
     Attributes:
-        configs: The runs.
-        saved: A checkpoint of them to go on from.
+        configs: The runs of the job.
+        saved: A checkpoint of the runs to go on from.
         every: Seconds between two checkpoints.
     """
 
@@ -37,16 +37,16 @@ class Job:
 
 @dataclass(frozen=True)
 class Message:
-    """A sign of life from a job, perhaps with news.
+    """A message from a worker about its job.
 
     Attributes:
-        job: Which one.
-        worker: Who does it.
-        epochs: Of its runs, as they end.
-        records: Of runs that are finished, with provenance.
-        saved: A checkpoint.
-        ended: It is done, or cannot go on.
-        error: Why it cannot go on.
+        job: The job that the message is about.
+        worker: Name of the worker.
+        epochs: Epochs of its runs that ended.
+        records: Records of runs that are finished, with provenance.
+        saved: A checkpoint of the job.
+        ended: Whether the job is done or cannot go on.
+        error: Why the job cannot go on.
         kind: Of the error: ``usage`` is for the user and would come again; ``memory``: fewer runs at once may fit;
             ``lost``: the worker died or hung; ``broken``: its GPU takes no more work from this process; ``failed``:
             anything else.
@@ -63,18 +63,18 @@ class Message:
 
 
 class Executor(Protocol):
-    """Does jobs."""
+    """Trains jobs somewhere."""
 
     def run(self, jobs: "Jobs", data: "DataSource") -> Iterator[Message]:
-        """Takes jobs until there is none and none is under way; more may be added meanwhile."""
+        """Trains jobs until none is left and none is under way; more may be added meanwhile."""
 
 
 class Jobs:
-    """What is still to do.
+    """A queue of the jobs that are still to do.
 
     Args:
-        jobs: In their order.
-        has: Whether a run is finished; asked when its job is taken, since another process may have done it meanwhile.
+        jobs: The jobs in their order.
+        has: Tells whether a run is finished; called when its job is taken, since another process may have done it.
     """
 
     def __init__(self, jobs: Iterable[Job], has: Callable[[RunConfig], bool]) -> None:
@@ -87,7 +87,7 @@ class Jobs:
         self._queue.append(job)
 
     def take(self) -> Job | None:
-        """The next job, without the runs that are finished; None where there is none."""
+        """Takes the next job, without the runs that are finished; None where there is none."""
         while self._queue:
             job = self._queue.popleft()
             left = tuple(config for config in job.configs if not self._has(config))
@@ -97,13 +97,13 @@ class Jobs:
 
 
 class DataSource(Protocol):
-    """The data of a run, on the CPU."""
+    """A function that loads the data of a run, on the CPU."""
 
     def __call__(self, config: RunConfig) -> Data: ...
 
 
 def run_job(job: Job, data: Data, worker: str = "") -> Iterator[Message]:
-    """Does a job on the device of its data; an error is a message, too."""
+    """Trains a job on the device of its data, and yields messages; an error becomes a message, too."""
     last = Message(job, worker, ended=True)
     try:
         yield from _train(job, data, worker)
@@ -149,14 +149,14 @@ def _train(job: Job, data: Data, worker: str) -> Iterator[Message]:
 
 
 def to_device(data: Data, device: torch.device) -> Data:
-    """The same data on a device."""
+    """Copies data to a device."""
     parts = {name: getattr(data, name) for name in ("train", "validation", "test")}
     moved = {name: Part(part.x.to(device), part.y.to(device)) for name, part in parts.items()}
     return Data(**moved, classes=data.classes, fingerprint=data.fingerprint)
 
 
 def share_memory(data: Data) -> Data | None:
-    """The same data in memory that processes share; None where there is no room: each loads its own then."""
+    """Moves data into memory that processes share; None without room for it: each process then loads its own."""
     try:
         for part in (data.train, data.validation, data.test):
             for tensor in (part.x, part.y):
@@ -167,7 +167,7 @@ def share_memory(data: Data) -> Data | None:
 
 
 class DeviceData:
-    """A worker's device, with the data that was used last on it."""
+    """A worker's device, and the data set that was used on it last."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -175,7 +175,7 @@ class DeviceData:
         self._data: Data | None = None
 
     def data(self, config: RunConfig, given: Data | None) -> Data:
-        """The data of a run on the device: what is given, or loaded here."""
+        """Returns the data of a run on the device: what is given, or loaded here."""
         if self._key != config.data_key() or self._data is None:
             self._key, self._data = config.data_key(), None
             self._data = load(config, self.device) if given is None else to_device(given, self.device)
@@ -184,7 +184,7 @@ class DeviceData:
 
 @contextmanager
 def single_thread(device: torch.device) -> Iterator[None]:
-    """On a CPU a run is always trained by one thread, so that its numbers are the same bits wherever it is done."""
+    """Limits torch to one thread on a CPU, so that a run's bits do not depend on the number of cores."""
     before = torch.get_num_threads()
     if device.type == "cpu":
         torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Jobs done by processes of this machine. One that dies or hangs costs only its job."""
+"""Trains jobs in processes of this machine; one that dies or hangs costs only its job."""
 
 import multiprocessing
 import signal
@@ -17,7 +17,7 @@ PATIENCE_SECONDS = 600.0  # seconds without a sign of life after which a worker 
 
 
 def start_forkserver() -> None:
-    """Starts what workers are forked from: it imports torch meanwhile, and workers then start at once."""
+    """Starts the server that workers are forked from, which imports torch meanwhile so that workers start at once."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     from multiprocessing.forkserver import ensure_running
@@ -26,11 +26,11 @@ def start_forkserver() -> None:
 
 
 class Worker:
-    """One process and the job it has.
+    """A worker process and its job.
 
     Attributes:
-        job: What it does now.
-        alive: When it last gave a sign, by the monotonic clock, in seconds.
+        job: The job that the process has now.
+        alive: Time of its last message, by the monotonic clock, in seconds.
     """
 
     def __init__(self, number: int, device: str) -> None:
@@ -45,7 +45,7 @@ class Worker:
         self._data_key: Any = None
 
     def assign(self, job: "Job", data: "DataSource") -> None:
-        """Sends it a job; with the data, if it does not have them."""
+        """Sends a job to the process, with the data if it does not have them yet."""
         from decaybench.execution.job import share_memory
 
         key = job.configs[0].data_key()
@@ -55,13 +55,13 @@ class Worker:
             self.connection.send((job, given))
 
     def stop(self) -> None:
-        """Ends it now."""
+        """Kills the process."""
         self._process.kill()
         self._process.join()
         self.connection.close()
 
     def exit_reason(self) -> str:
-        """How it ended."""
+        """Describes how the process ended."""
         self._process.join(1)
         code = self._process.exitcode
         if code is not None and code < 0:
@@ -70,7 +70,7 @@ class Worker:
 
 
 def _serve(connection: Connection, device: str, name: str) -> None:
-    """A worker's life: it ends when whoever started it is gone."""
+    """Trains jobs from a connection until it is closed."""
     import torch
 
     from decaybench.execution.job import DeviceData, run_job, single_thread
@@ -92,12 +92,12 @@ def _serve(connection: Connection, device: str, name: str) -> None:
 
 
 class Processes:
-    """Does jobs in several processes at once.
+    """Trains jobs in several processes at once.
 
     Args:
-        device: Of every worker.
-        workers: How many.
-        patience: Seconds without a sign of life after which a worker is ended and its job lost.
+        device: The device of every worker.
+        workers: Number of processes.
+        patience: Seconds without a message after which a worker is killed and its job lost.
     """
 
     def __init__(self, device: str, workers: int, patience: float = PATIENCE_SECONDS) -> None:
@@ -134,7 +134,7 @@ class Processes:
         return message
 
     def _lost(self, w: Worker, workers: list[Worker], why: str) -> "Message":
-        """Puts a new worker in the place of one that is gone."""
+        """Replaces a worker that is gone by a new one."""
         from decaybench.execution.job import Message
 
         job = w.job

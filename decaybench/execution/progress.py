@@ -1,4 +1,4 @@
-"""How far a study is, for whoever looks: the terminal it runs in, or ``decaybench status`` from another one."""
+"""The progress of a study, shown by ``decaybench run`` and by ``decaybench status`` in another terminal."""
 
 import json
 import os
@@ -14,31 +14,31 @@ if TYPE_CHECKING:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people."""
+    """Writes seconds for people, such as ``2 min 5 s``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def run_label(config: RunConfig) -> str:
-    """A run in a few words."""
+    """Describes a run in a few words."""
     return " ".join(s.label for s in (config.dataset, config.network, config.activation, config.strategy))
 
 
 @dataclass
 class Progress:
-    """What is done and what is going on.
+    """The state of a study that is running.
 
     Attributes:
-        study: Its name.
-        cells: How many.
-        total: All its runs.
-        before: Runs that were finished before.
-        finished: Runs finished since.
-        failed: Runs given up.
-        seconds: Since it began.
-        share: Of the missing runs that is done, counting epochs.
-        workers: What each one does.
+        study: Name of the study.
+        cells: Number of cells.
+        total: Number of runs of the study.
+        before: Number of runs that were finished before.
+        finished: Number of runs finished since.
+        failed: Number of runs given up.
+        seconds: Seconds since the start.
+        share: Share of the missing runs that is done, counting epochs.
+        workers: What each worker does, by its name.
         best, worst: Validation accuracy and name of a finished run.
     """
 
@@ -61,11 +61,11 @@ class Progress:
         self._epochs: dict[str, float] = {}  # of each run under way, the share that is done
 
     def start(self) -> None:
-        """The clock starts now: torch and the data are there."""
+        """Starts the clock: torch and the data are loaded."""
         self._start = time.monotonic()
 
     def on(self, event: "Event") -> None:
-        """Takes in what happened."""
+        """Updates the state by an event."""
         self.seconds = time.monotonic() - self._start
         for epoch in event.epochs:
             self._epochs[epoch.config.run_id] = epoch.number / epoch.config.epochs
@@ -96,7 +96,7 @@ class Progress:
 
     @property
     def rate(self) -> str:
-        """Runs per minute, and the time left."""
+        """Runs per minute, and the time left, as text."""
         if not self.share:
             return "…"
         left = self.seconds / self.share - self.seconds
@@ -104,7 +104,7 @@ class Progress:
         return f"{per_minute:.0f} runs/min · {duration(left)} left"
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Writes the state as lines for people."""
         done = self.before + self.finished
         first = f"{self.study}: {done} of {self.total} runs ({self.cells} cells) · {self.rate}"
         lines = [first + (f" · {self.failed} failed" if self.failed else "")]
@@ -116,12 +116,12 @@ class Progress:
         return lines + [f"{worker}: {text}" for worker, text in sorted(self.workers.items())]
 
     def dumps(self) -> str:
-        """As a file."""
+        """Writes the state as JSON."""
         return json.dumps(asdict(self), ensure_ascii=False) + "\n"
 
 
 def loads(text: str) -> Progress:
-    """What `Progress.dumps` wrote.
+    """Reads what `Progress.dumps` wrote.
 
     Raises:
         ValueError, TypeError: When it is something else.

@@ -1,4 +1,4 @@
-"""Jobs done by a Ray cluster: placement, queues and resources are Ray's; the records are still written here.
+"""Trains jobs on a Ray cluster; Ray places them, and the records are still written on this machine.
 
 Ray's own retries are off: a task that begins again would repeat its messages. What is lost is planned again by
 `decaybench.execution.scheduler.Scheduler`, from its checkpoint, as with processes.
@@ -27,10 +27,10 @@ PARTS = ("train", "validation", "test")
 
 
 def connect(address: str) -> int:
-    """Joins a cluster.
+    """Connects to a Ray cluster.
 
     Returns:
-        How many cores it has.
+        Number of cores of the cluster.
 
     Raises:
         UsageError: When Ray is not installed or there is no cluster.
@@ -52,10 +52,10 @@ def connect(address: str) -> int:
 
 
 def _check_reachable(address: str) -> None:
-    """Asks whether anybody is there: Ray itself would ask for minutes.
+    """Checks that an address answers, since Ray itself would try for minutes.
 
     Raises:
-        OSError: When nobody is.
+        OSError: When nothing answers.
     """
     host, _, port = address.rpartition(":")
     if host and "/" not in address and port.isdecimal():
@@ -63,12 +63,12 @@ def _check_reachable(address: str) -> None:
 
 
 class Cluster:
-    """Does jobs on the Ray cluster that `connect` joined.
+    """Trains jobs on the Ray cluster that `connect` connected to.
 
     Args:
-        device: Of every worker.
-        gpus: Of each job; a fraction lets several share one.
-        patience: Seconds without a sign of life after which a job that has begun is lost.
+        device: The device of every worker.
+        gpus: Number of GPUs of each job; with a fraction several jobs share one.
+        patience: Seconds without a message after which a job that has begun is lost.
     """
 
     def __init__(self, device: torch.device, gpus: float = 0.0, patience: float = 600.0) -> None:
@@ -114,7 +114,7 @@ class Cluster:
         return message
 
     def _data(self, config: RunConfig, data: DataSource) -> Any:
-        """The data in Ray's object store: there once, and once on each node that needs it."""
+        """Puts the data into Ray's object store, once, and returns the reference."""
         import ray
 
         if self._key != config.data_key():
@@ -128,7 +128,7 @@ Stored = tuple[dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]], int
 
 
 def _run_job(job: Job, stored: Stored, device: str, folder: str) -> Iterator[Message]:
-    """What a worker of the cluster does."""
+    """Trains a job in a worker of the cluster."""
     import ray
 
     if Path(folder).is_dir():  # the user's own files, where the machines share them

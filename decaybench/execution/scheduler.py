@@ -1,4 +1,4 @@
-"""Runs what a study still lacks, on any executor, and keeps each run as soon as it is finished."""
+"""Trains the missing runs of a study on any executor, and writes each record as soon as its run is finished."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -24,16 +24,16 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Event:
-    """Something happened in a study.
+    """An event of a running study.
 
     Attributes:
-        worker: Who says so.
-        configs: The runs it is about.
-        epochs: That ended.
-        records: Of runs that are finished and kept.
+        worker: Name of the worker.
+        configs: The runs that the event is about.
+        epochs: Epochs that ended.
+        records: Records of runs that are finished and written.
         trouble: A sentence about what went wrong; the study goes on.
         failed: A run that is given up.
-        ended: The worker is done with these runs.
+        ended: Whether the worker is done with these runs.
     """
 
     worker: str
@@ -47,15 +47,15 @@ class Event:
 
 @dataclass
 class Scheduler:
-    """The one that plans the jobs of a study, writes its records and tries again what was lost.
+    """Plans the jobs of a study, writes its records and retries what was lost.
 
     Attributes:
-        executor: Does the jobs.
+        executor: What trains the jobs.
         folder: Where the records go.
-        device: Where training will be, for how many runs fit.
-        workers: Among how many the runs are shared out.
+        device: The device of training, by which the number of runs in a job is planned.
+        workers: Number of workers among which runs are divided.
         every: Seconds between two checkpoints.
-        sharing: How many jobs share a GPU.
+        sharing: Number of jobs that share a GPU.
     """
 
     executor: Executor
@@ -68,7 +68,7 @@ class Scheduler:
     _tries: Counter[tuple[str, int]] = field(default_factory=Counter)
 
     def data(self, config: RunConfig) -> Data:
-        """The data of a run on the CPU; one data set is kept at a time."""
+        """Loads the data of a run on the CPU; one data set is kept at a time."""
         key = config.data_key()
         if key not in self._data:
             self._data.clear()
@@ -76,7 +76,7 @@ class Scheduler:
         return self._data[key]
 
     def check(self, missing: list[RunConfig]) -> None:
-        """Builds every network and plan once, so that what cannot work is said before anything runs.
+        """Builds every network and plan once, so that what cannot work fails before anything is trained.
 
         Raises:
             DecaybenchError: For data that is missing, networks that do not fit it, numbers the device does not have.
@@ -87,10 +87,10 @@ class Scheduler:
             make_plan(config, build_model(config, data.shape, data.classes))
 
     def run(self, missing: list[RunConfig]) -> Iterator[Event]:
-        """Trains these runs and writes each record when it is finished.
+        """Trains runs and writes each record when it is finished.
 
         Args:
-            missing: In the order in which they should be done.
+            missing: The runs, in the order in which they should be trained.
 
         Raises:
             DecaybenchError: When a record cannot be written, or a run is not possible.
@@ -100,7 +100,7 @@ class Scheduler:
             yield from self._receive(message, jobs)
 
     def _plan(self, missing: list[RunConfig]) -> Iterator[Job]:
-        """First the jobs that have a checkpoint, as they were; then the others, cut anew."""
+        """Plans the jobs: first those that have a checkpoint, as they were, then the other runs in new cohorts."""
         lacking = {run.run_id: run for run in missing}
         for name, content in self.folder.checkpoints().items():
             configs = checkpoint.configs(content)
@@ -129,7 +129,7 @@ class Scheduler:
             self.folder.remove_checkpoint(_name(job))
 
     def _failed(self, message: Message, jobs: Jobs) -> Iterator[Event]:
-        """A lost job is done again from its checkpoint; one that fails in halves, until one run is left alone."""
+        """Plans a lost job again from its checkpoint, and one that failed in halves, until a run is alone."""
         if message.kind == "usage":
             raise UsageError(message.error)
         left = tuple(c for c in message.job.configs if not self.folder.has(c.run_id))
@@ -151,10 +151,10 @@ class Scheduler:
 
 
 def _parts(config: RunConfig) -> tuple[str, ...]:
-    """What a model and its plan are built from."""
+    """Returns what a model and its plan are built from."""
     return tuple(s.label for s in (config.network, config.activation, config.strategy, config.optimizer))
 
 
 def _name(job: Job) -> str:
-    """The name of a job's checkpoint, whatever the order of its runs."""
+    """Returns the name of a job's checkpoint, whatever the order of its runs."""
     return min(config.run_id for config in job.configs)

@@ -1,4 +1,4 @@
-"""ResNet-18 with an activation of its own at each place."""
+"""ResNet-18 in which no activation module is used twice."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from decaybench.vision import torchvision
 
 
 def resnet18(shape: Shape, classes: int, activation: MakeActivation) -> nn.Module:
-    """Torchvision's ResNet-18 with a 3×3 stem and no first pooling, as is usual for small images.
+    """Builds torchvision's ResNet-18 with a 3×3 stem and no first pooling, as is usual for small images.
 
     torchvision uses one ReLU module twice in each block; here each of the 17 places has its own activation.
     Source: He et al. 2016, arXiv 1512.03385; the stem is that of its section 4.2.

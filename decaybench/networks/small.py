@@ -11,7 +11,7 @@ MakeActivation = Callable[[int], nn.Module]
 
 
 def forum(shape: Shape, classes: int, activation: MakeActivation, width: int = 16) -> nn.Module:
-    """Conv-act-Conv-act-Conv, as in the thread.
+    """Builds Conv-act-Conv-act-Conv, as in the thread.
 
     The first two halve the image; the last one spans what is left of it and so is the classifier.
     """
@@ -35,7 +35,7 @@ def mlp(
     depth: int = 2,
     dropout: float = 0.0,
 ) -> nn.Module:
-    """``depth`` dense layers of ``width``, each with its activation, and a linear classifier."""
+    """Builds ``depth`` dense layers of ``width``, each with its activation, and a linear classifier."""
     layers: list[nn.Module] = [nn.Flatten()]
     features = shape[0] * shape[1] * shape[2]
     for _ in range(depth):
@@ -47,7 +47,7 @@ def mlp(
 
 
 def kafnet(shape: Shape, classes: int, activation: MakeActivation) -> nn.Module:
-    """The network of the KAF authors' convolutional demo.
+    """Builds the network of the KAF authors' convolutional demo.
 
     Raises:
         UsageError: For images under 9×9, of which the two poolings leave nothing.

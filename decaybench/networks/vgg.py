@@ -13,7 +13,7 @@ def vgg(
     width: int = 32,
     norm: bool = False,
 ) -> nn.Module:
-    """``depth`` 3×3 convolutions, each with its activation, in three stages of doubling width.
+    """Builds ``depth`` 3×3 convolutions, each with its activation, in three stages of doubling width.
 
     A stage ends with 2×2 pooling while the image allows it; global average pooling and a linear classifier
     follow. Weights are initialized after He et al. 2015 (arXiv 1502.01852, section 2.2), so that depth trains

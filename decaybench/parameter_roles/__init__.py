@@ -1,1 +1,1 @@
-"""What each parameter of a network is, and the param groups that follow from it."""
+"""Decides what each parameter of a network is, and makes param groups by it."""

@@ -1,4 +1,4 @@
-"""What a module of unknown type does with its input, found by running a copy of it in float64."""
+"""Infers the role of a parameter by running a copy of its module in float64."""
 
 import copy
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ AFFINE_STEPS = (0.5, 1.0, 3.0, 30.0)
 
 @dataclass(frozen=True)
 class Call:
-    """How a module was called: what can be done again with another input in place of its first tensor of numbers."""
+    """The arguments of a call of a module, to call it again with another input."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -41,10 +41,10 @@ class Call:
 
 
 def captured_calls(model: nn.Module, owners: Iterable[nn.Module], example: Tensor) -> dict[nn.Module, Call]:
-    """The first call of each of these modules when the model sees an example input.
+    """Captures the first call of each of these modules when the model sees an example input.
 
     Raises:
-        UsageError: When the model does not take this input, with what it says.
+        UsageError: When the model does not take this input, with its own error.
     """
     seen: dict[nn.Module, Call] = {}
 
@@ -72,9 +72,9 @@ def role_by_behaviour(module: nn.Module, parameter: nn.Parameter, call: Call | N
     moved before it is looked at: a slope that starts at 1 or a gain that starts at 0 hides what it does.
 
     Args:
-        module: The owner, or what calls it.
-        parameter: One of its parameters.
-        call: How the model called it; None, and the answer is ``unknown``, where it never did.
+        module: The module that owns the parameter.
+        parameter: One of the module's parameters.
+        call: How the model called the module; None where it never did: the role is then ``unknown``.
     """
     if call is None:
         return "unknown"
@@ -98,7 +98,7 @@ def role_by_behaviour(module: nn.Module, parameter: nn.Parameter, call: Call | N
 
 
 def _kind(module: nn.Module, call: Call, x: Tensor) -> Literal["affine", "activation", "weight"]:
-    """``affine`` where it is element-wise and that; otherwise the role that follows."""
+    """Returns ``affine`` for an element-wise affine module, otherwise the role that follows."""
     before = call.again(module, x)
     if not isinstance(before, Tensor) or before.shape != x.shape:
         return "weight"
@@ -115,7 +115,7 @@ def _close(a: Tensor, b: Tensor) -> bool:
 
 
 def _affine(module: nn.Module, call: Call, x: Tensor) -> bool:
-    """Whether equal steps of the input, small and large and across zero, are equal steps of the output."""
+    """Tells whether equal steps of the input, small and large and across zero, are equal steps of the output."""
     for start in (x, torch.zeros_like(x)):
         for step in AFFINE_STEPS:
             left, middle, right = (call.again(module, start + k * step) for k in (-1, 0, 1))

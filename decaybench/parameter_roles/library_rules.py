@@ -1,4 +1,4 @@
-"""What other packages' modules learn, recognized by their types' names without importing those packages."""
+"""Rules for modules of other packages, recognized by the names of their types without importing them."""
 
 import re
 from typing import Literal
@@ -43,7 +43,7 @@ _RULES: tuple[tuple[str, str, Role], ...] = (
 
 
 def known_role(owner: type, parameter: str) -> Role:
-    """The role of a parameter by the type of the module that owns it, ``unknown`` where no rule fits.
+    """Returns the role of a parameter by the type of the module that owns it, ``unknown`` where no rule fits.
 
     Args:
         owner: The module's type; its base classes are asked, too.

@@ -1,4 +1,4 @@
-"""The answer to the thread for any model: param groups for its optimizer, or a penalty for its loss."""
+"""Param groups, and a penalty for the loss, that spare the activation parameters of any model."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -28,7 +28,7 @@ def param_groups(
     unknown: Unknown = "raise",
     example: Tensor | None = None,
 ) -> list[dict[str, Any]]:
-    """Param groups for any `torch.optim` class: weight decay for what should have it, none for the rest.
+    """Makes param groups for any `torch.optim` class, without weight decay for activation parameters.
 
     A parameter is left out of the decay when its role is excluded, when its name is matched by ``extra``, when
     it carries ``_no_weight_decay = True`` (Mamba's convention), or when a ``no_weight_decay()`` of the model or
@@ -36,10 +36,10 @@ def param_groups(
 
     Args:
         model: Any module; only its trainable parameters are grouped.
-        weight_decay: For the groups that are decayed.
+        weight_decay: λ of the groups that are decayed.
         exclude: Roles that are not decayed.
         extra: Names or ``fnmatch`` patterns that are not decayed either.
-        only: Decay these roles and no other.
+        only: Roles that are decayed, and no others.
         unknown: What to do with parameters of unknown role: ``raise``, ``decay`` or ``exclude``.
         example: One batch of input, by which unknown roles are found out.
 
@@ -73,7 +73,7 @@ def penalty(
     unknown: Unknown = "raise",
     example: Tensor | None = None,
 ) -> Tensor:
-    """The term to add to the loss: l1·‖w‖₁ + ½·l2·‖w‖², over the parameters that `param_groups` would decay.
+    """Computes the term to add to the loss: l1·‖w‖₁ + ½·l2·‖w‖², over what `param_groups` would decay.
 
     The ½ is here: the gradient of the second part is l2·w, so ``l2`` means what an optimizer's ``weight_decay``
     means. With an optimizer that couples decay and gradient (SGD, Adam) the two are the same; use one of them.
@@ -91,7 +91,7 @@ def penalty(
 
 
 def _whole(term: Tensor) -> Tensor:
-    """A sum over a sharded parameter (FSDP2's DTensor) as a plain tensor that can be added to a loss."""
+    """Turns a sum over a sharded parameter (FSDP2's DTensor) into a plain tensor that can be added to a loss."""
     return term.full_tensor() if hasattr(term, "full_tensor") else term
 
 
@@ -100,7 +100,7 @@ def _trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 
 def clean(name: str) -> str:
-    """A parameter's name without what compilation and data parallelism put before it."""
+    """Removes from a parameter's name what compilation and data parallelism put before it."""
     return _WRAPPERS.sub("", name)
 
 
@@ -112,7 +112,7 @@ def decayed_names(
     only: Collection[Role] | None = None,
     unknown: Unknown = "raise",
 ) -> set[str]:
-    """The names of the trainable parameters that `param_groups` decays, given their roles."""
+    """Returns the names of the trainable parameters that `param_groups` decays, given their roles."""
     _check(exclude, only, unknown)
     trainable = dict(_trainable(model))
     spared = _matched(model, extra) | _named_by_the_model(model) | {n for n, p in trainable.items() if _marked(p)}
@@ -135,13 +135,13 @@ def decayed_names(
 
 
 def _marked(parameter: nn.Parameter) -> bool:
-    """Whether a parameter says by itself that it is not to be decayed: Mamba's mark, or S4's."""
+    """Tells whether a parameter is marked as not to be decayed, by Mamba's convention or S4's."""
     own = getattr(parameter, "_optim", None) or {}
     return bool(getattr(parameter, "_no_weight_decay", False)) or own.get("weight_decay") == 0
 
 
 def _check(exclude: Collection[Role], only: Collection[Role] | None, unknown: Unknown) -> None:
-    """A role that is no role would be a slope that is decayed after all."""
+    """Checks the names of roles, since a misspelt one would let a slope be decayed."""
     for given in (exclude, only or ()):
         if isinstance(given, str):
             raise UsageError(f"exclude and only take several roles, such as ('activation',), not {given!r}.")
@@ -153,7 +153,7 @@ def _check(exclude: Collection[Role], only: Collection[Role] | None, unknown: Un
 
 
 def _first_names(model: nn.Module) -> dict[str, str]:
-    """Every name of every trainable parameter, wrappers left out too, to the name it is listed under."""
+    """Maps every name of a trainable parameter, with and without wrappers, to the name it is listed under."""
     first = {id(p): name for name, p in _trainable(model)}
     every = [(name, first[id(p)]) for name, p in model.named_parameters(remove_duplicate=False) if id(p) in first]
     return {clean(name): listed for name, listed in every} | dict(every)
@@ -174,7 +174,7 @@ def _matched(model: nn.Module, patterns: Collection[str]) -> set[str]:
 
 
 def _named_by_the_model(model: nn.Module) -> set[str]:
-    """What ``no_weight_decay()`` of the model or of any part of it returns, as the names they are listed under."""
+    """Returns the parameters that ``no_weight_decay()`` of the model or of a part of it names."""
     names, named = _first_names(model), set[str]()
     for prefix, module in model.named_modules():
         method = getattr(type(module), "no_weight_decay", None)

@@ -1,4 +1,4 @@
-"""Runs a module once without leaving a trace."""
+"""Runs a module once without side effects."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 @torch.no_grad()
 def probe(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """Runs a module in evaluation mode and leaves it, torch's generators and its arguments as they were."""
+    """Runs a module in evaluation mode and restores it, torch's generators and its arguments."""
     args, kwargs = copied(args), copied(kwargs)
     modes = [(m, m.training) for m in module.modules()]
     devices = sorted({x.device for x in tensors(args, kwargs) if x.device.type == "cuda"}, key=str)
     try:
         with torch.random.fork_rng(devices=devices):
-            module.eval()  # apart from the call: what somebody's own train() returns is not to be relied on
+            module.eval()  # apart from the call: what a user's own train() returns cannot be relied on
             return module(*args, **kwargs)
     finally:
         for m, training in modes:
@@ -23,12 +23,12 @@ def probe(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
 
 
 def tensors(args: Iterable[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
-    """The tensors among the arguments of a call."""
+    """Returns the tensors among the arguments of a call."""
     return [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
 
 
 def copied(arguments: Any) -> Any:
-    """The same arguments with every tensor copied: a module may work in place."""
+    """Copies every tensor among the arguments, since a module may work in place."""
     one = {k: x.detach().clone() if isinstance(x, Tensor) else x for k, x in _items(arguments)}
     return one if isinstance(arguments, Mapping) else tuple(one.values())
 

@@ -1,4 +1,4 @@
-"""What each parameter is: the one definition everything else goes by.
+"""Decides the role of each parameter: the one definition of "activation parameter".
 
 A role is decided by the type of the module that owns the parameter, never by its rank and never by a
 substring of its name.
@@ -24,7 +24,7 @@ _LAYERS = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd, nn.RNNBase, nn.RNNCe
 
 
 def mark_activation(thing: T) -> T:
-    """Says that what this module (class or instance) or parameter learns is an activation's.
+    """Marks a module (class or instance) or a parameter as an activation function's.
 
     Use it as a decorator on your own module; every strategy then treats its parameters as it treats a
     PReLU's slopes. A mark on one parameter lasts as long as that parameter object: a copy of it, or what
@@ -51,13 +51,13 @@ def _role(owner: nn.Module, name: str, parameter: nn.Parameter) -> Role:
 
 
 def _all_activation(module: nn.Module) -> bool:
-    """Whether everything a module itself owns is known to be an activation's."""
+    """Tells whether everything a module itself owns is known to be an activation's."""
     own = [name for name, _ in module.named_parameters(recurse=False)]
     return bool(own) and all(known_role(type(module), name) == "activation" for name in own)
 
 
 def activation_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The activation modules that learn something, by name, in the order of the model.
+    """Returns the activation modules that learn something, by name, in the order of the model.
 
     Everything inside such a module is part of the activation: only the outermost one is listed.
     """
@@ -71,11 +71,11 @@ def activation_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def roles(model: nn.Module, example: Tensor | None = None) -> dict[str, Role]:
-    """The role of every parameter, by its name; one that is shared is listed once, under its first name.
+    """Returns the role of every parameter, by its name; a shared one is listed once, under its first name.
 
     Args:
         model: Any module, also on the meta device, compiled, or wrapped for data parallelism.
-        example: One batch of input. Parameters whose module is of a type nobody knows are then classified by
+        example: One batch of input. Parameters whose module is of an unknown type are then classified by
             what the module does to it (see `decaybench.parameter_roles.inference`); without it they are ``unknown``.
     """
     activation = {id(p) for layer in activation_layers(model).values() for p in layer.parameters()}
@@ -105,12 +105,12 @@ def mark_by_behaviour(model: nn.Module, example: Tensor) -> None:
 
 
 def _precedence(role: Role) -> int:
-    """Of a parameter with several owners: an activation's before all, what is known before what is not."""
+    """Orders the roles of a parameter with several owners: activation first, unknown last."""
     return {"activation": 0, "embedding": 1, "unknown": 3}.get(role, 2)
 
 
 def owner_of(owners: dict[str, nn.Module], full_name: str) -> tuple[nn.Module, str]:
-    """The module a parameter belongs to and its name there; a parametrized one belongs to what it parametrizes.
+    """Finds the module that owns a parameter and its name there; a parametrization belongs to what it parametrizes.
 
     Args:
         owners: ``dict(model.named_modules())``.

@@ -12,20 +12,20 @@ InitialFunction = Literal["elu", "gelu", "identity", "leaky-relu", "relu", "sigm
 
 
 class LeakyReLUOptions(Options):
-    """The fixed slope for negative inputs."""
+    """Options of the leaky ReLU: its fixed slope for negative inputs."""
 
     slope: float = 0.01
 
 
 class PReLUOptions(Options):
-    """One slope for all channels or one each, and where it starts."""
+    """Options of PReLU: one slope for all channels or one each, and its initial value."""
 
     shared: bool = False
     init: float = 0.25
 
 
 class KAFOptions(Options):
-    """`gamma` is in units of 1/Δ², Δ the distance of two atoms; `epsilon` is that of the ridge fit."""
+    """Options of KAF: `gamma` in units of 1/Δ², Δ the distance of two atoms; `epsilon` of the ridge fit."""
 
     D: Annotated[int, Field(ge=2, le=256)] = 20
     boundary: PositiveFloat = 4.0
@@ -50,13 +50,13 @@ class KAFOptions(Options):
 
 
 class SwishOptions(Options):
-    """Where β starts."""
+    """Options of Swish: the initial β."""
 
     beta: float = 1.0
 
 
 class XIELUOptions(Options):
-    """Where both curvatures start, `p` right and `n` left of 0, and the fixed slope there."""
+    """Options of xIELU: the initial curvatures, `p` right and `n` left of 0, and the fixed slope at 0."""
 
     p: PositiveFloat = 0.8
     n: PositiveFloat = 0.8
@@ -70,7 +70,7 @@ class XIELUOptions(Options):
 
 
 class RationalOptions(Options):
-    """The function that the coefficients approximate at the start."""
+    """Options of the rational activation: the function that it approximates at the start."""
 
     init: Literal["leaky-relu", "silu"] = "leaky-relu"
 

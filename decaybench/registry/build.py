@@ -1,4 +1,4 @@
-"""Builds what a Spec names: an entry of the catalog, or somebody's own ``package.module:factory``."""
+"""Builds what a Spec names: an entry of the registry, or a user's own ``package.module:factory``."""
 
 import inspect
 from typing import Any
@@ -13,7 +13,7 @@ def construct(family: str, spec: Spec, *args: Any) -> Any:
     """Imports what ``spec`` names and calls it with ``args`` and its options as keywords.
 
     Raises:
-        UsageError: When somebody's own code does not import or does not take these arguments, or anything
+        UsageError: When a user's own code does not import or does not take these arguments, or anything
             cannot be built, with the reason.
     """
     own = imports.is_target(spec.name)

@@ -11,7 +11,7 @@ _PACKAGE = "decaybench.datasets."
 
 
 class SyntheticOptions(Options):
-    """`noise` is the standard deviation around prototypes of variance 1."""
+    """Options of synthetic data: `noise` is the standard deviation around prototypes of variance 1."""
 
     samples: Annotated[int, Field(ge=40)] = 640
     classes: Annotated[int, Field(ge=2, le=20)] = 4

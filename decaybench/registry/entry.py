@@ -1,4 +1,4 @@
-"""What an entry of the registry is: a summary, where its code is, and the options it takes."""
+"""An entry of the registry: a summary, where its code is, and the options it takes."""
 
 from dataclasses import dataclass
 from typing import Annotated

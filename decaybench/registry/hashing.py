@@ -1,4 +1,4 @@
-"""The name of a value: a hash of its canonical form."""
+"""Hashes of values in canonical form."""
 
 import hashlib
 import json
@@ -6,6 +6,6 @@ from typing import Any
 
 
 def digest(value: Any) -> str:
-    """A hash of the canonical JSON of a value."""
+    """Hashes the canonical JSON of a value."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Turns ``package.module:name`` and ``path/to/file.py:name`` into the object they name."""
+"""Imports what ``package.module:name`` and ``path/to/file.py:name`` name."""
 
 import hashlib
 import importlib
@@ -11,12 +11,12 @@ from decaybench.errors import UsageError, unknown
 
 
 def is_target(text: str) -> bool:
-    """Whether the text names an object in somebody's own code."""
+    """Tells whether a text names an object in a user's own code."""
     return ":" in text
 
 
 def _origin(module: str) -> Path | None:
-    """The source file of a module, found without importing it."""
+    """Finds the source file of a module without importing it."""
     if module.endswith(".py"):
         path = Path(module)
         return path if path.is_file() else None
@@ -31,7 +31,7 @@ def _origin(module: str) -> Path | None:
 
 
 def source_fingerprint(target: str) -> str:
-    """A short hash of the source file of a target, so that changed code is a different run.
+    """Hashes the source of a target, so that changed code is a different run.
 
     Raises:
         UsageError: When there is no such module or file.
@@ -45,7 +45,7 @@ def source_fingerprint(target: str) -> str:
 
 
 def load(target: str) -> Any:
-    """Imports what a target names. This runs the code of its module.
+    """Imports what a target names, which runs the code of its module.
 
     Raises:
         UsageError: When the module does not import, with its own error, or has no such attribute.
@@ -66,7 +66,7 @@ def load(target: str) -> Any:
 
 
 def _import_file(path: Path) -> Any:
-    """Imports a file once, under a name of its own."""
+    """Imports a file once, under a unique module name."""
     name = f"decaybench_user_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}.{path.stem}"
     if name in sys.modules:
         return sys.modules[name]

@@ -11,13 +11,13 @@ _PACKAGE = "decaybench.networks."
 
 
 class ForumOptions(Options):
-    """Channels of the first layer; the second has twice as many."""
+    """Options of the forum network: channels of the first layer; the second has twice as many."""
 
     width: PositiveInt = 16
 
 
 class MLPOptions(Options):
-    """`dropout` follows each activation."""
+    """Options of the dense network: `dropout` follows each activation."""
 
     width: PositiveInt = 128
     depth: PositiveInt = 2
@@ -25,7 +25,7 @@ class MLPOptions(Options):
 
 
 class VGGOptions(Options):
-    """`depth` convolutions from `width` channels on, `norm` for batch normalization."""
+    """Options of vgg: `depth` convolutions from `width` channels on, `norm` for batch normalization."""
 
     depth: Annotated[int, Field(ge=2, le=32)] = 8
     width: PositiveInt = 32

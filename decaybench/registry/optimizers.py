@@ -18,7 +18,7 @@ class OptimizerOptions(Options):
 
 
 class SGDOptions(OptimizerOptions):
-    """As in `torch.optim.SGD`."""
+    """Options of `torch.optim.SGD`."""
 
     default_lr: ClassVar[float] = 0.05
     momentum: Fraction = 0.9
@@ -32,7 +32,7 @@ class SGDOptions(OptimizerOptions):
 
 
 class AdamOptions(OptimizerOptions):
-    """As in `torch.optim.Adam` and ``AdamW``."""
+    """Options of `torch.optim.Adam` and ``AdamW``."""
 
     beta1: Fraction = 0.9
     beta2: Fraction = 0.999
@@ -40,7 +40,7 @@ class AdamOptions(OptimizerOptions):
 
 
 class RMSpropOptions(OptimizerOptions):
-    """As in `torch.optim.RMSprop`, whose alpha is called `smoothing` here."""
+    """Options of `torch.optim.RMSprop`, whose alpha is called `smoothing` here."""
 
     smoothing: Fraction = 0.99
     momentum: Fraction = 0.0
@@ -48,13 +48,13 @@ class RMSpropOptions(OptimizerOptions):
 
 
 class ScheduleOptions(Options):
-    """`warmup` is in epochs."""
+    """Options of every schedule: `warmup` in epochs."""
 
     warmup: NonNegativeFloat = 0.0  # epochs of linear warm-up
 
 
 class StepOptions(ScheduleOptions):
-    """`step_size` is in epochs."""
+    """Options of the step schedule: `step_size` in epochs."""
 
     step_size: PositiveFloat = 10.0  # epochs
     gamma: PositiveFloat = 0.1
@@ -76,7 +76,7 @@ SCHEDULES: Mapping[str, Entry] = {
 
 
 def default_lr(optimizer: str) -> float:
-    """The learning rate an optimizer has when none is asked for."""
+    """Returns the learning rate of an optimizer when none is given."""
     options = OPTIMIZERS[optimizer].options
     assert issubclass(options, OptimizerOptions)
     return options.default_lr

@@ -1,4 +1,4 @@
-"""One name with its options: ``kaf``, ``kaf,D=8,kernel=relu``, ``my_module:Swish,beta=2``."""
+"""A name with its options, such as ``kaf``, ``kaf,D=8,kernel=relu`` or ``my_module:Swish,beta=2``."""
 
 import itertools
 import re
@@ -16,12 +16,12 @@ Scalar = bool | int | float | str | None
 
 
 class Spec(BaseModel):
-    """A name of one family of the catalog, with every option it has, defaults included.
+    """A name of one family of the registry, with every option it has, defaults included.
 
     Attributes:
-        name: An entry of the catalog, or ``package.module:factory`` for somebody's own.
+        name: An entry of the registry, or ``package.module:factory`` for a user's own code.
         options: All options, so that a changed default is a different run.
-        source: For somebody's own code, a hash of its file.
+        source: For a user's own code, a hash of its source.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -61,11 +61,11 @@ class Spec(BaseModel):
 
     @property
     def label(self) -> str:
-        """How a person writes it: the name and the options that are not defaults."""
+        """The name and the options that are not defaults, as a person writes them."""
         return ",".join([self.name, *(f"{k}={v}" for k, v in self.chosen.items())])
 
     def as_toml(self) -> str | dict[str, Scalar]:
-        """What `parse` reads as this Spec, whatever its values hold."""
+        """Returns a TOML value that `parse` reads as this Spec."""
         options = {k: v for k, v in self.chosen.items() if v is not None}
         return {"name": self.name, **options} if options else self.name
 
@@ -102,7 +102,7 @@ def parse(family: str, value: object) -> list[Spec]:
 
 
 def _pair(family: str, name: str, text: str) -> tuple[str, Scalar]:
-    """Reads ``key=value``; the catalog's schema makes of it what it wants, own code gets plain types."""
+    """Reads ``key=value``; a schema converts the value, a user's own code gets plain types."""
     key, _, value = (part.strip() for part in text.partition("="))
     if value.lower() == "none":
         return key, None
@@ -110,7 +110,7 @@ def _pair(family: str, name: str, text: str) -> tuple[str, Scalar]:
 
 
 def plain_value(text: str) -> Scalar:
-    """A number or a truth value where the text is one, otherwise the text."""
+    """Returns a number or a truth value where the text is one, otherwise the text."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     for kind in (int, float):
@@ -122,14 +122,14 @@ def plain_value(text: str) -> Scalar:
 
 
 def _nearest(problem: Any) -> str:
-    """A hint where the value is nearly one of those that are allowed."""
+    """Returns a hint where the value is nearly one of those that are allowed."""
     allowed = re.findall(r"'([^']+)'", str(problem.get("ctx", {}).get("expected", "")))
     near = get_close_matches(str(problem["input"]), allowed, n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def explain(error: ValidationError, prefix: str = "") -> str:
-    """One sentence for each thing pydantic found: the field, the value, what is allowed."""
+    """Writes one sentence for each error that pydantic found: the field, the value, what is allowed."""
     sentences = []
     for problem in error.errors():
         field = ".".join(part for part in problem["loc"] if isinstance(part, str)) or "value"

@@ -14,7 +14,7 @@ _MODULE = "decaybench.strategies.strategies:"
 
 
 class LossPenaltyOptions(Options):
-    """`l1_ratio` is the share of L1 in elastic-net; `on` which parameters are penalized."""
+    """Options of loss-penalty: `l1_ratio` is the share of L1 in elastic-net, `on` the parameters that are penalized."""
 
     penalty: Literal["l1", "l2", "elastic-net"] = "l2"
     l1_ratio: Annotated[float, Field(ge=0, le=1)] = 0.5
@@ -22,21 +22,21 @@ class LossPenaltyOptions(Options):
 
 
 class TwoOptimizersOptions(Options):
-    """Of the second optimizer; None means as the first."""
+    """Options of two-optimizers: kind and learning rate of the second one; None means as the first."""
 
     alpha_optimizer: OptimizerName | None = None
     alpha_lr: PositiveFloat | None = None
 
 
 class ProximalOptions(Options):
-    """Which parameters are thresholded."""
+    """Options of proximal-l1: the parameters that are thresholded."""
 
     on: Subset = "all"
 
 
 @dataclass(frozen=True)
 class StrategyEntry(Entry):
-    """A strategy, with what it says it decays.
+    """An entry of a strategy, with the parameters it decays.
 
     Attributes:
         decays: Which parameters are pulled: ``all``, ``none``, ``weights`` (all but the activation

@@ -1,4 +1,4 @@
-"""An audit as a table, Markdown, CSV or JSON. Nothing here computes a result."""
+"""Writes an audit as a table, Markdown, CSV or JSON."""
 
 import io
 import json
@@ -19,7 +19,7 @@ STYLES = {"activation": "bold", "unknown": "bold yellow"}
 
 
 def _ordered(audit: "Audit") -> list["AuditedParameter"]:
-    """Activation parameters first, then what nobody knows, then the rest in the model's order."""
+    """Orders parameters: activation parameters first, then unknown ones, then the rest in the model's order."""
     order = {"activation": 0, "unknown": 1}
     return sorted(audit.rows, key=lambda row: order.get(row.role, 2))
 
@@ -29,7 +29,7 @@ def _shape(row: "AuditedParameter") -> str:
 
 
 def summary(audit: "Audit") -> list[str]:
-    """A line per recipe: how many activation parameters, and what share of all numbers, it decays."""
+    """Writes a line per recipe: how many activation parameters, and what share of all numbers, it decays."""
     alphas, numbers = len(audit.of("activation")), sum(row.numbers for row in audit.rows)
     lines = []
     for recipe in audit.recipes:
@@ -43,7 +43,7 @@ def summary(audit: "Audit") -> list[str]:
 
 
 def remarks(audit: "Audit") -> list[str]:
-    """What a reader must know beside the table."""
+    """Writes what a reader must know beside the table, a sentence each."""
     found = []
     if not audit.of("activation"):
         found.append(f"This model has no {'known ' * bool(audit.of('unknown'))}activation parameters.")
@@ -82,7 +82,7 @@ def print_audit(audit: "Audit", console: Console) -> None:
 
 
 def audit_to_json(audit: "Audit") -> str:
-    """A list of objects with the keys ``name shape module role decayed``."""
+    """Writes a JSON list of objects with the keys ``name shape module role decayed``."""
     rows: list[dict[str, Any]] = [
         {"name": r.name, "shape": list(r.shape), "module": r.module, "role": r.role, "decayed": r.decayed}
         for r in _ordered(audit)
@@ -91,7 +91,7 @@ def audit_to_json(audit: "Audit") -> str:
 
 
 def audit_to_csv(audit: "Audit") -> str:
-    """One line per parameter, one column per recipe: true or false."""
+    """Writes CSV with one line per parameter and one column per recipe: true or false."""
     return csv_table(
         [
             {"name": r.name, "shape": _shape(r), "module": r.module, "role": r.role}
@@ -102,7 +102,7 @@ def audit_to_csv(audit: "Audit") -> str:
 
 
 def audit_to_markdown(audit: "Audit") -> str:
-    """The table and the summary for a document."""
+    """Writes the table and the summary as Markdown."""
     body = [
         [f"`{r.name}`", _shape(r), r.module, r.role, *(DECAYED if r.decayed[k] else SPARED for k in audit.recipes)]
         for r in _ordered(audit)

@@ -1,4 +1,4 @@
-"""The figures: differences, accuracy against decay, activation parameters, learned functions."""
+"""Draws the figures: differences, accuracy against decay, activation parameters, learned functions."""
 
 import io
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +19,7 @@ from decaybench.results.record import INPUT_GRID
 MAX_ROWS = 40  # rows of one figure; the table has them all
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#b8a000", "#8b4513")
 STYLE: Any = {
-    "text.parse_math": False,  # a dollar in somebody's name is a dollar
+    "text.parse_math": False,  # a dollar in a name is a dollar
     "svg.fonttype": "none",
     "svg.hashsalt": "decaybench",
     "font.size": 9,
@@ -32,10 +32,10 @@ Member = tuple[Row, Cell]
 
 
 class Canvas:
-    """A figure under way, and what is to be read where the pointer rests.
+    """A figure that is being drawn, with the texts of its tooltips.
 
     Attributes:
-        tips: By the id of a group in the SVG.
+        tips: Texts of tooltips, by the id of a group in the SVG.
     """
 
     def __init__(self, rows: int, columns: int, size: tuple[float, float], title: str = "") -> None:
@@ -46,21 +46,21 @@ class Canvas:
             self.figure.suptitle(title, fontsize=9)
 
     def tip(self, artists: Any, text: str) -> None:
-        """Says what some artists are."""
+        """Gives some artists a tooltip."""
         for artist in artists if isinstance(artists, list | tuple) else [artists]:
             name = f"tip{len(self.tips)}"
             artist.set_gid(name)
             self.tips[name] = text
 
     def save(self, format: str) -> bytes:
-        """The figure as a file."""
+        """Writes the figure as the content of a file."""
         out = io.BytesIO()
         self.figure.savefig(out, format=format, dpi=200, metadata={"Date": None} if format == "svg" else None)
         return out.getvalue()
 
 
 def questions(summary: Summary) -> Iterator[tuple[str, list[Member]]]:
-    """The cells by data set, network, activation, optimizer, and whatever else the study varies."""
+    """Groups cells by data set, network, activation, optimizer, and whatever else the study varies."""
     pairs = zip(summary.rows, summary.cells, strict=True)
     for title, group in groupby(pairs, key=lambda m: _title(m[0], "dataset", "network", "activation", "optimizer")):
         yield title, list(group)
@@ -77,7 +77,7 @@ def _colors(members: Sequence[Member]) -> dict[str, str]:
 
 
 def differences(summary: Summary, baseline: str) -> Canvas | None:
-    """Every difference to the baseline with its interval, on one axis for each question."""
+    """Draws every difference to the baseline with its interval, on one axis for each question."""
     found = [
         (t, [m for m in members if m[0]["difference_low"] is not None][:MAX_ROWS]) for t, members in questions(summary)
     ]
@@ -109,7 +109,7 @@ def differences(summary: Summary, baseline: str) -> Canvas | None:
 
 
 def decay(summary: Summary, baseline: str) -> Canvas | None:
-    """Test accuracy against decay, a line for each strategy."""
+    """Draws test accuracy against decay, a line for each strategy."""
     found = [
         (t, m) for t, m in questions(summary) if len({row["weight_decay"] for row, _ in m if row["weight_decay"]}) > 1
     ]
@@ -138,7 +138,7 @@ def decay(summary: Summary, baseline: str) -> Canvas | None:
 
 
 def _learned(summary: Summary) -> list[Member]:
-    """Cells that learn activation parameters; of every question, those of one decay, the one in the middle."""
+    """Returns the cells that learn activation parameters, at the middle decay of every question."""
     chosen: list[Member] = []
     for _, members in questions(summary):
         members = [m for m in members if m[1].by_seed and next(iter(m[1].by_seed.values()))["layers"]]
@@ -152,7 +152,7 @@ Panel = Callable[[Canvas, Axes, list[Member], int], None]
 
 
 def _panels(members: list[Member], label: str, panel: Panel) -> Canvas | None:
-    """A row for each activation and optimizer, a panel for each layer of its network."""
+    """Lays out panels: a row for each activation and optimizer, a panel for each layer of its network."""
     titles = [(t, list(g)) for t, g in groupby(members, key=lambda m: _title(m[0], "activation", "optimizer"))]
     if not titles:
         return None
@@ -168,13 +168,13 @@ def _panels(members: list[Member], label: str, panel: Panel) -> Canvas | None:
 
 
 def _lines(group: list[Member]) -> Iterator[tuple[Cell, str, str]]:
-    """A cell, its name and its color for each strategy."""
+    """Yields a cell, its name and its color for each strategy."""
     for name, color in _colors(group).items():
         yield next(c for r, c in group if r["strategy"] == name), name, color
 
 
 def alphas(summary: Summary, baseline: str) -> Canvas | None:
-    """The quantiles of the activation parameters over the epochs, layer by layer, a line for each strategy."""
+    """Draws the quantiles of the activation parameters over the epochs, layer by layer."""
 
     def panel(canvas: Canvas, axes: Axes, group: list[Member], index: int) -> None:
         for cell, name, color in _lines(group):
@@ -195,7 +195,7 @@ def _trajectory(canvas: Canvas, axes: Axes, cell: Cell, index: int, name: str, c
 
 
 def functions(summary: Summary, baseline: str) -> Canvas | None:
-    """The learned functions over the inputs they get, layer by layer, a line for each strategy."""
+    """Draws the learned functions over the inputs they get, layer by layer."""
 
     def panel(canvas: Canvas, axes: Axes, group: list[Member], index: int) -> None:
         for cell, name, color in _lines(group):
@@ -215,7 +215,7 @@ def _curves(cell: Cell, index: int) -> Any:
 
 
 def _density(axes: Axes, cell: Cell, index: int) -> None:
-    """The inputs of a layer, in grey, on an axis of its own."""
+    """Draws the inputs of a layer, in grey, on an axis of its own."""
     entries = [r["layers"][index] for r in cell.by_seed.values() if index < len(r["layers"])]
     seen = [e["inputs"] for e in entries if e["inputs"]]
     if seen:
@@ -233,12 +233,12 @@ FIGURES: dict[str, Callable[[Summary, str], Canvas | None]] = {
 
 
 def draw(name: str, summary: Summary, baseline: str) -> Canvas | None:
-    """One figure; None where the study has nothing to show in it."""
+    """Draws one figure; None where the study has nothing to show in it."""
     with mpl.rc_context(STYLE):
         return FIGURES[name](summary, baseline)
 
 
 def save(canvas: Canvas, format: str) -> bytes:
-    """A figure as png, svg or pdf."""
+    """Writes a figure as png, svg or pdf."""
     with mpl.rc_context(STYLE):
         return canvas.save(format)

@@ -1,4 +1,4 @@
-"""The report as one page: no network, no library, readable on a phone, in the dark and on paper."""
+"""Writes the report as one HTML page without external resources."""
 
 import re
 from html import escape
@@ -73,14 +73,14 @@ PAGE = """<!doctype html>
 
 
 def to_html(summary: Summary, question: ComparisonSettings, name: str, description: str, command: str) -> str:
-    """The whole page.
+    """Writes the whole page.
 
     Args:
-        summary: What to show.
+        summary: The summary to show.
         question: How cells are compared.
-        name: Of the study.
-        description: What it asks.
-        command: What reproduces it.
+        name: Name of the study.
+        description: What the study asks.
+        command: The command that reproduces the study.
     """
     sections = [_section(title, [row for row, _ in members], question) for title, members in questions(summary)]
     figures = [_figure(key, caption, summary, question.baseline) for key, caption in CAPTIONS.items()]
@@ -149,7 +149,7 @@ def _tuned(summary: Summary, baseline: str) -> str:
 
 
 def _figure(key: str, caption: str, summary: Summary, baseline: str) -> str:
-    """A figure with its titles for the pointer, in the colours of the page, described in words."""
+    """Writes a figure as SVG with tooltips, in the colours of the page, described in words."""
     canvas = draw(key, summary, baseline)
     if canvas is None:
         return ""

@@ -1,4 +1,4 @@
-"""How numbers are written for people, and tables for documents and programs."""
+"""Writes numbers for people, and tables as Markdown and CSV."""
 
 import csv
 import io
@@ -10,7 +10,7 @@ MISSING = "–"
 
 
 def format_interval(low: float | None, high: float | None, signed: bool = False) -> str:
-    """An interval of fractions in percentage points."""
+    """Writes an interval of fractions in percentage points."""
     if low is None or high is None:
         return ""
     form = "+.2f" if signed else ".2f"
@@ -18,14 +18,14 @@ def format_interval(low: float | None, high: float | None, signed: bool = False)
 
 
 def format_percent(value: float | None, signed: bool = False) -> str:
-    """A fraction in percent."""
+    """Writes a fraction in percent."""
     if value is None:
         return MISSING
     return f"{100 * value:{'+.2f' if signed else '.2f'}}".replace("-", "−")
 
 
 def format_number(value: Any) -> str:
-    """Any number or text, three significant digits where they do not fit."""
+    """Writes any number or text, with three significant digits where more do not fit."""
     if value is None:
         return MISSING
     if isinstance(value, float):
@@ -37,14 +37,14 @@ def format_number(value: Any) -> str:
 
 
 def histogram(counts: list[int]) -> str:
-    """Counts as a line of blocks; an empty bin is a blank."""
+    """Writes counts as a line of blocks; an empty bin is a blank."""
     top = max(counts, default=0)
     blocks = " ▁▂▃▄▅▆▇█"
     return "".join(blocks[math.ceil(8 * c / top)] if c else " " for c in counts) if top else ""
 
 
 def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a Markdown table, whatever the texts hold."""
+    """Writes the lines of a Markdown table, whatever the texts hold."""
 
     def line(values: Sequence[str]) -> str:
         return "| " + " | ".join(v.replace("|", "\\|").replace("\n", " ") for v in values) + " |"
@@ -53,7 +53,7 @@ def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> list
 
 
 def csv_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows of the same keys as comma-separated values."""
+    """Writes rows of the same keys as comma-separated values."""
     out = io.StringIO()
     writer = csv.DictWriter(out, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()

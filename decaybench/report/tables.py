@@ -1,4 +1,4 @@
-"""The table for programs and for documents: CSV, JSON, Markdown."""
+"""Writes the table for programs and for documents: CSV, JSON, Markdown, LaTeX."""
 
 import json
 
@@ -14,7 +14,7 @@ COLUMN_TITLES = (
 
 
 def to_json(summary: Summary, layers: bool = False) -> str:
-    """A list of objects, one per cell; accuracies are fractions. ``layers`` adds a list under that key."""
+    """Writes a JSON list of objects, one per cell; accuracies are fractions, ``layers`` adds a list under that key."""
     rows: list[Row] = [dict(row) for row in summary.rows]
     if layers:
         for row, cell in zip(rows, summary.cells, strict=True):
@@ -23,7 +23,7 @@ def to_json(summary: Summary, layers: bool = False) -> str:
 
 
 def to_csv(summary: Summary, layers: bool = False) -> str:
-    """The same as comma-separated values; with ``layers`` one line per cell and layer."""
+    """Writes CSV with one line per cell; with ``layers`` one line per cell and layer."""
     rows: list[Row] = summary.rows
     if layers:
         rows = [
@@ -35,7 +35,7 @@ def to_csv(summary: Summary, layers: bool = False) -> str:
 
 
 def to_markdown(summary: Summary, layers: bool = False) -> str:
-    """A table for a document, numbers rounded for reading; with ``layers`` a second one."""
+    """Writes a Markdown table with rounded numbers; with ``layers`` a second one."""
     varying = [key for key in summary.rows[0] if key not in COLUMNS] if summary.rows else []
     lines = markdown_table(
         [*COLUMN_TITLES, *varying],
@@ -70,7 +70,7 @@ def _cells(row: Row) -> list[str]:
 
 
 def to_latex(summary: Summary, layers: bool = False) -> str:
-    """The table for a paper, with booktabs' rules; ``layers`` is not for paper."""
+    """Writes a LaTeX table with booktabs' rules."""
     lines = [" & ".join(map(_latex, COLUMN_TITLES)) + r" \\", r"\midrule"]
     lines += [" & ".join(map(_latex, _cells(row))) + r" \\" for row in summary.rows]
     columns = "l" * 5 + "r" * (len(COLUMN_TITLES) - 5)

@@ -1,4 +1,4 @@
-"""The table in a terminal."""
+"""Prints the tables of a report in a terminal."""
 
 from itertools import groupby
 
@@ -68,14 +68,14 @@ def print_tuned(rows: list[Row], baseline: str, console: Console) -> None:
 
 
 def _question(row: Row) -> str:
-    """Everything but the strategy and its decay, for the title of a table."""
+    """Writes everything but the strategy and its decay, for the title of a table."""
     varying = [f"{key}={format_number(v)}" for key, v in row.items() if key not in COLUMNS]
     named = [*(str(row[key]) for key in CONFIG_COLUMNS[:3]), row["optimizer"], f"lr {format_number(row['lr'])}"]
     return " · ".join([*named, f"{row['epochs']} epoch{'s' * (row['epochs'] != 1)}", *varying])
 
 
 def _columns(members: list[Member], baseline: str, width: int) -> tuple[list[str], dict[str, list[str]]]:
-    """What all rows of a table have in common, for its title, and the columns that remain."""
+    """Returns what all rows of a table have in common, for its title, and the columns that remain."""
     rows = [row for row, _ in members]
     columns = {"strategy": [str(row["strategy"]) for row in rows]}
     common = []
@@ -130,7 +130,7 @@ def _print(title: str, table: Table, console: Console) -> None:
 
 
 def _edges(cells: list[Cell]) -> list[float]:
-    """Common bins, so that the histograms of one table can be compared; none where nothing is learned."""
+    """Computes common bins, so that the histograms of one table can be compared; none where nothing is learned."""
     alphas = np.concatenate([cell.alphas() for cell in cells])
     alphas = alphas[np.isfinite(alphas)]
     if not len(alphas):

@@ -1,4 +1,4 @@
-"""What may be concluded, in words."""
+"""Writes verdicts in words."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ ORDER = ("better", "worse", "the same", "not enough")
 
 
 def verdicts(rows: Sequence[Row], baseline: str) -> list[str]:
-    """One sentence for each kind of verdict among the rows of one question."""
+    """Writes one sentence for each kind of verdict among the rows of one question."""
     found: dict[str, list[str]] = {}
     several = len({row["weight_decay"] for row in rows if row["verdict"]} - {0.0}) > 1
     for row in rows:
@@ -38,7 +38,7 @@ def _why(row: Row) -> str:
 
 
 def tuned_table(rows: Sequence[Row], baseline: str) -> tuple[str, list[str], list[list[str]]]:
-    """Each strategy of one question at its own best: a title, the columns, the lines."""
+    """Returns a table of each strategy of one question at its own best: title, columns, lines."""
     first = rows[0]
     title = " · ".join(str(first[key]) for key in ("dataset", "network", "activation", "optimizer"))
     title += "" if first.get("precision", "float32") == "float32" else f" · {first['precision']}"

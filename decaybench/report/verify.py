@@ -1,4 +1,4 @@
-"""A verification as tables or JSON. Nothing here computes a result."""
+"""Writes a verification as tables or JSON."""
 
 import json
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ KEYS = ("optimizer", "clipping", "left", "right", "max_difference", "verdict", "
 
 
 def verify_to_json(rows: Sequence["MethodComparison"]) -> str:
-    """A list of objects, one per pair and condition."""
+    """Writes a JSON list of objects, one per pair and condition."""
     return json.dumps([{k: getattr(r, k) for k in KEYS} for r in rows], indent=1, ensure_ascii=False) + "\n"
 
 
@@ -47,7 +47,7 @@ def print_verify(rows: Sequence["MethodComparison"], answer: str, known: Sequenc
 
 
 def _matrix(rows: Sequence["MethodComparison"], title: str) -> Table:
-    """Pairs down, optimizers across."""
+    """Makes a table with pairs down and optimizers across."""
     optimizers = list(dict.fromkeys(r.optimizer for r in rows))
     table = _table(title, "left", "right", *optimizers)
     for pair in dict.fromkeys((r.left, r.right) for r in rows):
@@ -57,7 +57,7 @@ def _matrix(rows: Sequence["MethodComparison"], title: str) -> Table:
 
 
 def _verdict(row: "MethodComparison") -> Text:
-    """``identical``, ``equal 3e-17``, or ``2e-02 from 1``: the difference, and the step at which they part."""
+    """Writes ``identical``, ``equal 3e-17``, or ``2e-02 from 1``: the difference and the step of parting."""
     number = f"{row.max_difference:.0e}"
     text = {"identical": "identical", "equal": f"equal {number}"}.get(row.verdict, f"{number} from {row.parted}")
     return Text(text, style=STYLES[row.verdict])

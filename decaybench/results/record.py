@@ -1,4 +1,4 @@
-"""How a record is written: plain JSON, arrays exact, as base64 of their compressed bytes."""
+"""Records as plain JSON, with exact arrays as base64 of their compressed bytes."""
 
 import base64
 import json
@@ -89,7 +89,7 @@ class DamagedRecordError(Exception):
 
 
 def encode(array: npt.NDArray[Any]) -> dict[str, Any]:
-    """An array as JSON values: type, shape, base64 of the little-endian bytes, compressed."""
+    """Writes an array as JSON values: type, shape, base64 of the compressed little-endian bytes."""
     little = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
     return {
         "dtype": little.dtype.str,
@@ -99,7 +99,7 @@ def encode(array: npt.NDArray[Any]) -> dict[str, Any]:
 
 
 def decode(value: dict[str, Any]) -> npt.NDArray[Any]:
-    """The array that `encode` wrote."""
+    """Reads an array that `encode` wrote."""
     try:
         raw = zlib.decompress(base64.b64decode(value["zlib"], validate=True))
     except zlib.error as error:
@@ -108,12 +108,12 @@ def decode(value: dict[str, Any]) -> npt.NDArray[Any]:
 
 
 def _plain(series: Any) -> bool:
-    """Whether this is a list of numbers and nulls."""
+    """Tells whether this is a list of numbers and nulls."""
     return isinstance(series, list) and set(map(type, series)) <= {float, int, type(None)}
 
 
 def dumps(record: dict[str, Any]) -> str:
-    """The text of a record."""
+    """Writes a record as text."""
     return json.dumps(record, allow_nan=False, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 

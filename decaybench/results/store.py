@@ -23,7 +23,7 @@ STALE_SECONDS = 3600.0  # seconds
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a study folder held: the whole records, and a sentence for each that is not."""
+    """The records of a study folder, and a sentence for each that could not be read."""
 
     records: list[Record]
     problems: list[str]
@@ -31,7 +31,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class StudyFolder:
-    """One study folder; every path of it comes from here."""
+    """A study folder, with all its paths."""
 
     path: Path
 
@@ -54,7 +54,7 @@ class StudyFolder:
         return self.path / "checkpoints" / f"{name}.pt"
 
     def has(self, run_id: str) -> bool:
-        """Whether there is a record of this run."""
+        """Tells whether there is a record of a run."""
         return self._record(run_id).exists()
 
     def write_study(self, text: str) -> None:
@@ -74,7 +74,7 @@ class StudyFolder:
         self._write(self._record(record["run_id"]), dumps(record))
 
     def write_checkpoint(self, name: str, content: bytes) -> None:
-        """Keeps the state of a training that is going on.
+        """Writes a checkpoint.
 
         Raises:
             DecaybenchError: When the folder cannot be written.
@@ -82,7 +82,7 @@ class StudyFolder:
         self._write(self._checkpoint(name), content)
 
     def checkpoints(self) -> dict[str, bytes]:
-        """The states that are kept, by name."""
+        """Reads the checkpoints, by name."""
         found = {}
         for path in sorted((self.path / "checkpoints").glob("*.pt")):
             with contextlib.suppress(OSError):
@@ -90,20 +90,20 @@ class StudyFolder:
         return found
 
     def remove_checkpoint(self, name: str) -> None:
-        """Removes a state that is no longer needed, and the folder of states with the last one."""
+        """Removes a checkpoint, and the folder of checkpoints with the last one."""
         with contextlib.suppress(OSError):
             self._checkpoint(name).unlink(missing_ok=True)
             self._checkpoint(name).parent.rmdir()
 
     def sweep(self) -> None:
-        """Removes what a process that was killed was writing; what another one writes now is younger."""
+        """Removes temporary files that are older than an hour, left by processes that were killed."""
         for path in (*self.path.glob(".*.tmp"), *self.path.glob("*/.*.tmp")):
             with contextlib.suppress(OSError):
                 if time.time() - path.stat().st_mtime > STALE_SECONDS:
                     path.unlink()
 
     def write_progress(self, text: str) -> None:
-        """Notes how far a study is; what cannot be written is no loss."""
+        """Writes the progress of a study; failing to is no error."""
         with contextlib.suppress(DecaybenchError):
             self._write(self.progress_file, text)
 
@@ -183,7 +183,7 @@ class StudyFolder:
 
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
-    """Records have no cycles: looking for them again and again takes a third of the time of loading thousands."""
+    """Turns the garbage collector off, which takes a third of the time of loading thousands of records."""
     was = gc.isenabled()
     gc.disable()
     try:
@@ -194,14 +194,14 @@ def _no_collection() -> Iterator[None]:
 
 
 def _slim(record: Record) -> Record:
-    """The record without curves, inputs, trajectories and initial values."""
+    """Removes curves, inputs, trajectories and initial values from a record."""
     drawn = ("curve", "inputs", "quantiles", "initial")
     layers = [{key: value for key, value in layer.items() if key not in drawn} for layer in record["layers"]]
     return {**record, "layers": layers}
 
 
 def find_study_folder(directory: Path | None, results: Path = Path("results")) -> StudyFolder:
-    """The study folder to report on: the one named, or the one below ``results`` that changed last.
+    """Finds the study folder to report on: the one named, or the one below ``results`` that changed last.
 
     Raises:
         UsageError: When there is none.

@@ -1,4 +1,4 @@
-"""What the strategy of a run makes of its network."""
+"""What a strategy gets and returns, and how the plan of a run is made."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ from decaybench.study.config import RunConfig
 
 @dataclass(frozen=True)
 class Setup:
-    """What a strategy works with.
+    """What a strategy gets.
 
     Attributes:
         named: Every trainable parameter once, by name.
@@ -36,14 +36,14 @@ class Setup:
     leading: int = 0
 
     def group(self, which: Subset) -> list[Parameter]:
-        """The parameters that are activation parameters, all the others ("weights"), or all."""
+        """Returns the activation parameters, all the others ("weights"), or all."""
         wanted = {"all": (True, False), "weights": (False,), "activation": (True,)}[which]
         return [p for name, p in self.named.items() if (name in self.alphas) in wanted]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a strategy decides: the optimizers, a term of the loss, something to do after each step."""
+    """What a strategy returns: optimizers, a term of the loss, a function to call after each step."""
 
     optimizers: list[Optimizer]
     penalty: Callable[[], Tensor] | None = None
@@ -51,11 +51,11 @@ class Plan:
 
 
 def strategy_setup(config: RunConfig, model: nn.Module, shared: Mapping[str, Parameter] | None = None) -> Setup:
-    """What the strategy of a run works with.
+    """Makes what the strategy of a run gets.
 
     Args:
         config: The run, or one of several that differ only in their seed.
-        model: Its network.
+        model: The network of the run.
         shared: For several runs at once, the parameters of all of them, each (runs, …).
     """
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -67,10 +67,10 @@ def strategy_setup(config: RunConfig, model: nn.Module, shared: Mapping[str, Par
 
 
 def make_plan(config: RunConfig, model: nn.Module, shared: Mapping[str, Parameter] | None = None) -> Plan:
-    """What the strategy of a run decides; the arguments are those of `strategy_setup`.
+    """Calls the strategy of a run and checks its plan; the arguments are those of `strategy_setup`.
 
     Raises:
-        UsageError: When a strategy of somebody's own returns no plan, or forgets or repeats a parameter.
+        UsageError: When a user's own strategy returns no plan, or forgets or repeats a parameter.
     """
     given = strategy_setup(config, model, shared)
     plan = construct("strategy", config.strategy, given)

@@ -13,17 +13,17 @@ from decaybench.strategies.plan import Plan, Setup
 
 
 def no_decay(s: Setup) -> Plan:
-    """Nothing is regularized."""
+    """Regularizes nothing."""
     return Plan([s.optimizer(s.group("all"))])
 
 
 def decay_all(s: Setup) -> Plan:
-    """``weight_decay`` on the optimizer: every parameter, PyTorch's default."""
+    """Decays every parameter by the optimizer's ``weight_decay``: PyTorch's default."""
     return Plan([s.optimizer(s.group("all"), weight_decay=s.decay)])
 
 
 def exclude_alpha(s: Setup) -> Plan:
-    """The thread's first answer: a param group of their own with ``weight_decay=0``."""
+    """Puts activation parameters into a param group with ``weight_decay=0``: the thread's first answer."""
     groups = [
         {"params": s.group("weights"), "weight_decay": s.decay},
         {"params": s.group("activation"), "weight_decay": 0.0},
@@ -32,7 +32,7 @@ def exclude_alpha(s: Setup) -> Plan:
 
 
 def loss_penalty(s: Setup, penalty: str = "l2", l1_ratio: float = 0.5, on: Subset = "weights") -> Plan:
-    """The thread's second answer: add the decay to the loss and do not use the optimizer's.
+    """Adds the decay of the weights to the loss instead of using the optimizer's: the thread's second answer.
 
     ``l2`` is ½λ‖w‖², whose gradient is the λw of the optimizer; the ½ is the classic bug. ``l1`` is λ‖w‖₁,
     ``elastic-net`` mixes both by ``l1_ratio``.
@@ -49,7 +49,7 @@ def loss_penalty(s: Setup, penalty: str = "l2", l1_ratio: float = 0.5, on: Subse
 
 
 def two_optimizers(s: Setup, alpha_optimizer: str | None = None, alpha_lr: float | None = None) -> Plan:
-    """The thread's third answer: weights in one optimizer with decay, activation parameters in another."""
+    """Gives the activation parameters a second optimizer without decay: the thread's third answer."""
     optimizers = [s.optimizer(s.group("weights"), weight_decay=s.decay)]
     if s.alphas:
         optimizers.append(s.optimizer(s.group("activation"), kind=alpha_optimizer, lr=alpha_lr))
@@ -57,7 +57,7 @@ def two_optimizers(s: Setup, alpha_optimizer: str | None = None, alpha_lr: float
 
 
 def exclude_1d(s: Setup) -> Plan:
-    """The rule of timm and nanoGPT: no decay for biases and whatever has one dimension or none."""
+    """Spares biases and whatever has one dimension or none: the rule of timm and nanoGPT."""
     spared = {name for name, p in s.named.items() if p.ndim - s.leading <= 1 or name.endswith(".bias")}
     groups = [
         {"params": [p for name, p in s.named.items() if name not in spared], "weight_decay": s.decay},
@@ -67,7 +67,7 @@ def exclude_1d(s: Setup) -> Plan:
 
 
 def alpha_only(s: Setup) -> Plan:
-    """The reverse of `exclude_alpha`: what the decay of the activation parameters does by itself."""
+    """Decays the activation parameters only, to see what that does by itself."""
     groups = [
         {"params": s.group("weights"), "weight_decay": 0.0},
         {"params": s.group("activation"), "weight_decay": s.decay},
@@ -76,7 +76,7 @@ def alpha_only(s: Setup) -> Plan:
 
 
 def decay_to_init(s: Setup) -> Plan:
-    """Activation parameters are pulled to where they started; the others to zero.
+    """Pulls activation parameters to where they started, the others to zero.
 
     During the step α is stored as α − α₀, so that the optimizer's own decay, of whatever kind, pulls α to α₀.
     """
@@ -93,7 +93,7 @@ def decay_to_init(s: Setup) -> Plan:
 
 
 def proximal_l1(s: Setup, on: Subset = "all") -> Plan:
-    """Soft-thresholding by lr·λ after the step (ISTA): exact zeros, which a subgradient of L1 never reaches."""
+    """Soft-thresholds by lr·λ after the step (ISTA), which reaches zeros that a subgradient of L1 never does."""
     optimizer = s.optimizer(s.group("all"))
     chosen = s.group(on)
 
@@ -106,6 +106,6 @@ def proximal_l1(s: Setup, on: Subset = "all") -> Plan:
 
 
 def total(terms: Iterable[Any]) -> Any:
-    """The sum, without a zero that would live on another device."""
+    """Sums tensors without a zero that would be on another device."""
     first, *rest = terms
     return sum(rest, first)

@@ -1,4 +1,4 @@
-"""A run is one frozen value: everything that decides its numbers, and nothing else."""
+"""A run as one frozen value: everything that decides its numbers, and nothing else."""
 
 from functools import cached_property
 from typing import Annotated, Any, Literal
@@ -48,7 +48,7 @@ class RunConfig(BaseModel):
 
     @model_serializer(mode="wrap")
     def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Float32 goes without saying: so it does in the records of the time when there was nothing else."""
+        """Leaves out fields at their default that records did not always have, so that their run ids stay."""
         fields: dict[str, Any] = write(self)
         if fields.get("precision") == "float32":
             del fields["precision"]
@@ -61,9 +61,9 @@ class RunConfig(BaseModel):
 
     @cached_property
     def cell_id(self) -> str:
-        """The same without the seed: runs that share it are one cell."""
+        """16 hexadecimal digits that stand for this configuration without its seed: the runs of one cell share them."""
         return digest(self.model_dump(exclude={"seed"}))
 
     def data_key(self) -> tuple[str, float, int | None]:
-        """What decides the tensors of the data set."""
+        """Returns what decides the tensors of the data set."""
         return self.dataset.model_dump_json(), self.validation, self.train_limit

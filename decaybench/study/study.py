@@ -34,12 +34,12 @@ STRATEGY_OPTIONS = ("penalty", "alpha_optimizer", "alpha_lr")
 
 
 class Study(BaseModel):
-    """Every field may be a list; the runs are the product of all lists and the seeds 0 … seeds − 1.
+    """A grid of runs: the product of all fields, each a list, and the seeds 0 … seeds − 1.
 
     Attributes:
-        lr: Empty means each optimizer's own default.
+        lr: Learning rates; empty means each optimizer's own default.
         validation: Share of the training part that is held out, the same for every seed.
-        train_limit: Use only so many training examples.
+        train_limit: Number of training examples that are used; None means all.
         until: Half-width, in percentage points, to which every difference to decay-all is to be known; seeds are then
             added where they are needed, up to ``seeds``.
         penalty, alpha_optimizer, alpha_lr: Options of the strategies that have them.
@@ -80,7 +80,7 @@ class Study(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _lists(cls, fields: dict[str, Any]) -> dict[str, Any]:
-        """Single values become lists of one, names become Specs, shorthands go into the strategies."""
+        """Turns single values into lists of one, names into Specs, and shorthands into options of strategies."""
         whole = {"name", "description", "seeds", "until"}
         out: dict[str, Any] = {}
         for key, value in fields.items():
@@ -97,7 +97,7 @@ class Study(BaseModel):
         return _with_shorthands(out)
 
     def runs(self) -> list[RunConfig]:
-        """The grid, seed by seed so that what an interrupted study has is balanced, without repetitions."""
+        """Lists the runs without repetitions, seed by seed so that an interrupted study is balanced."""
         axes = {
             key: getattr(self, key)
             for key in type(self).model_fields
@@ -115,7 +115,7 @@ class Study(BaseModel):
         return list(unique.values())
 
     def grid_id(self) -> str:
-        """A hash of what is compared, whatever the name and the number of seeds; float32 goes without saying."""
+        """Hashes what is compared, whatever the name and the number of seeds."""
         silent = {"precision"} if self.precision == ["float32"] else set()
         return digest(self.model_dump(exclude={"name", "description", "seeds", "until"} | silent))
 
@@ -128,7 +128,7 @@ def _with_shorthands(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_shorthands(overrides: Mapping[str, Any], strategies: list[Spec]) -> None:
-    """An option of a strategy that no strategy takes is a mistake; in a file it waits for one that does."""
+    """Checks that a strategy of the study takes each option given for strategies on the command line."""
     for option in STRATEGY_OPTIONS:
         if overrides.get(option) and not any(option in s.options for s in strategies):
             owner = next(n for n, e in registry.STRATEGIES.items() if option in e.options.model_fields)
@@ -142,10 +142,15 @@ def _each(spec: Spec, option: str, values: list[Any]) -> list[Spec]:
 
 
 def builtin_studies() -> dict[str, Mapping[str, Any]]:
-    """The studies that come with the package, by name."""
+    """Reads the studies that come with the package, by name."""
     folder = resources.files("decaybench") / "study" / "builtin"
     files = sorted((f for f in folder.iterdir() if f.name.endswith(".toml")), key=lambda f: f.name)
     return {f.name.removesuffix(".toml"): tomllib.loads(f.read_text("utf-8")) for f in files}
+
+
+def default_fields() -> dict[str, Any]:
+    """Reads the fields of every study that leaves them out."""
+    return tomllib.loads((resources.files("decaybench") / "study" / "defaults.toml").read_text("utf-8"))
 
 
 def read_study(study: str | None, overrides: Mapping[str, Any]) -> Study:
@@ -163,7 +168,7 @@ def read_study(study: str | None, overrides: Mapping[str, Any]) -> Study:
         name, fields, where = study or "digits", builtin[study or "digits"], ""
     else:
         name, fields, where = _folder_name(study), _read_toml(study, builtin), f"{study}: "
-    fields = {**builtin["digits"], "name": name, "description": "", **fields}
+    fields = {**default_fields(), "name": name, "description": "", **fields}
     for key in (*fields, *overrides):
         if key not in Study.model_fields:
             raise unknown(f"field of {study or 'a study'}", key, Study.model_fields)
@@ -183,7 +188,7 @@ def read_study(study: str | None, overrides: Mapping[str, Any]) -> Study:
 
 
 def _folder_name(study: str) -> str:
-    """The name of a study file as that of a folder."""
+    """Turns the name of a study file into that of a folder."""
     stem = re.sub(r"[^A-Za-z0-9._+-]", "-", Path(study).stem).lstrip("._+-")
     return stem[:100] or "study"
 
@@ -207,7 +212,7 @@ def _read_toml(study: str, builtin: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def to_toml(study: Study) -> str:
-    """The study as a file that `read_study` turns into the same study."""
+    """Writes the study as a file that `read_study` reads as the same study."""
     fields: dict[str, Any] = {}
     for key in type(study).model_fields:
         value = getattr(study, key)

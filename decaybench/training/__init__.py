@@ -1,1 +1,1 @@
-"""Trains runs, one or several at once."""
+"""Trains runs, one or several at once, and records what happens to their activation functions."""

@@ -1,4 +1,4 @@
-"""What the activation parameters are: their values, their quantiles, and their functions of what they really see."""
+"""Statistics of activation parameters and of the functions they make, on the inputs they really get."""
 
 import math
 from dataclasses import dataclass, field
@@ -17,25 +17,25 @@ CHANNEL_QUANTILES = (0.05, 0.95)  # of the functions of a layer's channels
 
 
 def values(layer: nn.Module) -> Tensor:
-    """All activation parameters of a layer, flat, in float32 on the CPU."""
+    """Returns all activation parameters of a layer, flat, in float32 on the CPU."""
     return torch.cat([p.detach().flatten().float().cpu() for p in layer.parameters()])
 
 
 def curve(layer: nn.Module) -> Tensor | None:
-    """The learned functions of a layer at `INPUT_GRID`, (G, C); None when it takes no input (G, C)."""
+    """Evaluates the learned functions of a layer at `INPUT_GRID`, (G, C); None when it takes no such input."""
     first = next(layer.parameters())
     channels = first.shape[0] if first.ndim else 1
     grid = torch.tensor(INPUT_GRID, device=first.device, dtype=first.dtype)
     s = grid[:, None].expand(-1, channels)  # (G, C)
     try:
         out = probe(layer, s)
-    except Exception:  # somebody's own activation, for images only, say
+    except Exception:  # a user's own activation that takes only images, say
         return None
     return out.float().cpu() if isinstance(out, Tensor) and out.shape == s.shape else None
 
 
 def layer_inputs(model: nn.Module, layers: dict[str, nn.Module], x: Tensor) -> dict[str, Tensor]:
-    """What each layer gets as input, (B, C, …), when the model gets x (B, …)."""
+    """Returns what each layer gets as input, (B, C, …), when the model gets x (B, …)."""
     found: dict[str, Tensor] = {}
 
     def note(name: str, given: tuple[Any, ...]) -> None:
@@ -52,22 +52,22 @@ def layer_inputs(model: nn.Module, layers: dict[str, nn.Module], x: Tensor) -> d
 
 
 def rms(difference: Tensor) -> float | None:
-    """Root mean square, or None where it is not finite."""
+    """Computes the root mean square, or None where it is not finite."""
     return _numbers(difference.double().square().mean().sqrt()[None])[0]
 
 
 def _numbers(x: Tensor) -> list[float | None]:
-    """The numbers of a tensor, None for those that are not finite."""
+    """Lists the numbers of a tensor, None for those that are not finite."""
     return [number if math.isfinite(number) else None for number in x.tolist()]
 
 
 def _rounded(x: Tensor) -> list[float | None]:
-    """Numbers for a picture."""
+    """Lists numbers rounded to three digits, for a picture."""
     return [None if number is None else float(f"{number:.3g}") for number in _numbers(x)]
 
 
 def _drawn(functions: Tensor | None) -> dict[str, Any] | None:
-    """The functions (G, C) of a layer for a picture: their mean, and where most of them lie."""
+    """Summarizes the functions (G, C) of a layer for a picture: their mean, and where most of them lie."""
     if functions is None:
         return None
     low, high = torch.quantile(functions, torch.tensor(CHANNEL_QUANTILES), dim=1)
@@ -91,13 +91,13 @@ class ActivationStatistics:
         self.record_quantiles()
 
     def record_quantiles(self) -> None:
-        """Notes the quantiles of this moment: once at the start, then once an epoch."""
+        """Records the quantiles of this moment: once at the start, then once an epoch."""
         for name, layer in self.layers.items():
             q = torch.quantile(values(layer), torch.tensor(QUANTILE_LEVELS))
             self.quantiles[name].append(_numbers(q))
 
     def summary(self, x: Tensor) -> list[dict[str, Any]]:
-        """One entry per layer for the record.
+        """Makes one entry per layer for the record.
 
         Args:
             x: (B, …), a batch whose activations the distances of functions are measured on.
@@ -117,7 +117,7 @@ class ActivationStatistics:
         return {**entry, **self._functions(name, layer, s)}
 
     def _functions(self, name: str, layer: nn.Module, s: Tensor | None) -> dict[str, Any]:
-        """Where the inputs s (B, C, …) lie, and how far the function is, on them, from others."""
+        """Measures where the inputs s (B, C, …) lie, and how far the function is from others on them."""
         far: dict[str, Any] = dict.fromkeys(("distance_from_start", "distance_from_zero", "distance_from_relu"))
         if s is None:
             return {"inputs": None, **far}
@@ -135,7 +135,7 @@ class ActivationStatistics:
 
 
 class _At(nn.Module):
-    """A layer as it was with other parameters."""
+    """A layer with other parameters."""
 
     def __init__(self, layer: nn.Module, parameters: dict[str, Tensor]) -> None:
         super().__init__()

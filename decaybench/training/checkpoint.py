@@ -1,4 +1,4 @@
-"""Everything that decides how a training goes on, as bytes, and back: the numbers are those of one never stopped."""
+"""Checkpoints: the whole state of a training as bytes, and back, with the numbers of one never stopped."""
 
 import io
 from typing import Any
@@ -10,7 +10,7 @@ from decaybench.training.trainer import Epoch, Training
 
 
 def save(training: Training) -> bytes:
-    """The state of a training between two steps."""
+    """Writes the state of a training between two steps."""
     state = {
         "configs": [run.config.model_dump_json() for run in training.runs],
         "place": training.state_dict(),
@@ -33,7 +33,7 @@ def _load(content: bytes) -> dict[str, Any]:
 
 
 def configs(content: bytes) -> list[RunConfig] | None:
-    """The runs of a checkpoint; None for one that is damaged."""
+    """Reads which runs a checkpoint is of; None for one that is damaged."""
     try:
         return [RunConfig.model_validate_json(text) for text in _load(content)["configs"]]
     except Exception:  # whatever damaged bytes lead to
@@ -42,7 +42,7 @@ def configs(content: bytes) -> list[RunConfig] | None:
 
 @torch.no_grad()
 def restore(training: Training, content: bytes) -> None:
-    """Puts a new training of the same runs where the saved one was."""
+    """Brings a new training of the same runs to the saved state."""
     state = _load(content)
     for name, parameter in training.net.parameters().items():
         parameter.copy_(state["parameters"][name])

@@ -1,4 +1,4 @@
-"""The data set of a run as tensors on its device, and the batches it gives."""
+"""The data set of a run as tensors on its device, and its batches."""
 
 import hashlib
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ class Data:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """C, H, W."""
+        """The shape of one image: C, H, W."""
         _, c, h, w = self.train.x.shape
         return c, h, w
 
@@ -73,7 +73,7 @@ def _hash(pieces: dict[str, tuple[Array, Array]]) -> str:
 
 
 class Batches:
-    """The training batches of one run: order and augmentation from the seed, the same on every device."""
+    """The training batches of one run, with order and augmentation from its seed, the same on every device."""
 
     def __init__(self, part: Part, config: RunConfig) -> None:
         self._part, self._config = part, config
@@ -120,12 +120,12 @@ class Batches:
         self._digest = hashlib.sha256(self._digest + drawn.numpy().tobytes()).digest()
 
     def state(self) -> dict[str, Any]:
-        """What decides the epochs to come."""
+        """Returns what decides the epochs to come."""
         generators = {"order": self._order.get_state(), "augmentation": self._augmentation.get_state()}
         return {**generators, "digest": self._digest.hex()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Goes back to a `state`."""
+        """Restores a `state`."""
         self._order.set_state(state["order"])
         self._augmentation.set_state(state["augmentation"])
         self._digest = bytes.fromhex(state["digest"])

@@ -1,4 +1,4 @@
-"""Loss and accuracy of replicas on a part of the data; and the norm of each one's gradient."""
+"""Loss and accuracy of replicas on a part of the data, and clipping of their gradients."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ EVALUATION_BATCH = 512
 
 @torch.no_grad()
 def evaluate(net: Replicas, part: Part, batch: int = EVALUATION_BATCH) -> tuple[Tensor, Tensor]:
-    """The mean loss and the accuracy of every replica, two tensors (R,) in float64 on the CPU."""
+    """Computes the mean loss and the accuracy of every replica, two tensors (R,) in float64 on the CPU."""
     R = len(net.models)
     net.train(False)
     where = part.x.device if part.x.device.type != "mps" else torch.device("cpu")  # MPS has no float64

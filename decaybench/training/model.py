@@ -22,12 +22,12 @@ def build_model(config: RunConfig, shape: tuple[int, int, int], classes: int) ->
     the weights as another one would have them.
 
     Args:
-        config: The run.
+        config: The run whose model is built.
         shape: (C, H, W) of one image.
         classes: Number of outputs.
 
     Raises:
-        UsageError: When network and images do not fit, or somebody's own code returns no module.
+        UsageError: When network and images do not fit, or a user's own code returns no module.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(config.seed, "init"))

@@ -1,4 +1,4 @@
-"""In which numbers a run is computed: float32 throughout, TF32 products on a CUDA GPU, or bfloat16 by autocast."""
+"""The precision of a run: float32 throughout, TF32 products on a CUDA GPU, or bfloat16 by autocast."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -11,7 +11,7 @@ from decaybench.study.config import Precision, RunConfig
 
 
 def check(configs: Iterable[RunConfig], device: torch.device) -> None:
-    """Refuses what a device cannot do, rather than do something else under that name.
+    """Checks that the device has the precision that the runs ask for.
 
     Raises:
         UsageError: For TF32 on anything but a CUDA GPU of compute capability 8 or more.
@@ -31,7 +31,7 @@ def check(configs: Iterable[RunConfig], device: torch.device) -> None:
 
 @contextmanager
 def products(precision: Precision, device: torch.device) -> Iterator[None]:
-    """Within it, products of float32 are those of float32: torch's convolutions on a GPU are otherwise TF32's."""
+    """Sets the precision of products, since torch's convolutions on a GPU are otherwise TF32's."""
     if device.type != "cuda":  # nothing to choose
         yield
         return
@@ -44,7 +44,7 @@ def products(precision: Precision, device: torch.device) -> Iterator[None]:
 
 
 def _settings() -> tuple[Any, ...]:
-    """Where torch keeps it: for matrix products, convolutions and recurrent networks."""
+    """Returns torch's settings of precision: for matrix products, convolutions and recurrent networks."""
     cudnn: Any = torch.backends.cudnn
     return torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn
 
@@ -58,5 +58,5 @@ def _set(values: list[str]) -> None:
 
 
 def lowered(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
-    """Around a forward pass: products in bfloat16, if the run is; its parameters and sums stay float32."""
+    """Returns a context for forward passes: autocast to bfloat16 if the run asks for it; parameters stay float32."""
     return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()

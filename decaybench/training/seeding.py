@@ -1,4 +1,4 @@
-"""Separate random streams for separate purposes, and fingerprints that prove what they gave."""
+"""Separate random streams for separate purposes, and fingerprints of what they gave."""
 
 import hashlib
 from collections.abc import Iterable
@@ -11,17 +11,17 @@ Stream = Literal["order", "augmentation"]
 
 
 def stream_seed(seed: int, stream: str) -> int:
-    """A seed of 63 bits for one purpose of one run, so that no stream shifts another."""
+    """Derives a seed of 63 bits for one purpose of one run, so that no stream shifts another."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{stream}".encode()).digest()[:8], "little") >> 1
 
 
 def generator(seed: int, stream: Stream) -> Generator:
-    """A generator for one purpose. Always on the CPU: every device draws the same numbers."""
+    """Makes a generator for one purpose, always on the CPU, so that every device draws the same numbers."""
     return torch.Generator().manual_seed(stream_seed(seed, stream))
 
 
 def fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """A hash of names, types, shapes and every bit of the tensors."""
+    """Hashes names, types, shapes and every bit of tensors."""
     hasher = hashlib.sha256()
     for name, tensor in tensors:
         data = tensor.detach().cpu().contiguous()
@@ -31,5 +31,5 @@ def fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
 
 
 def model_fingerprint(model: nn.Module) -> str:
-    """A hash of every parameter and buffer."""
+    """Hashes every parameter and buffer of a model."""
     return fingerprint(model.state_dict().items())

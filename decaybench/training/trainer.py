@@ -1,4 +1,4 @@
-"""Trains runs, one or several at once, and says what happens. No printing, no files."""
+"""Trains runs, one or several at once. Prints nothing and writes no files."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -29,12 +29,12 @@ from decaybench.training.stacked.cuda_graph import RecordedStep
 from decaybench.training.stacked.stack import Replicas, SingleModel, StackedModels
 
 STATISTICS_IMAGES = 256  # validation images, on whose activations learned functions are compared
-ROLE_EXAMPLE_IMAGES = 16  # images that show what a module of unknown type in somebody's own network does
+ROLE_EXAMPLE_IMAGES = 16  # images that show what a module of unknown type in a user's own network does
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch of a run gave: loss and accuracy (a fraction) of each part; NaN or infinite when it diverged."""
+    """The scores of one epoch of a run: loss and accuracy (a fraction) of each part; not finite when it diverged."""
 
     config: RunConfig
     number: int
@@ -47,7 +47,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Finished:
-    """A run is done: its record, without provenance; plain values that JSON can hold."""
+    """The record of a finished run, without provenance: plain values that JSON can hold."""
 
     config: RunConfig
     record: dict[str, Any]
@@ -55,7 +55,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class ReplicaGroup:
-    """Replicas that differ only in their seed share parameters, optimizers and schedulers."""
+    """Replicas that differ only in their seed and share parameters, optimizers and schedulers."""
 
     rows: slice
     plan: Plan
@@ -64,7 +64,7 @@ class ReplicaGroup:
 
 @dataclass
 class Run:
-    """What is noted about one run while it trains."""
+    """The state of one run while it trains."""
 
     config: RunConfig
     initial: str
@@ -74,7 +74,7 @@ class Run:
 
 
 class Training:
-    """Some runs on the same data that train together: a replica axis, where there is more than one.
+    """Runs on the same data that train together, with a replica axis where there is more than one.
 
     Raises:
         DecaybenchError: From any step, when code of the network, the activation or the strategy fails.
@@ -132,12 +132,12 @@ class Training:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Where in the data this training is, and what it has noted since the epoch began."""
+        """Returns where in the data this training is, and its sums since the epoch began."""
         noted = {"loss": self._loss, "correct": self._correct, "seen": self._seen, "random": self._random}
         return {"epoch": self.epoch, "done": self.done, "batches": self._start, **noted}
 
     def load_state_dict(self, place: dict[str, Any]) -> None:
-        """Goes to a `place`: draws again the batches that were done."""
+        """Restores a `state_dict`, and draws again the batches that were done."""
         self.epoch = place["epoch"]
         for seed, batches in self._batches.items():
             batches.restore(place["batches"][seed])
@@ -149,7 +149,7 @@ class Training:
         self._loss, self._correct = place["loss"].to(device), place["correct"].to(device)
 
     def _batch(self) -> tuple[Tensor, Tensor]:
-        """The next x (R, B, C, H, W) and y (R, B)."""
+        """Returns the next x (R, B, C, H, W) and y (R, B)."""
         drawn = {seed: next(iterator) for seed, iterator in self._iterators.items()}
         pairs = [drawn[run.config.seed] for run in self.runs]
         if len(pairs) == 1:
@@ -157,7 +157,7 @@ class Training:
         return torch.stack([x for x, _ in pairs]), torch.stack([y for _, y in pairs])
 
     def advance(self) -> list[Epoch | Finished]:
-        """One step; after the last one of an epoch, what the epoch gave."""
+        """Trains one step, and returns what the epoch gave after its last one."""
         with self._guarded():
             self._step(*self._batch())
         self.done += 1
@@ -190,7 +190,7 @@ class Training:
         self._seen += y.shape[1]
 
     def _gradients(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Puts the gradients where the optimizers find them: the outputs (R, classes, B) and losses (R,)."""
+        """Computes the gradients for the optimizers, and returns outputs (R, classes, B) and losses (R,)."""
         out = self.net(x)
         loss = F.cross_entropy(out, y, reduction="none").mean(1)
         self.net.zero_grad()
@@ -204,7 +204,7 @@ class Training:
         return out.detach(), loss.detach()
 
     def _scores(self) -> list[dict[str, float]]:
-        """Of each replica: training as the batches were met, without any penalty; the other parts as it is now."""
+        """Scores each replica: training over the epoch's batches, without any penalty; the other parts as it is now."""
         # On a GPU a stack was cut to fit the memory with training's batches.
         stacked_there = isinstance(self.net, StackedModels) and self._data.train.x.is_cuda
         batch = self._first.batch_size if stacked_there else EVALUATION_BATCH
@@ -232,7 +232,7 @@ class Training:
         return [epoch, finished]
 
     def _retire(self, row: int) -> None:
-        """A replica that diverged goes on from zeros, unseen, so that nothing infinite slows the others down."""
+        """Sets a replica that diverged to zeros, so that nothing infinite slows the others down."""
         for parameter in self.net.parameters().values():
             if len(self.runs) > 1:
                 parameter[row].zero_()
@@ -257,7 +257,7 @@ class Training:
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
-        """Dropout draws from torch's own generators: they are this training's within, and as they were outside."""
+        """Gives dropout a random stream of its own, and turns errors of a user's code into one sentence."""
         device = self._data.train.x.device
         alone = isinstance(self.net, SingleModel)  # nothing in a stack draws
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else [], enabled=alone):

@@ -1,1 +1,1 @@
-"""Which methods of excluding parameters are the same: every pair, side by side in float64, step by step."""
+"""Shows which methods of excluding parameters are the same, every pair side by side in float64."""

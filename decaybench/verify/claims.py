@@ -1,4 +1,4 @@
-"""What is known about the methods, each with the row that measures it; and the answer to the thread."""
+"""Claims about the methods, each with the comparison that measures it, and the answer to the thread."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Claim:
     clipping: str = "none"
 
     def measured(self, rows: Sequence[MethodComparison]) -> MethodComparison | None:
-        """The row that decides it, if there is one."""
+        """Finds the comparison that decides the claim, if there is one."""
         key = (self.optimizer, self.clipping, self.left, self.right)
         return next((r for r in rows if (r.optimizer, r.clipping, r.left, r.right) == key), None)
 
@@ -58,7 +58,7 @@ CLAIMS = (
 
 
 def answer(rows: Sequence[MethodComparison]) -> str:
-    """Are two optimizers problematic? From what was measured."""
+    """Answers from what was measured whether two optimizers are problematic."""
     pair = [r for r in rows if {r.left, r.right} == {_GROUPS, _TWO}]
     same = [r for r in pair if r.verdict == "identical"]
     ends = [r for r in pair if r.verdict != "identical"]
@@ -82,7 +82,7 @@ CLOSED_FORM = "(1 − lr·λ)ⁿ"
 
 
 def shrinkage() -> list[MethodComparison]:
-    """Weight decay under zero gradient, step by step, against the closed form (1 − lr·λ)ⁿ."""
+    """Compares weight decay under zero gradient, step by step, with the closed form (1 − lr·λ)ⁿ."""
     return [_shrink(*condition) for condition in _SHRINKING]
 
 
@@ -107,7 +107,7 @@ def _shrink(optimizer: str, lr: float, decay: float, steps: int) -> MethodCompar
 
 
 def known(rows: Sequence[MethodComparison]) -> list[tuple[str, bool, MethodComparison]]:
-    """Every statement that these rows decide: its text, whether it says «the same», and the row."""
+    """Lists every claim that these rows decide: its text, whether it says «the same», and the row."""
     decided = [(f.text, f.same, row) for f in CLAIMS if (row := f.measured(rows)) is not None]
     closed = [(f"{r.optimizer}: {r.left}", True, r) for r in rows if r.right == CLOSED_FORM]
     return decided + [(f"{text}: {CLOSED_FORM}", same, row) for text, same, row in closed]

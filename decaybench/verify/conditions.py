@@ -7,7 +7,7 @@ from decaybench.verify.methods import DEFAULT, L1, Method
 
 Clipping = Literal["none", "joint", "per optimizer"]
 CLIPPINGS: tuple[Clipping, ...] = ("none", "joint", "per optimizer")
-# A name that says what matters here, and what the catalog calls it.
+# A name that says what matters here, and what the registry calls it.
 OPTIMIZERS = {
     "sgd": "sgd,momentum=0",
     "sgd+momentum": "sgd,momentum=0.9",
@@ -19,14 +19,14 @@ OPTIMIZERS = {
 
 @dataclass(frozen=True)
 class Condition:
-    """One condition.
+    """One condition of a comparison.
 
     Attributes:
         optimizer: A key of `OPTIMIZERS`.
         clipping: Of the gradient's norm: over all parameters at once, or each optimizer by itself.
         schedule: A cosine on every optimizer, or forgotten on all but the first.
         unused: Whether the model has a layer that the loss does not depend on, so that its gradient is None.
-        methods: What is compared, pair by pair.
+        methods: Names of the methods that are compared, pair by pair.
     """
 
     optimizer: str
@@ -44,7 +44,7 @@ class Condition:
 
 
 def conditions(methods: tuple[str, ...]) -> list[Condition]:
-    """Every optimizer under every clipping, and the special conditions."""
+    """Lists every optimizer under every clipping, and the special conditions."""
     grid = [Condition(optimizer, clipping, methods=methods) for clipping in CLIPPINGS for optimizer in OPTIMIZERS]
     momentum = Condition("sgd+momentum", methods=methods)
     special = [replace(momentum, schedule="every"), replace(momentum, schedule="first")]
@@ -53,13 +53,13 @@ def conditions(methods: tuple[str, ...]) -> list[Condition]:
 
 
 def cause(left: Method, right: Method, condition: Condition, optimizers: tuple[int, int]) -> str | None:
-    """Why two methods differ in a condition, None where they should not.
+    """Explains why two methods differ in a condition; None where they should not.
 
     Args:
-        left: One way.
-        right: The other.
+        left: One method.
+        right: The other method.
         condition: The condition.
-        optimizers: How many optimizers each has.
+        optimizers: Number of optimizers of each.
     """
     methods = (left, right)
     routes = {_route(w, condition.optimizer) for w in methods}
@@ -83,7 +83,7 @@ def cause(left: Method, right: Method, condition: Condition, optimizers: tuple[i
 
 
 def _route(way: Method, optimizer: str) -> str:
-    """AdamW's own decay is apart from the gradient."""
+    """Returns where the pull of a method enters; AdamW's own decay is apart from the gradient."""
     return "apart" if optimizer == "adamw" and way.via == "optimizer" else way.via
 
 

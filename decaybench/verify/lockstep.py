@@ -1,4 +1,4 @@
-"""Trains all methods of a condition side by side and says how far each pair is apart."""
+"""Trains all methods of a condition side by side and measures how far each pair is apart."""
 
 import copy
 import itertools
@@ -50,7 +50,7 @@ class ModelUnderTest:
     lr: float | None = None
 
     def loss(self, model: nn.Module, step: int) -> Tensor:
-        """Mean squared distance to fixed random targets: a loss for whatever shape the output has."""
+        """Computes the mean squared distance to fixed random targets, a loss for any shape of output."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(step)  # the same dropout on every side
             try:
@@ -64,7 +64,7 @@ class ModelUnderTest:
         return F.mse_loss(out, target)
 
     def clip_norm(self) -> float:
-        """Half the norm of the first gradient, so that clipping acts whatever the model is."""
+        """Returns half the norm of the first gradient, so that clipping acts whatever the model is."""
         trainable = [p for p in self.model.parameters() if p.requires_grad]
         gradients = torch.autograd.grad(self.loss(self.model, 0), trainable, allow_unused=True)
         return 0.5 * float(nn.utils.get_total_norm([g for g in gradients if g is not None]))
@@ -86,7 +86,7 @@ class Unused(nn.Module):
 
 
 class MethodRun:
-    """One way at work on its own copy of the model."""
+    """One method that trains its own copy of the model."""
 
     def __init__(self, way: Method, tested: ModelUnderTest, condition: Condition) -> None:
         self.way, self.tested, self.condition = way, tested, condition
@@ -104,7 +104,7 @@ class MethodRun:
         self.schedulers = [lr_scheduler(o, cosine, len(tested.batches), 1) for o in self.plan.optimizers[:scheduled]]
 
     def step(self, number: int, clip_norm: float) -> None:
-        """One step of training."""
+        """Trains one step."""
         loss = self.tested.loss(self.model, number)
         self.model.zero_grad(set_to_none=True)
         torch.autograd.backward(loss if self.plan.penalty is None else loss + self.plan.penalty())

@@ -17,12 +17,12 @@ Via = Literal["optimizer", "loss", "apart"]
 
 @dataclass(frozen=True)
 class Method:
-    """One way to regularize.
+    """One method to regularize.
 
     Attributes:
-        decays: Which parameters it pulls, in words.
+        decays: The parameters that are pulled, in words.
         via: Where the pull enters: the optimizer's ``weight_decay``, the loss, or apart from both.
-        form: What pulls: its formula.
+        form: Formula of the pull.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Method:
 
 
 def decoupled(s: Setup) -> Plan:
-    """Before each step, w ← (1 − lr·λ)·w for whatever has a gradient (Loshchilov and Hutter 2017, arXiv 1711.05101).
+    """Shrinks whatever has a gradient by (1 − lr·λ) before each step (Loshchilov and Hutter 2017, arXiv 1711.05101).
 
     With Adam this is AdamW, with SGD the paper's SGDW.
     """
@@ -50,7 +50,7 @@ def decoupled(s: Setup) -> Plan:
 
 
 def forgotten_half(s: Setup) -> Plan:
-    """The classic bug: λ‖w‖² in the loss, whose gradient is 2λw."""
+    """Adds λ‖w‖² to the loss, whose gradient is 2λw: the classic bug."""
     weights = s.group("weights")
 
     def term() -> Tensor:
@@ -75,7 +75,7 @@ L1 = ("loss-penalty", "loss-penalty,penalty=l1", "proximal-l1,on=weights")
 
 
 def method(text: str) -> Method:
-    """The way that a strategy of the catalog (with options), somebody's own, or one of the variations is.
+    """Returns the method of a name: a strategy of the registry (with options), a user's own, or a variation.
 
     Raises:
         UsageError: For an unknown name or option.

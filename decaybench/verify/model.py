@@ -1,4 +1,4 @@
-"""What the methods are tried on: the forum network, or somebody's own model."""
+"""The models that methods are compared on: the forum network, or a user's own model."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +16,7 @@ BATCH, SHAPE, CLASSES = 16, (1, 8, 8), 10
 
 
 def forum(steps: int, decay: float, lr: float | None = None) -> ModelUnderTest:
-    """The thread's network with PReLU, on random images of 8×8."""
+    """Makes the thread's network with PReLU, on random images of 8×8."""
     config = read_study(None, {"activation": "prelu", "strategy": "exclude-alpha", "seeds": 1}).runs()[0]
     model = build_model(config, SHAPE, CLASSES)
     return _prepared(model, (BATCH, *SHAPE), steps, decay, lr)
@@ -25,7 +25,7 @@ def forum(steps: int, decay: float, lr: float | None = None) -> ModelUnderTest:
 def own(
     target: str, options: Mapping[str, Any], shape: tuple[int, ...], steps: int, decay: float, lr: float | None
 ) -> ModelUnderTest:
-    """Somebody's own model, on random batches of a shape.
+    """Builds a user's own model, on random batches of a shape.
 
     Raises:
         UsageError: When it cannot be built or does not take such a batch.

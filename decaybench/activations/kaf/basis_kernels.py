@@ -31,7 +31,7 @@ class Kernel:
 
 
 def gaussian(precision: float) -> Kernel:
-    """exp(−γx²) with γ = ``precision``, in 1/s²."""
+    """Returns the kernel exp(−γx²) with γ = ``precision``, in 1/s²."""
 
     def value(x: Tensor) -> Tensor:
         return torch.exp(-precision * x * x)
@@ -57,5 +57,5 @@ SOFTPLUS = Kernel(
 
 
 def kernel(name: str, precision: float) -> Kernel:
-    """``gaussian`` (with γ = ``precision``), ``relu`` or ``softplus``."""
+    """Returns the kernel of a name: ``gaussian`` (with γ = ``precision``), ``relu`` or ``softplus``."""
     return gaussian(precision) if name == "gaussian" else {"relu": RELU, "softplus": SOFTPLUS}[name]

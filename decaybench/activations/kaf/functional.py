@@ -1,4 +1,4 @@
-"""The KAF as an operation of torch: dispatch, gradients, vmap, and what a compiler must know of it."""
+"""The KAF as an operation of torch: choice of the implementation, gradients, vmap, shapes for compilers."""
 
 import ctypes
 from collections.abc import Sequence
@@ -17,18 +17,18 @@ from decaybench.activations.kaf.piecewise import Pieces, pieces
 
 
 def atoms(D: int, boundary: float) -> list[float]:
-    """The dictionary: D atoms from −boundary to boundary, in units of s."""
+    """Returns the dictionary: D atoms from −boundary to boundary, in units of s."""
     delta = 2 * boundary / (D - 1)
     return [(i - (D - 1) / 2) * delta for i in range(D)]
 
 
 def _atomwise(alpha: Tensor, name: str, precision: float, boundary: float) -> tuple[Tensor, list[float], Kernel]:
-    """What `walk` needs."""
+    """Returns α, the atoms and the kernel, as `reference` takes them."""
     return alpha, atoms(alpha.shape[1], boundary), kernel(name, precision)
 
 
 def _forward(s: Tensor, alpha: Tensor, name: str, precision: float, boundary: float) -> Tensor:
-    """f(s) = Σᵢ αᵢ κ(s, dᵢ), channel by channel.
+    """Computes f(s) = Σᵢ αᵢ κ(s, dᵢ), channel by channel.
 
     Args:
         s: (N, C, …), float32 or float64.
@@ -62,7 +62,7 @@ def _forward(s: Tensor, alpha: Tensor, name: str, precision: float, boundary: fl
 def _backward(
     grad: Tensor, s: Tensor, alpha: Tensor, name: str, precision: float, boundary: float
 ) -> tuple[Tensor, Tensor]:
-    """The gradients of s (N, C, …) and of α (C, D): everything is computed again from s and α."""
+    """Computes the gradients of s (N, C, …) and of α (C, D), everything again from s and α."""
     found = pieces(name, precision, alpha.shape[1], boundary, s.dtype == torch.float32)
     s, shape = layout(s, alpha)
     grad = grad if grad.stride() == s.stride() else torch.empty_like(s).copy_(grad)
@@ -90,7 +90,7 @@ def _backward(
 
 
 def _odd(s: Tensor) -> Tensor:
-    """The channels (C,) that hold a NaN or ±Inf. They go atom by atom, and the others have nothing to do with it."""
+    """Finds the channels (C,) that hold a NaN or ±Inf; only they are computed atom by atom."""
     return ~torch.isfinite(s).all(0).flatten(1).all(1) if s.ndim > 2 else ~torch.isfinite(s).all(0)
 
 
@@ -108,7 +108,7 @@ def _fake_backward(grad: Tensor, s: Tensor, alpha: Tensor, *_: Any) -> tuple[Ten
 
 
 def _second(grad: Tensor, saved: Sequence[Tensor], constants: Any, upstream: Any) -> tuple[Tensor, ...]:
-    """The gradient of the gradient by the definition, with its (…, D) tensor; differentiable as often as one likes."""
+    """Computes the gradient of the gradient by the definition, with its (…, D) tensor; differentiable again."""
     (s, alpha), (name, precision, boundary), (down, to_alpha) = saved, constants, upstream
     k = kernel(name, precision)
     d = torch.tensor(atoms(alpha.shape[1], boundary), dtype=s.dtype, device=s.device)

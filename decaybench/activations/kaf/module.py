@@ -92,7 +92,7 @@ class KAF(nn.Module):
 
 
 def plain(s: Tensor, alpha: Tensor, d: Tensor, kernel: Callable[[Tensor], Tensor]) -> Tensor:
-    """The definition, for reading and checking, with its (…, D) tensor.
+    """Computes the definition with its (…, D) tensor, for reading and checking.
 
     Args:
         s: (N, C, …).

@@ -1,4 +1,4 @@
-"""The function of a channel as polynomials on equal pieces of the line, from which every path computes.
+"""A channel's function as polynomials on equal pieces of the line.
 
 f(s) = Σᵢ αᵢ κ(s − dᵢ) is one smooth function of one variable for each channel. On a piece half as wide as κ resolves, a
 polynomial of degree 6 is exact to float32's rounding, so that the cost of f no longer depends on D: look the piece up,
@@ -61,14 +61,14 @@ class Pieces:
 
 @lru_cache(maxsize=64)
 def pieces(name: str, precision: float, D: int, boundary: float, single: bool) -> Pieces | None:
-    """The pieces of a kernel on the dictionary of D atoms from −boundary to boundary; None where they are too many.
+    """Computes the pieces of a kernel on D atoms from −boundary to boundary; None where they are too many.
 
     Args:
-        name: Of the kernel.
+        name: Name of the kernel.
         precision: γ of the Gaussian.
         D: Number of atoms.
-        boundary: In units of s.
-        single: For float32, otherwise for float64.
+        boundary: The last atom, in units of s.
+        single: Whether the pieces are for float32, otherwise for float64.
     """
     k = kernel(name, precision)
     atoms = np.linspace(-boundary, boundary, D)

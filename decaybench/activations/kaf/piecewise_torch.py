@@ -12,7 +12,7 @@ TILE = 1 << 16  # numbers at a time: what is in between stays in the cache and n
 
 
 def _table(alpha: Tensor, p: Pieces) -> Tensor:
-    """The rows of every channel, (ROW, C·K): each of a row's numbers by itself, to be looked up one after another."""
+    """Computes the rows of every channel, (ROW, C·K), one contiguous line for each coefficient."""
     C, D = alpha.shape
     basis = torch.from_numpy(p.dense).reshape(D, -1).to(alpha.device)  # (D, K·ROW)
     rows = (alpha.double() @ basis).reshape(C, p.count, ROW)
@@ -21,7 +21,7 @@ def _table(alpha: Tensor, p: Pieces) -> Tensor:
 
 
 def _places(s: Tensor, p: Pieces) -> tuple[Tensor, Tensor]:
-    """Cuts s to the pieces; and the index of each number's row in the table; both (N, C, …)."""
+    """Clamps s to the pieces and finds the row of each number in the table; both (N, C, …)."""
     x = s.clamp(p.low, p.high)
     k = ((x - p.low) * p.scale).long().clamp_(max=p.count - 1)
     channel = torch.arange(s.shape[1], device=s.device).reshape(1, -1, *[1] * (s.ndim - 2))
@@ -34,12 +34,12 @@ def _tiles(s: Tensor) -> Iterator[slice]:
 
 
 def _tail(alpha: Tensor, p: Pieces, ndim: int) -> Tensor:
-    """The slope right of the pieces, (1, C, 1, …)."""
+    """Computes the slope right of the pieces, (1, C, 1, …)."""
     return (p.tail * alpha.sum(1)).reshape(1, -1, *[1] * (ndim - 2))
 
 
 def forward(s: Tensor, alpha: Tensor, p: Pieces) -> Tensor:
-    """The sum, (N, C, …), for finite s."""
+    """Computes the sum, (N, C, …), for finite s."""
     table, out = _table(alpha, p), torch.empty_like(s)
     for tile in _tiles(s):
         x, place = _places(s[tile], p)
@@ -54,7 +54,7 @@ def forward(s: Tensor, alpha: Tensor, p: Pieces) -> Tensor:
 
 
 def backward(grad: Tensor, s: Tensor, alpha: Tensor, p: Pieces) -> tuple[Tensor, Tensor | None]:
-    """The gradients of s (N, C, …) and of α (C, D), for finite s.
+    """Computes the gradients of s (N, C, …) and of α (C, D), for finite s.
 
     That of α only on the CPU, where ``bincount`` adds in order, the same bits every time; elsewhere None.
     """

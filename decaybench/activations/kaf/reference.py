@@ -1,4 +1,4 @@
-"""Σᵢ αᵢ κ(s, dᵢ) atom by atom: what it says, at D evaluations of κ a number, for whatever the pieces cannot do."""
+"""Σᵢ αᵢ κ(s, dᵢ) atom by atom, at D evaluations of κ a number, for inputs that the pieces cannot take."""
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ def per_channel(x: Tensor) -> Tensor:
 
 
 def forward(s: Tensor, alpha: Tensor, atoms: list[float], kernel: Kernel) -> Tensor:
-    """The sum, (N, C, …)."""
+    """Computes the sum, (N, C, …)."""
     out = torch.zeros_like(s)
     for a, d in zip(columns(alpha, s.ndim), atoms, strict=True):
         out.addcmul_(a, kernel.value(s - d))
@@ -26,7 +26,7 @@ def forward(s: Tensor, alpha: Tensor, atoms: list[float], kernel: Kernel) -> Ten
 
 
 def grad_s(grad: Tensor, s: Tensor, alpha: Tensor, atoms: list[float], kernel: Kernel) -> Tensor:
-    """The gradient of s, (N, C, …)."""
+    """Computes the gradient of s, (N, C, …)."""
     slope = torch.zeros_like(s)
     for a, d in zip(columns(alpha, s.ndim), atoms, strict=True):
         slope.addcmul_(a, kernel.slope(s - d))
@@ -34,7 +34,7 @@ def grad_s(grad: Tensor, s: Tensor, alpha: Tensor, atoms: list[float], kernel: K
 
 
 def grad_alpha(grad: Tensor, s: Tensor, alpha: Tensor, atoms: list[float], kernel: Kernel) -> Tensor:
-    """The gradient of α, (C, D): reductions, no atomic adds."""
+    """Computes the gradient of α, (C, D), by reductions, without atomic adds."""
     out = torch.empty_like(alpha, memory_format=torch.contiguous_format)
     for i, d in enumerate(atoms):
         out[:, i] = per_channel(grad * kernel.value(s - d))

@@ -1,4 +1,4 @@
-"""The pieces on a GPU: what `decaybench.activations.kaf.triton_kernels` is given. No synchronization, no atomic adds.
+"""Launches the Triton kernels of a KAF, without synchronization and without atomic adds.
 
 f and f′ are looked up as on the CPU. The gradient of α is summed atom by atom, in registers, since a histogram would
 need atomic adds: its time grows with D where D is large.
@@ -24,13 +24,13 @@ DEVICES = ("cuda",)  # tests add the CPU, for Triton's interpreter
 
 
 def usable(s: Tensor) -> bool:
-    """Whether the kernels can take a tensor."""
+    """Tells whether the kernels can take a tensor."""
     return s.device.type in DEVICES and s.dtype in (torch.float32, torch.float64) and works(s.device)
 
 
 @lru_cache(maxsize=16)
 def works(device: torch.device) -> bool:
-    """Whether Triton is here and can build a kernel; without it everything takes torch's path."""
+    """Tells whether Triton is installed and can build a kernel; otherwise torch's own operations are used."""
     if importlib.util.find_spec("triton") is None:
         return False
     try:
@@ -53,7 +53,7 @@ def _cdiv(a: int, b: int) -> int:
 
 
 def _power(n: int) -> int:
-    """The least power of two that is not below n."""
+    """Returns the least power of two that is not below n."""
     return 1 << max(n - 1, 0).bit_length()
 
 
@@ -61,7 +61,7 @@ def _power(n: int) -> int:
 def _constants(
     p: Pieces, precision: float, boundary: float, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, ...]:
-    """What a kernel reads of the pieces, on the device: grid, basis (K, W, ROW), first (K,), centre (K,), tail."""
+    """Puts on the device what a kernel reads: grid, basis (K, W, ROW), first (K,), centre (K,), tail."""
     delta = 2 * boundary / (p.D - 1)
     grid = torch.tensor([p.low, p.high, p.scale, p.inverse, precision, -boundary, delta], dtype=dtype)
     doubles = (torch.from_numpy(p.basis), torch.from_numpy(p.centre), torch.tensor([p.tail], dtype=torch.float64))
@@ -70,7 +70,7 @@ def _constants(
 
 
 def _table(alpha: Tensor, p: Pieces, constants: tuple[Tensor, ...]) -> Tensor:
-    """The rows of every channel, (ROW + 1, C·K)."""
+    """Computes the rows of every channel, (ROW + 1, C·K)."""
     from decaybench.activations.kaf import triton_kernels
 
     C, D = alpha.shape
@@ -84,14 +84,14 @@ def _table(alpha: Tensor, p: Pieces, constants: tuple[Tensor, ...]) -> Tensor:
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any) -> None:
-    """Starts a kernel on the device of its first argument; nothing for an empty grid."""
+    """Starts a kernel on the device of its first argument, unless the grid is empty."""
     if all(grid):
         with torch.cuda.device_of(arguments[0]):  # type: ignore[no-untyped-call]
             kernel[grid](*arguments)
 
 
 def forward(s: Tensor, shape: Shape, alpha: Tensor, name: str, precision: float, boundary: float, p: Pieces) -> Tensor:
-    """The sum, (N, C, …); NaN and ±Inf give what the definition gives."""
+    """Computes the sum, (N, C, …); NaN and ±Inf give what the definition gives."""
     from decaybench.activations.kaf import triton_kernels
 
     constants = _constants(p, precision, boundary, s.dtype, s.device)
@@ -118,7 +118,7 @@ def forward(s: Tensor, shape: Shape, alpha: Tensor, name: str, precision: float,
 def backward(
     grad: Tensor, s: Tensor, shape: Shape, alpha: Tensor, name: str, precision: float, boundary: float, p: Pieces
 ) -> tuple[Tensor, Tensor]:
-    """The gradients of s (N, C, …) and of α (C, D): the same bits every time."""
+    """Computes the gradients of s (N, C, …) and of α (C, D), the same bits every time."""
     from decaybench.activations.kaf import triton_kernels
 
     constants = _constants(p, precision, boundary, s.dtype, s.device)

@@ -1,4 +1,4 @@
-"""A KAF's kernels for GPUs, in Triton. A table is (9, C·K): each number of a row for all cells, cell c·K + k."""
+"""The kernels of a KAF for GPUs, in Triton. A table is (9, C·K): each number of a row for all cells, cell c·K + k."""
 
 import triton
 import triton.language as tl
@@ -6,7 +6,7 @@ import triton.language as tl
 
 @triton.jit
 def kappa(x, precision, kind: tl.constexpr):
-    """The value of κ at x = s − d."""
+    """Computes κ at x = s − d."""
     if kind == "gaussian":
         value = tl.exp(-precision * x * x)
     elif kind == "relu":
@@ -18,7 +18,7 @@ def kappa(x, precision, kind: tl.constexpr):
 
 @triton.jit
 def kappa_slope(x, precision, kind: tl.constexpr):
-    """κ′."""
+    """Computes κ′ at x = s − d."""
     if kind == "gaussian":
         slope = -2.0 * precision * x * tl.exp(-precision * x * x)
     elif kind == "relu":
@@ -30,13 +30,13 @@ def kappa_slope(x, precision, kind: tl.constexpr):
 
 @triton.jit
 def odd(x):
-    """Whether x is NaN or ±Inf: then x − x is not 0."""
+    """Tells whether x is NaN or ±Inf: then x − x is not 0."""
     return (x - x) != 0.0
 
 
 @triton.jit
 def by_atoms(x, c, alpha, grid, D, kind: tl.constexpr, steep: tl.constexpr, N: tl.constexpr):
-    """The definition of f, or of f′ if steep, for numbers x (N,) of the channels c: NaN and ±Inf take it."""
+    """Computes f, or f′ if ``steep``, by its definition for x (N,) of the channels c; NaN and ±Inf are computed so."""
     precision, atom, delta = tl.load(grid + 4), tl.load(grid + 5), tl.load(grid + 6)
     total = tl.zeros((N,), x.dtype)
     for i in range(D):
@@ -50,7 +50,7 @@ def by_atoms(x, c, alpha, grid, D, kind: tl.constexpr, steep: tl.constexpr, N: t
 
 @triton.jit
 def build(alpha, basis, first, centre, table, cells, K, D, W, tail, straight: tl.constexpr, BLOCK: tl.constexpr):
-    """The table: centres, seven coefficients, the slope right of the pieces. In float64 up to the last step."""
+    """Builds the table: centres, seven coefficients, the slope right of the pieces. In float64 up to the last step."""
     cell = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = cell < cells
     k = cell % K
@@ -73,7 +73,7 @@ def build(alpha, basis, first, centre, table, cells, K, D, W, tail, straight: tl
 
 @triton.jit
 def locate(x, c, table, grid, K):
-    """The place of x's row in the table, and its u in −1 … 1."""
+    """Finds the row of x in the table, and its u in −1 … 1."""
     low, high, scale, inverse = tl.load(grid), tl.load(grid + 1), tl.load(grid + 2), tl.load(grid + 3)
     cut = tl.where(x > low, x, low)  # NaN becomes low here
     cut = tl.where(cut < high, cut, high)
@@ -86,7 +86,7 @@ def locate(x, c, table, grid, K):
 def forward(
     s, alpha, table, out, grid, size, C, inner, K, D, kind: tl.constexpr, huge: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """F of each number of s (outer, C, inner)."""
+    """Computes f for each number of s (outer, C, inner)."""
     program = tl.program_id(0)
     if huge:  # beyond 2³¹ numbers; divisions of 64 bits are slow
         program = program.to(tl.int64)
@@ -109,7 +109,7 @@ def forward(
 
 @triton.jit
 def slope_at(x, c, alpha, table, grid, C, K, D, kind: tl.constexpr, LANES: tl.constexpr):
-    """f′ of numbers x (LANES,) of the channels c."""
+    """Computes f′ for x (LANES,) of the channels c."""
     cells = C * K
     place, u = locate(x, c, table, grid, K)
     slope = 6 * tl.load(table + 7 * cells + place)
@@ -128,7 +128,7 @@ def backward(
     grad, s, alpha, table, down, parts, grid, outer, C, inner, K, D, steps,
     kind: tl.constexpr, LANES: tl.constexpr, G: tl.constexpr, I: tl.constexpr, ATOMS: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of s; and that of α as one sum for each share of the numbers, to be added up in order.
+    """Computes the gradient of s, and that of α as one sum for each share of the numbers, to be added up in order.
 
     A program has G channels, a share of the numbers, and up to ATOMS atoms. Its lanes are (rows, G, I), so that each
     lane stays in one channel and the sums of different lanes meet only at the end.

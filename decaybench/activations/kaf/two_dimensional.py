@@ -54,7 +54,7 @@ class KAF2D(nn.Module):
 
 
 def plain2d(s: Tensor, alpha: Tensor, d: Tensor, precision: float) -> Tensor:
-    """The definition, for reading and checking: every atom of the grid, with its (…, D, D) tensor.
+    """Computes the definition with its (…, D, D) tensor, for reading and checking.
 
     Args:
         s: (N, 2·C, …).
@@ -68,19 +68,19 @@ def plain2d(s: Tensor, alpha: Tensor, d: Tensor, precision: float) -> Tensor:
 
 
 def _rows(x: Tensor) -> Tensor:
-    """(n, C, …) as (C, T), T the numbers of a channel."""
+    """Reshapes (n, C, …) to (C, T), T the numbers of a channel."""
     return x.transpose(0, 1).flatten(1)
 
 
 def _kappa(half: Tensor, D: int, precision: float, boundary: float) -> tuple[Tensor, Tensor]:
-    """κ of one half (n, C, …) of the pairs, and the distances that its slope is made of; both (C, T, D)."""
+    """Computes κ of one half (n, C, …) of the pairs, and the distances to the atoms; both (C, T, D)."""
     d = torch.tensor(atoms(D, boundary), dtype=half.dtype, device=half.device)
     x = _rows(half)[..., None] - d
     return torch.exp(-precision * x * x), x
 
 
 def _first(grad: Tensor, s: Tensor, alpha: Tensor, precision: float, boundary: float) -> tuple[Tensor, Tensor]:
-    """The gradients of s and α for one tile, in operations that torch can differentiate again."""
+    """Computes the gradients of s and α for one tile, in operations that torch can differentiate again."""
     left, x = _kappa(s[:, 0::2], alpha.shape[1], precision, boundary)
     right, y = _kappa(s[:, 1::2], alpha.shape[1], precision, boundary)
     up = _rows(grad)  # (C, T)

@@ -1,4 +1,4 @@
-"""Which runs train together, and how many: measured on the network itself."""
+"""Chooses which runs train together, and how many."""
 
 from typing import Any
 
@@ -21,18 +21,18 @@ FREE_FIELDS = {"strategy", "weight_decay", "lr", "optimizer", "schedule", "seed"
 
 
 def cohort_key(config: RunConfig) -> str:
-    """Runs with the same answer can train together."""
+    """Returns a key that runs share if they can train together."""
     shared = config.model_dump(exclude=FREE_FIELDS)
     shared["activation"]["options"].pop("init", None)
     return digest(shared)
 
 
 def capacity(config: RunConfig, data: Data, device: torch.device, sharing: int = 1) -> int:
-    """How many replicas of this run to train together; 0 where it has to train as it is, alone.
+    """Returns how many replicas of a run to train together; 0 where it has to train alone.
 
     Args:
-        config: The run.
-        data: Its data, wherever they are now.
+        config: A run of the cohort.
+        data: The data of the run, on any device.
         device: Where it will be trained. For a GPU that this machine does not have, the CPU's rule is taken.
         sharing: How many jobs share the memory of that device, if it is a GPU.
     """
@@ -50,7 +50,7 @@ def capacity(config: RunConfig, data: Data, device: torch.device, sharing: int =
 
 
 def _bytes(config: RunConfig, shape: tuple[int, int, int], classes: int, batch: int) -> int:
-    """What one step of one replica keeps in memory; 0 for a network that cannot be stacked."""
+    """Returns the bytes that one step of one replica keeps in memory; 0 for a network that cannot be stacked."""
     where = (cohort_key(config), shape, classes, batch)
     if where not in _known:
         _known[where] = _measured(config, shape, classes, batch)
@@ -78,12 +78,12 @@ def _measured(config: RunConfig, shape: tuple[int, int, int], classes: int, batc
 
 
 def cohorts(runs: list[RunConfig], most: dict[str, int], workers: int) -> list[list[RunConfig]]:
-    """Cuts runs, in their order, into those that train together.
+    """Divides runs, in their order, into cohorts that train together.
 
     Args:
-        runs: In the order in which they should be done.
-        most: For each answer of `together`, how many fit.
-        workers: Among how many each group is shared out.
+        runs: The runs, in the order in which they should be trained.
+        most: Number of runs that fit, for each `cohort_key`.
+        workers: Number of workers among which each group is divided.
     """
     groups: dict[str, list[RunConfig]] = {}
     for run in runs:

@@ -1,4 +1,4 @@
-"""Convolutions of R networks at once, in two ways; on a GPU the faster one is found by measurement."""
+"""Convolutions of R networks at once, by two methods; on a GPU the faster one is found by measurement."""
 
 import time
 from collections.abc import Callable
@@ -26,13 +26,13 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, paddi
 
 
 def unfolded(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair) -> Tensor:
-    """One batched matrix product, whose columns are copied in runs of B numbers."""
+    """Convolves by one batched matrix product, whose columns are copied in runs of B numbers."""
     out: Tensor = _Unfolded.apply(x, weight, bias, stride, padding)
     return out
 
 
 def grouped(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair) -> Tensor:
-    """The library's convolution with a group for each network; the batch goes to the front and back."""
+    """Convolves by the library's grouped convolution, a group for each network."""
     R = len(x)
     images = x.permute(4, 0, 1, 2, 3).flatten(1, 2)  # (B, R·C, H, W)
     flat = None if bias is None else bias.flatten()
@@ -50,13 +50,13 @@ def fastest(
     padding: Pair,
     needed: tuple[bool, bool, str] = (True, True, ""),
 ) -> Way:
-    """The faster way for these shapes on this device.
+    """Returns the faster method for these shapes on this device.
 
     Args:
-        device: Where.
-        dtype: Of x and weight.
-        x: Its shape.
-        weight: Its shape.
+        device: The device to measure.
+        dtype: Type of x and weight.
+        x: Shape of the input.
+        weight: Shape of the weight.
         stride: As in `convolve`.
         padding: As in `convolve`.
         needed: Whether gradients are needed at all, and that of x; and in what products are computed.
@@ -70,7 +70,7 @@ def fastest(
 
 
 def _seconds(way: Way, x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> float:
-    """The least of three times, after one that is not counted; infinite where this way does not work."""
+    """Returns the least of three times, after a warm-up; infinite where the method does not work."""
     times, wanted = [], [t for t in (x, weight) if t.requires_grad]
     try:
         for _ in range(4):
@@ -91,7 +91,7 @@ def _now(device: torch.device) -> float:
 
 
 class _Unfolded(torch.autograd.Function):
-    """Unfold and multiply, keeping the columns for the gradient of the weight."""
+    """A convolution by unfolding, which keeps the columns for the gradient of the weight."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair) -> Tensor:
@@ -124,7 +124,7 @@ def _padded(x: Tensor, padding: Pair) -> Tensor:
 
 
 def _windows(x: Tensor, kernel: tuple[int, ...], stride: Pair) -> Tensor:
-    """The windows of x (R, C, H, W, B) as a view (R, C, k, l, h, w, B)."""
+    """Views the windows of x (R, C, H, W, B) as (R, C, k, l, h, w, B)."""
     (R, C, H, W, B), (r, c, i, j, b) = x.shape, x.stride()
     (k, ll), (m, n) = kernel, stride
     size = (R, C, k, ll, (H - k) // m + 1, (W - ll) // n + 1, B)
@@ -132,7 +132,7 @@ def _windows(x: Tensor, kernel: tuple[int, ...], stride: Pair) -> Tensor:
 
 
 def _folded(windows: Tensor, shape: torch.Size, stride: Pair, padding: Pair) -> Tensor:
-    """The reverse: sums windows (R, C, k, l, h, w, B) back to an image (R, C, H, W, B)."""
+    """Sums windows (R, C, k, l, h, w, B) back to an image (R, C, H, W, B)."""
     R, C, H, W, B = shape
     k, ll, h, w = windows.shape[2:6]
     image = windows.new_zeros(R, C, H + 2 * padding[0], W + 2 * padding[1], B)

@@ -1,4 +1,4 @@
-"""The gradients of a step as a CUDA graph: a GPU starts them as one thing instead of kernel by kernel."""
+"""Records the gradients of a step as a CUDA graph, which a GPU starts at once instead of kernel by kernel."""
 
 import gc
 import weakref
@@ -16,7 +16,7 @@ Recorder = Callable[[Callable[[], Any]], tuple[Callable[[], object], Any]]
 
 
 def cuda_graph(work: Callable[[], Any]) -> tuple[Callable[[], object], Any]:
-    """Records work; see https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs.
+    """Records work as a CUDA graph; see https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs.
 
     Returns:
         What replays it, and what it returned, whose memory every replay writes to again.
@@ -40,16 +40,16 @@ def cuda_graph(work: Callable[[], Any]) -> tuple[Callable[[], object], Any]:
 
 
 class RecordedStep:
-    """Does work on whole batches by a recording, and on others as it is.
+    """Computes whole batches by a recording, and others without.
 
     Optimizers are no part of it, so that learning rates may change and strategies may do what they like.
 
     Args:
         work: A method: from a batch x (R, B, C, H, W) and y (R, B) to two tensors; it leaves gradients in the
             network's leaves. Its object is not kept alive.
-        net: The network.
-        batch: B of a whole batch.
-        record: Makes the recording.
+        net: The networks whose gradients are computed.
+        batch: B, the number of examples of a whole batch.
+        record: The function that makes the recording.
     """
 
     def __init__(self, work: Work, net: StackedModels, batch: int, record: Recorder = cuda_graph) -> None:
@@ -59,7 +59,7 @@ class RecordedStep:
         self._result: tuple[Tensor, Tensor]
 
     def __call__(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradients are then in the leaves, and handed to the cells."""
+        """Computes the gradients, and hands them to the groups of replicas."""
         whole = x.shape[1] == self._batch
         if whole and not self._tried:
             self._tried = True

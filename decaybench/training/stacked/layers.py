@@ -23,7 +23,7 @@ def _conv2d(layer: nn.Conv2d, p: Parameters, x: Tensor) -> Tensor:
 
 
 def _lowered(x: Tensor, *others: Tensor | None) -> Any:
-    """As autocast would have them, which does not look into a function of our own."""
+    """Casts tensors as autocast would, which does not look into custom functions."""
     if not torch.is_autocast_enabled(x.device.type):
         return x, *others
     dtype = torch.get_autocast_dtype(x.device.type)
@@ -31,7 +31,7 @@ def _lowered(x: Tensor, *others: Tensor | None) -> Any:
 
 
 def _linear(layer: nn.Linear, p: Parameters, x: Tensor) -> Tensor:
-    """X (R, F, B) to (R, O, B)."""
+    """Maps x (R, F, B) to (R, O, B)."""
     return p["weight"] @ x if "bias" not in p else torch.baddbmm(p["bias"][:, :, None], p["weight"], x)
 
 

@@ -1,4 +1,4 @@
-"""R networks of one structure as one; or one network of any structure, with the same face."""
+"""R networks of one structure trained as one, and a single network with the same interface."""
 
 from collections.abc import Iterator, Mapping
 from typing import Protocol
@@ -24,28 +24,28 @@ class Replicas(Protocol):
     models: list[nn.Module]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The outputs (R, classes, B) for x (R, B, C, H, W)."""
+        """Computes the outputs (R, classes, B) for x (R, B, C, H, W)."""
 
     def cell(self, rows: slice) -> dict[str, Parameter]:
-        """The trainable parameters of some replicas by name, to be given to one optimizer."""
+        """Returns the trainable parameters of some replicas by name, to be given to one optimizer."""
 
     def train(self, mode: bool) -> None:
-        """As of modules."""
+        """Switches between training and evaluation mode, as of modules."""
 
     def zero_grad(self) -> None: ...
 
     def distribute_gradients(self) -> None:
-        """After a backward pass: hands the gradients to the cells."""
+        """Hands the gradients to the groups of replicas, after a backward pass."""
 
     def gradients(self) -> Iterator[Tensor]:
-        """Every gradient there is, (R, …), to be changed in place."""
+        """Yields every gradient there is, (R, …), to be changed in place."""
 
     def parameters(self) -> Mapping[str, Tensor]:
-        """Everything a checkpoint needs, to be changed in place."""
+        """Returns everything a checkpoint needs, to be changed in place."""
 
 
 class SingleModel:
-    """One network, as it is."""
+    """A single network of any structure."""
 
     def __init__(self, model: nn.Module, precision: Precision = "float32") -> None:
         self.models, self._precision = [model], precision
@@ -75,7 +75,7 @@ class SingleModel:
 
 
 class StackedModels:
-    """R networks of one structure: every parameter is one tensor (R, …), of which each network's own is a view."""
+    """R networks of one structure, whose parameters are views of one tensor (R, …) each."""
 
     def __init__(self, models: list[nn.Module], precision: Precision = "float32") -> None:
         self.models, self._precision = models, precision
@@ -115,11 +115,11 @@ class StackedModels:
                 p.grad = None if grad is None else grad[rows]
 
     def gradients_by_name(self) -> dict[str, Tensor | None]:
-        """The gradients of the leaves."""
+        """Returns the gradients of the leaves."""
         return {name: leaf.grad for name, leaf in self._leaves.items()}
 
     def set_gradients(self, gradients: Mapping[str, Tensor | None]) -> None:
-        """Puts these there instead, and hands them to the cells."""
+        """Replaces the gradients of the leaves, and hands them to the groups of replicas."""
         for name, grad in gradients.items():
             self._leaves[name].grad = grad
         self.distribute_gradients()
@@ -132,7 +132,7 @@ class StackedModels:
 
 
 def _activation(module: nn.Module, own: Parameters, x: Tensor) -> Tensor:
-    """A learned activation of x (R, C, …, B), which itself takes (B, C, …)."""
+    """Applies a learned activation, which takes (B, C, …), to x (R, C, …, B)."""
     C = x.shape[1]
     if all(p.shape[1:2] == (C,) for p in own.values()):  # per channel: replicas are more channels
         merged = {name: p.flatten(0, 1) for name, p in own.items()}  # each (R·C, …)
