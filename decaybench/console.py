@@ -72,5 +72,5 @@ def check_choice(option: str, value: str, allowed: Iterable[str]) -> str:
     """
     names = list(allowed)
     if value not in names:
-        raise unknown(f"--{option}", value, names)
+        raise unknown(f"value of --{option}", value, names)
     return value

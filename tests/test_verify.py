@@ -177,7 +177,7 @@ from torch import nn
 def net():
     return nn.Sequential(nn.Linear(6, 4), nn.PReLU(4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 2))
 
-def format_number():
+def plain():
     return nn.Linear(6, 2)
 
 class Pair(nn.Linear):

@@ -40,8 +40,8 @@ def differentiable(
     Args:
         op: The operation, from (*tensors, *constants) to a tensor.
         backward_op: Its gradient, from (grad, *tensors, *constants) to the gradients of the tensors.
-        second: The gradient of that, from (grad, tensors, constants, upstream gradients of what ``backward_op`` returns) to the gradients of
-            grad and of the tensors, in torch's own differentiable operations.
+        second: The gradient of that, in torch's own differentiable operations, from (grad, tensors, constants,
+            upstream gradients of what ``backward_op`` returns) to the gradients of grad and of the tensors.
         tensors: Number of tensors among the arguments.
     """
     again = _gradient(backward_op, second, tensors + 1)

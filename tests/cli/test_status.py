@@ -133,7 +133,7 @@ def test_pictures_and_pages_are_written(tmp_path: Path) -> None:
         assert Path(f"r.{format}").stat().st_size > 5000
     assert "add --output report.html" in call("report", "--format", "html")[2]
     assert (
-        "Unknown figure 'alpha': did you mean 'alphas'?"
+        "Unknown value of --figure 'alpha': did you mean 'alphas'?"
         in call("report", "--format", "png", "--output", "x.png", "--figure", "alpha")[2]
     )
     code, out, _ = call("report", "--format", "latex")

@@ -136,11 +136,11 @@ def test_both_convolutions_are_torchs(stride: Any, padding: Any, kernel: Any, bi
     offset = torch.randn(R, 5, dtype=torch.float64, requires_grad=True) if bias else None
     inputs = [t for t in (x, weight, offset) if t is not None]
 
-    def format_number(r: int) -> Tensor:
+    def plain(r: int) -> Tensor:
         own = None if offset is None else offset[r]
         return F.conv2d(x[r].movedim(-1, 0), weight[r], own, stride, padding).movedim(0, -1)
 
-    wanted = torch.stack([format_number(r) for r in range(R)])
+    wanted = torch.stack([plain(r) for r in range(R)])
     upstream = torch.randn_like(wanted)
     gradients = torch.autograd.grad(wanted, inputs, upstream)
     for way in (convolution.unfolded, convolution.grouped):

@@ -159,7 +159,7 @@ def no_plan(setup: Setup) -> list:
 )
 def test_a_strategy_that_forgets_or_repeats_a_parameter_is_refused(name: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        finish(one(strategy=f"test_train:{name}"))
+        finish(one(strategy=f"test_trainer:{name}"))
 
 
 def test_changed_data_is_another_fingerprint() -> None:
