@@ -149,7 +149,7 @@ def test_the_slopes_shown_are_those_of_the_records(cli: Cli) -> None:
 
 def test_the_answer_has_the_figures_of_the_report(cli: Cli) -> None:
     figures = FIGURE.findall(section("The answer so far"))
-    assert len(figures) == 6
+    assert len(figures) == 7
     printed = " ".join(cli("report", str(REPOSITORY / "results" / "thread-digits")).stdout.split())
     assert all(figure in printed for figure in figures), [f for f in figures if f not in printed]
 

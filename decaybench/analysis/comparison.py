@@ -13,12 +13,12 @@ from decaybench.analysis.statistics import (
     accuracy_interval,
     anytime_interval,
     correlation,
-    detectable,
     equivalent,
     holm,
-    improvement,
     mean_interval,
+    minimum_detectable_difference,
     p_value,
+    paired_win_rate,
 )
 from decaybench.results.record import decode
 from decaybench.results.store import Record
@@ -107,7 +107,11 @@ def _evidence(differences: list[float], p: float | None, question: ComparisonSet
     """Returns the difference to the baseline, and what may be concluded from it."""
     interval = (anytime_interval if question.anytime else mean_interval)(differences)
     row: Row = dict(zip(("difference", "difference_low", "difference_high"), interval, strict=True))
-    row |= {"p_holm": p, "improvement": improvement(differences), "detectable": detectable(differences)}
+    row |= {
+        "p_holm": p,
+        "improvement": paired_win_rate(differences),
+        "detectable": minimum_detectable_difference(differences),
+    }
     return row | {"verdict": _verdict(differences, row, question)}
 
 

@@ -15,7 +15,6 @@ from scipy.special import stdtr, stdtrit
 from scipy.stats import nct
 
 TIE_TOLERANCE = 1e-12  # differences of equal fractions differ by rounding
-LEAST = 5  # seeds below which a p-value or a power says little
 
 
 class Interval(NamedTuple):
@@ -26,7 +25,7 @@ class Interval(NamedTuple):
     high: float | None
 
 
-def _spread(values: Sequence[float]) -> float | None:
+def _standard_error(values: Sequence[float]) -> float | None:
     """Returns the standard error of the mean; None for one value, and where all are equal.
 
     Accuracies are counts of a few hundred images, and seeds that tie say little about the next one: an error of zero
@@ -47,7 +46,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     Returns:
         No interval for fewer than two values, and none where all are equal.
     """
-    n, error = len(values), _spread(values)
+    n, error = len(values), _standard_error(values)
     if n == 0:
         return Interval(None, None, None)
     mean = math.fsum(values) / n
@@ -75,7 +74,7 @@ def anytime_interval(values: Sequence[float], confidence: float = 0.95, g: float
         confidence: The share of sequences whose intervals all cover.
         g: The variance of the prior on the mean, in units of that of the values.
     """
-    n, error = len(values), _spread(values)
+    n, error = len(values), _standard_error(values)
     mean = math.fsum(values) / n if n else None
     if error is None or mean is None:
         return Interval(mean, None, None)
@@ -89,7 +88,7 @@ def anytime_interval(values: Sequence[float], confidence: float = 0.95, g: float
 
 def p_value(differences: Sequence[float]) -> float | None:
     """Returns the two-sided p-value of Student's paired t-test; None where there is no spread."""
-    error = _spread(differences)
+    error = _standard_error(differences)
     if error is None:
         return None
     t = math.fsum(differences) / len(differences) / error
@@ -107,7 +106,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return corrected
 
 
-def improvement(differences: Sequence[float]) -> float | None:
+def paired_win_rate(differences: Sequence[float]) -> float | None:
     """Returns the share of seeds with a difference above zero, ties as half (Agarwal et al. 2021, 2108.13264)."""
     if not differences:
         return None
@@ -117,14 +116,16 @@ def improvement(differences: Sequence[float]) -> float | None:
 
 def correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
     """Returns the correlation of two cells seed by seed; None where one of them does not vary."""
-    if len(first) < 3 or _spread(first) is None or _spread(second) is None:
+    if len(first) < 3 or _standard_error(first) is None or _standard_error(second) is None:
         return None
     return float(np.corrcoef(first, second)[0, 1])
 
 
-def detectable(differences: Sequence[float], power: float = 0.8, level: float = 0.05) -> float | None:
+def minimum_detectable_difference(
+    differences: Sequence[float], power: float = 0.8, level: float = 0.05
+) -> float | None:
     """Returns the smallest true difference that as many seeds with this spread would have shown with this power."""
-    n, error = len(differences), _spread(differences)
+    n, error = len(differences), _standard_error(differences)
     if error is None or n < 3:
         return None
     critical = float(stdtrit(n - 1, 1 - level / 2))
@@ -137,7 +138,7 @@ def detectable(differences: Sequence[float], power: float = 0.8, level: float = 
 
 def equivalent(differences: Sequence[float], margin: float) -> float | None:
     """Returns the p-value of two one-sided tests (Schuirmann 1987): small where the mean lies within ±margin."""
-    error = _spread(differences)
+    error = _standard_error(differences)
     if error is None:
         return None
     n, mean = len(differences), math.fsum(differences) / len(differences)

@@ -72,7 +72,7 @@ def study(
 
     from decaybench.bench import study as measure
     from decaybench.execution.device import device_name, resolve
-    from decaybench.execution.executors import available_cores
+    from decaybench.execution.options import available_cores
 
     where = resolve(device)
     about = f"{device_name(where)}, torch {torch.__version__}"

@@ -26,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from decaybench.bench.script import Script, prepare_fashion_mnist
 from decaybench.execution.inline import Inline
+from decaybench.execution.options import PATIENCE_SECONDS
 from decaybench.execution.processes import Processes
 from decaybench.execution.scheduler import Scheduler
 from decaybench.results.store import StudyFolder
@@ -56,7 +57,7 @@ def contest(workers: int, epochs: int) -> Iterator[Row]:
             runs = _runs(count, epochs, dataset="fashion-mnist", network=network, activation=activation)
             study = StudyFolder(Path(folder) / f"{network}-{activation}")
             start = time.perf_counter()
-            for _ in Scheduler(Processes("cpu", workers), study, CPU, workers).run(runs):
+            for _ in Scheduler(Processes("cpu", workers, PATIENCE_SECONDS), study, CPU, workers).run(runs):
                 pass
             ours = (time.perf_counter() - start) / count
             scores = [r["history"]["test_accuracy"][-1] for r in study.load().records]

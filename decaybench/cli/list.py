@@ -44,7 +44,11 @@ def print_catalog(
         _print(console, "studies", [(n, str(s.get("description", ""))) for n, s in builtin_studies().items()])
     if what is None:
         console.print(Text("Options: decaybench list activations, and so on; give them as kaf,D=8,kernel=relu."))
-        console.print(Text("Your own: package.module:factory or path/to/file.py:factory wherever a name is asked for."))
+        console.print(
+            Text(
+                "Your own strategy, activation, network or data set: package.module:factory or path/to/file.py:factory."
+            )
+        )
 
 
 def _describe(entry: Entry, detailed: bool) -> str:

@@ -52,7 +52,7 @@ class RunPlan:
     runs: list[RunConfig]
     missing: list[RunConfig]
     fresh: bool
-    machine: dict[str, Any]  # the fields of `decaybench.execution.executors.ExecutionOptions`, which imports torch
+    machine: dict[str, Any]  # the fields of `decaybench.execution.options.ExecutionOptions`, which imports torch
 
 
 @guarded
@@ -172,7 +172,8 @@ def _compute(plan: RunPlan) -> bool:
             live.message("Starting: importing torch, loading the data …")
             if plan.machine["executor"] in ("auto", "processes"):
                 start_forkserver()
-            from decaybench.execution.executors import ExecutionOptions, make_scheduler
+            from decaybench.execution.options import ExecutionOptions
+            from decaybench.execution.scheduler import make_scheduler
 
             study = make_scheduler(folder, ExecutionOptions(**plan.machine), len(missing))
             study.check(missing)

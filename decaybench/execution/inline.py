@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import torch
 
 from decaybench.errors import DecaybenchError
-from decaybench.execution.executors import ExecutionOptions, Placement, local_workers
 from decaybench.execution.job import DataSource, DeviceData, Jobs, Message, run_job, single_thread
+from decaybench.execution.options import ExecutionOptions, Placement, local_workers
 
 
 class Inline:

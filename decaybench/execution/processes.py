@@ -9,11 +9,10 @@ from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from decaybench.execution.executors import ExecutionOptions, Placement
     from decaybench.execution.job import DataSource, Job, Jobs, Message
+    from decaybench.execution.options import ExecutionOptions, Placement
 
 PRELOAD = ["decaybench.execution.job", "torch._dynamo"]  # torch imports the second with the first optimizer
-PATIENCE_SECONDS = 600.0  # seconds without a sign of life after which a worker counts as hung
 
 
 def start_forkserver() -> None:
@@ -76,12 +75,12 @@ def _serve(connection: Connection, device: str, name: str) -> None:
     from decaybench.execution.job import DeviceData, run_job, single_thread
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who writes the records
-    place = DeviceData(torch.device(device))
-    with suppress(EOFError, OSError), single_thread(place.device):
+    cache = DeviceData(torch.device(device))
+    with suppress(EOFError, OSError), single_thread(cache.device):
         while True:
             job, given = connection.recv()
             try:
-                data = place.data(job.configs[0], given)
+                data = cache.data(job.configs[0], given)
             except Exception as error:
                 from decaybench.execution.job import Message
 
@@ -100,7 +99,7 @@ class Processes:
         patience: Seconds without a message after which a worker is killed and its job lost.
     """
 
-    def __init__(self, device: str, workers: int, patience: float = PATIENCE_SECONDS) -> None:
+    def __init__(self, device: str, workers: int, patience: float) -> None:
         self._device, self._count, self._patience = device, workers, patience
 
     def run(self, jobs: "Jobs", data: "DataSource") -> "Iterator[Message]":
@@ -116,7 +115,7 @@ class Processes:
                 for connection in wait(list(busy), timeout=1.0):
                     yield self._receive(busy[connection], workers)  # type: ignore[index]
                 for w in [w for w in workers if w.job and time.monotonic() - w.alive > self._patience]:
-                    yield self._lost(w, workers, f"it gave no sign of life for {self._patience:g} s")
+                    yield self._lost(w, workers, f"it sent no message for {self._patience:g} s")
         finally:
             for w in workers:
                 w.stop()
@@ -146,7 +145,7 @@ class Processes:
 
 def place(options: "ExecutionOptions", runs: int) -> "Placement":
     """Places the jobs of a study in processes of this machine; see `decaybench.registry.EXECUTORS`."""
-    from decaybench.execution.executors import Placement, local_workers
+    from decaybench.execution.options import Placement, local_workers
 
     device, count = local_workers(options, runs)
-    return Placement(Processes(str(device), count, options.patience), device, count, sharing=count)
+    return Placement(Processes(str(device), count, options.patience), device, count, jobs_per_gpu=count)

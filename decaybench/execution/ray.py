@@ -18,8 +18,8 @@ import torch
 
 from decaybench.errors import UsageError
 from decaybench.execution.device import resolve
-from decaybench.execution.executors import ExecutionOptions, Placement
 from decaybench.execution.job import DataSource, Job, Jobs, Message, run_job, single_thread, to_device
+from decaybench.execution.options import ExecutionOptions, Placement
 from decaybench.study.config import RunConfig
 from decaybench.training.data import Data, Part
 
@@ -98,7 +98,7 @@ class Cluster:
                 if sign is not None and time.monotonic() - sign > self._patience:
                     ray.cancel(stream, force=True)
                     del going[stream]
-                    why = f"a job gave no sign of life for {self._patience:g} s"
+                    why = f"a job sent no message for {self._patience:g} s"
                     yield Message(job, "ray", ended=True, error=why, kind="lost")
 
     def _next(self, stream: Any, job: Job) -> Message:

@@ -8,6 +8,8 @@ import torch
 
 from decaybench.errors import UsageError
 from decaybench.execution.job import Executor, Job, Jobs, Message
+from decaybench.execution.options import ExecutionOptions, Placement, local_workers
+from decaybench.registry import EXECUTORS, imports
 from decaybench.results.store import Record, StudyFolder
 from decaybench.strategies.plan import make_plan
 from decaybench.study.config import RunConfig
@@ -55,7 +57,7 @@ class Scheduler:
         device: The device of training, by which the number of runs in a job is planned.
         workers: Number of workers among which runs are divided.
         every: Seconds between two checkpoints.
-        sharing: Number of jobs that share a GPU.
+        jobs_per_gpu: Number of jobs that share a GPU.
     """
 
     executor: Executor
@@ -63,7 +65,7 @@ class Scheduler:
     device: torch.device
     workers: int = 1
     every: float = 60.0
-    sharing: int = 1
+    jobs_per_gpu: int = 1
     _data: dict[tuple[str, float, int | None], Data] = field(default_factory=dict)
     _tries: Counter[tuple[str, int]] = field(default_factory=Counter)
 
@@ -113,7 +115,7 @@ class Scheduler:
                 del lacking[config.run_id]
         rest = [run for run in missing if run.run_id in lacking]
         groups = {cohort_key(run): run for run in rest}
-        sizes = {key: capacity(run, self.data(run), self.device, self.sharing) for key, run in groups.items()}
+        sizes = {key: capacity(run, self.data(run), self.device, self.jobs_per_gpu) for key, run in groups.items()}
         yield from (Job(tuple(cohort), None, self.every) for cohort in cohorts(rest, sizes, self.workers))
 
     def _receive(self, message: Message, jobs: Jobs) -> Iterator[Event]:
@@ -158,3 +160,23 @@ def _parts(config: RunConfig) -> tuple[str, ...]:
 def _name(job: Job) -> str:
     """Returns the name of a job's checkpoint, whatever the order of its runs."""
     return min(config.run_id for config in job.configs)
+
+
+def make_scheduler(folder: StudyFolder, options: ExecutionOptions, runs: int) -> Scheduler:
+    """Builds the scheduler of a study.
+
+    Args:
+        folder: Where the records go.
+        options: Where the runs are trained.
+        runs: Number of runs to do.
+
+    Raises:
+        UsageError: When the device or the cluster is not there.
+    """
+    name = options.executor
+    if name == "auto":
+        name = "processes" if local_workers(options, runs)[1] > 1 else "inline"
+    placed: Placement = imports.load(EXECUTORS[name].target)(options, runs)
+    return Scheduler(
+        placed.executor, folder, placed.device, placed.workers, options.checkpoint_every, placed.jobs_per_gpu
+    )

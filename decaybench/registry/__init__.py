@@ -1,8 +1,8 @@
-"""Every name a study or an audit can use, with its options and where its code is. Never imports torch.
+"""Every name a study, an audit or an executor has, with its options and where its code is. Never imports torch.
 
-To add a strategy, an activation, a network, a data set or a recipe: write it in a file beside its siblings and give it
-one entry in the file of its family here. ``list``, the checks, the run, the report and the contract tests go through
-these tables and cover it.
+To add a strategy, an activation, a network, a data set, a recipe or an executor: write
+it in a file beside its siblings and give it one entry in the file of its family here. ``list``, the checks, the run, the
+report and the contract tests go through these tables and cover it.
 """
 
 from collections.abc import Mapping

@@ -18,10 +18,9 @@ def construct(family: str, spec: Spec, *args: Any) -> Any:
     """
     own = imports.is_target(spec.name)
     function = imports.load(spec.name if own else registry.FAMILIES[family][spec.name].target)
-    if own:
-        _check_call(function, family, spec, args)
+    options = _checked_options(function, family, spec, args) if own else spec.options
     try:
-        return function(*args, **spec.options)
+        return function(*args, **options)
     except DecaybenchError:
         raise
     except Exception as error:
@@ -29,7 +28,8 @@ def construct(family: str, spec: Spec, *args: Any) -> Any:
         raise UsageError(f"The {family} {spec.label} fails: {type(error).__name__}: {reason}.") from error
 
 
-def _check_call(function: Any, family: str, spec: Spec, args: tuple[Any, ...]) -> None:
+def _checked_options(function: Any, family: str, spec: Spec, args: tuple[Any, ...]) -> dict[str, Any]:
+    """Returns the options as the parameters of a user's own function want them: 1 is 1.0 where a float is expected."""
     if not callable(function):
         raise UsageError(f"The {family} {spec.name} is a {type(function).__name__}, which cannot be called.")
     signature = inspect.signature(function)
@@ -40,3 +40,16 @@ def _check_call(function: Any, family: str, spec: Spec, args: tuple[Any, ...]) -
             f"The {family} {spec.name} takes {signature}; it was given {len(args)} positional arguments "
             f"and the options {spec.options}: {error}."
         ) from error
+    return {key: _as_declared(value, signature.parameters.get(key)) for key, value in spec.options.items()}
+
+
+def _as_declared(value: Any, parameter: inspect.Parameter | None) -> Any:
+    """Converts a whole number to the type that a parameter's default or annotation has."""
+    if parameter is None or isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    kinds = (parameter.annotation, type(parameter.default))
+    if any(kind in (float, "float") for kind in kinds):
+        return float(value)
+    if any(kind in (int, "int") for kind in kinds) and float(value).is_integer():
+        return int(value)
+    return value

@@ -1,13 +1,26 @@
-"""Imports what ``package.module:name`` and ``path/to/file.py:name`` name."""
+"""Finds, hashes and imports what ``package.module:name`` and ``path/to/file.py:name`` name.
 
+A user's own code is identified by the content of every file of hers that it imports, found by reading and not by
+importing. A study pins these contents when it begins: what its workers import later is what was hashed, whatever has
+been edited meanwhile.
+"""
+
+import ast
 import hashlib
 import importlib
 import importlib.util
 import sys
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
+from types import CodeType, ModuleType
 from typing import Any
 
 from decaybench.errors import UsageError, unknown
+
+Sources = Mapping[str, bytes]  # contents of files by their absolute paths
+INSTALLED = ("site-packages", "dist-packages")
+_pinned: dict[str, bytes] = {}
 
 
 def is_target(text: str) -> bool:
@@ -15,33 +28,81 @@ def is_target(text: str) -> bool:
     return ":" in text
 
 
+def split_target(target: str) -> tuple[str, str]:
+    """Splits a target at its last colon into module or file, and attribute."""
+    module, _, attribute = target.rpartition(":")
+    return module, attribute
+
+
+def _look_here() -> None:
+    """Puts the current folder on the path, behind the standard library and before installed packages."""
+    here = str(Path.cwd())
+    if here not in sys.path and "" not in sys.path:
+        first = next((i for i, entry in enumerate(sys.path) if Path(entry).name in INSTALLED), len(sys.path))
+        sys.path.insert(first, here)
+
+
 def _origin(module: str) -> Path | None:
     """Finds the source file of a module without importing it."""
     if module.endswith(".py"):
         path = Path(module)
-        return path if path.is_file() else None
-    here = str(Path.cwd())
-    if here not in sys.path:  # a console script, unlike `python -m`, does not look in the current folder
-        sys.path.insert(0, here)
+        return path if path.is_file() or str(path.resolve()) in _pinned else None
+    _look_here()
     try:
         spec = importlib.util.find_spec(module)
     except Exception:  # a package whose own code fails; importing it will say how
         return None
-    return Path(spec.origin) if spec and spec.origin and Path(spec.origin).is_file() else None
+    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
 
 
-def source_fingerprint(target: str) -> str:
-    """Hashes the source of a target, so that changed code is a different run.
+def source_files(target: str) -> Sources:
+    """Reads the file of a target and every file of the user's that it imports, directly or not.
+
+    Imports are found by parsing, also those inside functions and those of `importlib.import_module` with a literal
+    name. Files of installed packages and of the standard library are no part of it.
 
     Raises:
         UsageError: When there is no such module or file.
     """
-    module = target.partition(":")[0]
+    module, _ = split_target(target)
     path = _origin(module)
     if path is None:
         where = "no such file" if module.endswith(".py") else f"looked in {Path.cwd()} and the installed packages"
         raise UsageError(f"Cannot find {module!r} of {target!r}: {where}.")
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    path = path.resolve()
+    roots = _roots(module, path)
+    found: dict[str, bytes] = {}
+    waiting = [path]
+    while waiting:
+        file = waiting.pop()
+        if str(file) not in found:
+            found[str(file)] = _pinned.get(str(file)) or _read(file, target)
+            waiting += _imported(file, found[str(file)], roots)
+    return found
+
+
+def source_fingerprint(target: str) -> str:
+    """Hashes the source of a target, with everything of the user's that it imports, to 12 hexadecimal digits.
+
+    Raises:
+        UsageError: When there is no such module or file.
+    """
+    files = source_files(target)
+    if len(files) == 1:
+        (content,) = files.values()
+        return hashlib.sha256(content).hexdigest()[:12]
+    root = _roots(*_place(target))[0]
+    parts = sorted(
+        (_relative(Path(file), root), hashlib.sha256(content).hexdigest()) for file, content in files.items()
+    )
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+
+
+def pin(sources: Sources) -> None:
+    """Makes every later import of these files use these contents, whatever the files hold then."""
+    _pinned.update(sources)
+    if not any(isinstance(finder, _PinnedFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(sys.meta_path.index(PathFinder), _PinnedFinder())
 
 
 def load(target: str) -> Any:
@@ -50,7 +111,7 @@ def load(target: str) -> Any:
     Raises:
         UsageError: When the module does not import, with its own error, or has no such attribute.
     """
-    module_name, _, attribute = target.partition(":")
+    module_name, attribute = split_target(target)
     path = _origin(module_name)
     try:
         module = _import_file(path) if path and module_name.endswith(".py") else importlib.import_module(module_name)
@@ -65,12 +126,15 @@ def load(target: str) -> Any:
     return getattr(module, attribute)
 
 
-def _import_file(path: Path) -> Any:
-    """Imports a file once, under a unique module name."""
-    name = f"decaybench_user_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}.{path.stem}"
+def _import_file(path: Path) -> ModuleType:
+    """Imports a file once, under a unique module name; its folder comes last on the path."""
+    path = path.resolve()
+    name = f"decaybench_user_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}.{path.stem}"
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    spec = importlib.util.spec_from_file_location(name, path, loader=_PinnedLoader(name, str(path)))
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
@@ -81,3 +145,122 @@ def _import_file(path: Path) -> Any:
         del sys.modules[name]
         raise
     return module
+
+
+class _PinnedLoader(SourceFileLoader):
+    """Loads a module from its pinned content, if there is one."""
+
+    def get_data(self, path: str) -> bytes:
+        pinned = _pinned.get(str(Path(path).resolve()))
+        return super().get_data(path) if pinned is None else pinned
+
+    def get_code(self, fullname: str) -> CodeType | None:
+        if str(Path(self.path).resolve()) not in _pinned:
+            return super().get_code(fullname)
+        return self.source_to_code(self.get_data(self.path), self.path)  # no cached bytecode: it may be of another edit
+
+
+class _PinnedFinder:
+    """Finds modules as `PathFinder` does, also pinned ones whose files are not on this machine."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is None:
+            return self._absent(fullname, sys.path if path is None else path)
+        if spec.origin and str(Path(spec.origin).resolve()) in _pinned:
+            spec.loader = _PinnedLoader(fullname, spec.origin)
+        return spec
+
+    def _absent(self, fullname: str, path: Sequence[str]) -> ModuleSpec | None:
+        name = fullname.rpartition(".")[2]
+        for entry in path:
+            for file, package in ((Path(entry, f"{name}.py"), None), (Path(entry, name, "__init__.py"), [entry])):
+                if str(file) in _pinned:
+                    inside = None if package is None else [str(file.parent)]
+                    return importlib.util.spec_from_file_location(
+                        fullname, file, loader=_PinnedLoader(fullname, str(file)), submodule_search_locations=inside
+                    )
+        return None
+
+
+def _place(target: str) -> tuple[str, Path]:
+    module, _ = split_target(target)
+    path = _origin(module)
+    assert path is not None, "its files were found before"
+    return module, path.resolve()
+
+
+def _roots(module: str, path: Path) -> list[Path]:
+    """Returns the folders in which imports of the user's own modules are looked for; the first names the files."""
+    if module.endswith(".py"):
+        return list(dict.fromkeys([path.parent, Path.cwd()]))
+    depth = module.count(".") + (path.name == "__init__.py")
+    return list(dict.fromkeys([path.parents[depth], Path.cwd()]))
+
+
+def _relative(file: Path, root: Path) -> str:
+    return file.relative_to(root).as_posix() if file.is_relative_to(root) else file.name
+
+
+def _read(file: Path, target: str) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{file}, which {target!r} needs, cannot be read: {error.strerror}.") from error
+
+
+def _imported(file: Path, content: bytes, roots: Sequence[Path]) -> list[Path]:
+    """Finds the files of the user's that a file imports."""
+    try:
+        tree = ast.parse(content)
+    except (SyntaxError, ValueError):  # importing it will say so
+        return []
+    found: list[Path] = []
+    for base, name in _names(tree, file):
+        for root in [base] if base else roots:
+            found += _module_files(root, name.split("."))
+    # An installed package may import itself; what other packages it imports is no user's code.
+    return [f for f in found if not _installed(f) or (_installed(file) and f.is_relative_to(roots[0]))]
+
+
+def _names(tree: ast.AST, file: Path) -> Iterator[tuple[Path | None, str]]:
+    """Yields the dotted names that are imported, with the folder of relative ones."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((None, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = file.parents[node.level - 1] if 0 < node.level <= len(file.parents) else None
+            prefix = [node.module] if node.module else []
+            yield from ((base, ".".join([*prefix, alias.name])) for alias in node.names)
+        elif isinstance(node, ast.Call) and _is_import_call(node.func) and node.args:
+            first = node.args[0]
+            if isinstance(first, ast.Constant) and isinstance(first.value, str):
+                yield None, first.value.lstrip(".")
+
+
+def _is_import_call(function: ast.expr) -> bool:
+    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+    return name in ("import_module", "__import__")
+
+
+def _module_files(root: Path, parts: Sequence[str]) -> Iterator[Path]:
+    """Yields the files below a folder that importing a dotted name would run."""
+    if parts[0] in sys.stdlib_module_names:
+        return
+    folder = root
+    for part in parts:
+        module, package = folder / f"{part}.py", folder / part / "__init__.py"
+        if package.is_file():
+            yield package.resolve()
+        elif module.is_file():
+            yield module.resolve()
+            return
+        folder = folder / part
+        if not folder.is_dir():
+            return
+
+
+def _installed(file: Path) -> bool:
+    return any(part in INSTALLED for part in file.parts)

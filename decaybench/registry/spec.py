@@ -1,6 +1,7 @@
 """A name with its options, such as ``kaf``, ``kaf,D=8,kernel=relu`` or ``my_module:Swish,beta=2``."""
 
 import itertools
+import math
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -40,7 +41,7 @@ class Spec(BaseModel):
         if imports.is_target(name):
             if family in ("optimizer", "schedule"):
                 raise unknown(family, name, registry.FAMILIES[family])
-            return cls(name=name, options=dict(options), source=imports.source_fingerprint(name))
+            return cls(name=name, options=_own_options(family, name, options), source=imports.source_fingerprint(name))
         if name not in registry.FAMILIES[family]:
             raise unknown(family, name, registry.FAMILIES[family])
         schema = registry.FAMILIES[family][name].options
@@ -48,7 +49,7 @@ class Spec(BaseModel):
             if option not in schema.model_fields:
                 raise unknown(f"option of {name}", option, schema.model_fields)
         try:
-            return cls(name=name, options=schema(**options).model_dump())
+            return cls(name=name, options={k: _plain(v) for k, v in schema(**options).model_dump().items()})
         except ValidationError as error:
             raise UsageError(explain(error, f"{family} {name}, option ")) from error
 
@@ -68,6 +69,19 @@ class Spec(BaseModel):
         """Returns a TOML value that `parse` reads as this Spec."""
         options = {k: v for k, v in self.chosen.items() if v is not None}
         return {"name": self.name, **options} if options else self.name
+
+
+def _plain(value: Any) -> Any:
+    """Removes the sign of −0.0, which is the same number as 0.0."""
+    return value + 0.0 if isinstance(value, float) else value
+
+
+def _own_options(family: str, name: str, options: Mapping[str, Any]) -> dict[str, Scalar]:
+    """Checks the options of a user's own code, which no schema describes, and sorts them."""
+    for key, value in options.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"{family} {name}, option {key} = {value}: a number must be finite.")
+    return {key: _plain(options[key]) for key in sorted(options)}
 
 
 def parse(family: str, value: object) -> list[Spec]:

@@ -18,7 +18,7 @@ def no_decay(s: Setup) -> Plan:
 
 
 def decay_all(s: Setup) -> Plan:
-    """Decays every parameter by the optimizer's ``weight_decay``: PyTorch's default."""
+    """Decays every parameter, as ``weight_decay`` on ``model.parameters()`` does."""
     return Plan([s.optimizer(s.group("all"), weight_decay=s.decay)])
 
 

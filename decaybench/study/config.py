@@ -11,10 +11,11 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     SerializerFunctionWrapHandler,
+    field_validator,
     model_serializer,
 )
 
-from decaybench.registry.hashing import digest
+from decaybench.registry.hashing import config_digest
 from decaybench.registry.spec import Spec
 
 Augmentation = Literal["none", "flip", "crop", "crop-flip"]
@@ -46,6 +47,11 @@ class RunConfig(BaseModel):
     seed: Annotated[int, Field(ge=0)]
     training_version: int = TRAINING_VERSION
 
+    @field_validator("weight_decay")
+    @classmethod
+    def _no_negative_zero(cls, value: float) -> float:
+        return value + 0.0
+
     @model_serializer(mode="wrap")
     def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leaves out fields at their default that records did not always have, so that their run ids stay."""
@@ -57,12 +63,17 @@ class RunConfig(BaseModel):
     @cached_property
     def run_id(self) -> str:
         """16 hexadecimal digits that stand for this configuration with its seed."""
-        return digest(self.model_dump())
+        return config_digest(self.model_dump())
 
     @cached_property
     def cell_id(self) -> str:
         """16 hexadecimal digits that stand for this configuration without its seed: the runs of one cell share them."""
-        return digest(self.model_dump(exclude={"seed"}))
+        return config_digest(self.model_dump(exclude={"seed"}))
+
+    @cached_property
+    def versionless_id(self) -> str:
+        """The run id without the version of the training code: what was asked for, whatever computed it."""
+        return config_digest(self.model_dump(exclude={"training_version"}))
 
     def data_key(self) -> tuple[str, float, int | None]:
         """Returns what decides the tensors of the data set."""

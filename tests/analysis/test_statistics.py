@@ -9,12 +9,12 @@ from scipy import stats
 from decaybench.analysis.statistics import (
     anytime_interval,
     correlation,
-    detectable,
     equivalent,
     holm,
-    improvement,
     mean_interval,
+    minimum_detectable_difference,
     p_value,
+    paired_win_rate,
 )
 
 N = 4000
@@ -98,7 +98,7 @@ def test_the_detectable_difference_is_found_with_its_power() -> None:
     rng = np.random.default_rng(7)
     base = rng.normal(0, 1, 12)
     base = (base - base.mean()) / base.std(ddof=1)  # exactly standard
-    smallest = detectable(base)
+    smallest = minimum_detectable_difference(base)
     found = [p_value(rng.normal(smallest, 1, 12)) < 0.05 for _ in range(3000)]
     assert np.mean(found) == pytest.approx(0.8, abs=0.03)
 
@@ -120,8 +120,8 @@ def test_equivalence_is_rarely_claimed_at_the_margin() -> None:
 
 
 def test_improvement_counts_ties_as_half() -> None:
-    assert improvement([0.1, -0.1, 0.0, 0.2]) == 0.625
-    assert improvement([]) is None
+    assert paired_win_rate([0.1, -0.1, 0.0, 0.2]) == 0.625
+    assert paired_win_rate([]) is None
 
 
 def test_correlation_is_numpys() -> None:
@@ -133,7 +133,7 @@ def test_correlation_is_numpys() -> None:
 
 @given(st.lists(st.floats(0, 1), max_size=12))
 def test_no_values_break_them(values: list[float]) -> None:
-    for function in (mean_interval, anytime_interval, p_value, improvement, detectable):
+    for function in (mean_interval, anytime_interval, p_value, paired_win_rate, minimum_detectable_difference):
         function(values)
     interval = anytime_interval(values)
     if interval.low is not None:

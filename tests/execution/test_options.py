@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from decaybench.execution.executors import ExecutionOptions, make_scheduler
 from decaybench.execution.inline import Inline
+from decaybench.execution.options import ExecutionOptions
 from decaybench.execution.ray import Cluster
-from decaybench.execution.scheduler import Scheduler
+from decaybench.execution.scheduler import Scheduler, make_scheduler
 from decaybench.results.store import StudyFolder
 from decaybench.training.data import load
 from decaybench.training.stacked.cohorts import capacity

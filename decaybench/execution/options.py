@@ -1,4 +1,4 @@
-"""Chooses the executor of a study: where it runs, on which device, in how many workers."""
+"""What an executor is asked for, and what it promises: device, workers, patience."""
 
 import os
 from dataclasses import dataclass
@@ -7,10 +7,8 @@ import torch
 
 from decaybench.execution.device import resolve
 from decaybench.execution.job import Executor
-from decaybench.execution.processes import PATIENCE_SECONDS
-from decaybench.execution.scheduler import Scheduler
-from decaybench.registry import EXECUTORS, imports
-from decaybench.results.store import StudyFolder
+
+PATIENCE_SECONDS = 600.0  # without a message; then a worker counts as hung
 
 
 @dataclass(frozen=True)
@@ -44,13 +42,13 @@ class Placement:
         executor: What trains the jobs.
         device: The device of every worker, by which the size of jobs is planned.
         workers: Number of jobs that are trained at once.
-        sharing: Number of jobs that share one GPU.
+        jobs_per_gpu: Number of jobs that share one GPU.
     """
 
     executor: Executor
     device: torch.device
     workers: int = 1
-    sharing: int = 1
+    jobs_per_gpu: int = 1
 
 
 def available_cores() -> int:
@@ -67,21 +65,3 @@ def local_workers(options: ExecutionOptions, runs: int) -> tuple[torch.device, i
     device = resolve(options.device)
     most = available_cores() if device.type == "cpu" else 1
     return device, min(runs, most if options.workers == "auto" else int(options.workers))
-
-
-def make_scheduler(folder: StudyFolder, options: ExecutionOptions, runs: int) -> Scheduler:
-    """Builds the scheduler of a study.
-
-    Args:
-        folder: Where the records go.
-        options: Where the runs are trained.
-        runs: Number of runs to do.
-
-    Raises:
-        UsageError: When the device or the cluster is not there.
-    """
-    name = options.executor
-    if name == "auto":
-        name = "processes" if local_workers(options, runs)[1] > 1 else "inline"
-    placed: Placement = imports.load(EXECUTORS[name].target)(options, runs)
-    return Scheduler(placed.executor, folder, placed.device, placed.workers, options.checkpoint_every, placed.sharing)
