@@ -53,7 +53,7 @@ def cache_dir() -> Path:
 @lru_cache(maxsize=2)
 def library(dtype: torch.dtype) -> ctypes.CDLL | None:
     """Loads the compiled library for a type of numbers, and compiles it first where needed; None without a compiler."""
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    compiler = _compiler()
     if dtype not in TYPES or not compiler or os.environ.get("DECAYBENCH_NATIVE") == "0":
         return None
     folder = Path(__file__).with_name("c")
@@ -65,6 +65,22 @@ def library(dtype: torch.dtype) -> ctypes.CDLL | None:
         return _load(cache_dir() / f"native-{key}.so", (*command, *map(str, files)))
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _compiler() -> str | None:
+    return os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+
+
+@lru_cache(maxsize=1)
+def compiler_version() -> str:
+    """Returns the first line of what the compiler says of its version."""
+    try:
+        done = subprocess.run(
+            [_compiler() or "cc", "--version"], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown compiler"
+    return done.stdout.partition("\n")[0]
 
 
 def _load(path: Path, command: tuple[str, ...]) -> ctypes.CDLL:

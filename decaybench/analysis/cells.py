@@ -1,74 +1,81 @@
 """Cells: a cell is the runs of one configuration over its seeds."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
+from decaybench.analysis.frame import Row, config_of, labels, pooled
 from decaybench.registry import STRATEGIES
-from decaybench.registry.spec import Spec
-from decaybench.results.record import decode
-from decaybench.results.store import Record
-
-SPECS = ("dataset", "network", "activation", "strategy", "optimizer", "schedule")
-Row = dict[str, Any]
-
-
-def labels(config: dict[str, Any]) -> Row:
-    """Writes a configuration without its seed as a person would: every named part as one text."""
-    named = {k: _label(v) if k in SPECS else v for k, v in config.items() if k not in ("seed", "precision")}
-    return {**named, "precision": config.get("precision", "float32")}
-
-
-def _label(value: dict[str, Any]) -> str:
-    """Writes a Spec as text; a user's own code with the hash of its source, since versions of it differ."""
-    return _text(value["name"], tuple(value["options"].items()), value["source"])
-
-
-@lru_cache(maxsize=4096)
-def _text(name: str, options: tuple[tuple[str, Any], ...], source: str | None) -> str:
-    spec = Spec.model_construct(name=name, options=dict(options), source=source)
-    return f"{spec.label}@{spec.source[:6]}" if spec.source else spec.label
+from decaybench.results.record import Layer
 
 
 @dataclass
 class Cell:
-    """One configuration over its seeds.
+    """One configuration over its seeds, on the same data.
 
     Attributes:
         config: The fields of the configuration as texts and numbers.
-        records: The records of the cell, one per seed.
+        runs: The rows of `runs_frame` that belong to it, by seed.
     """
 
     config: Row
-    records: list[Record] = field(default_factory=list)
+    runs: pd.DataFrame
 
     @cached_property
-    def by_seed(self) -> dict[int, Record]:
-        """The runs that did not diverge."""
-        return {r["config"]["seed"]: r for r in self.records if r["diverged"] is None}
+    def completed(self) -> pd.DataFrame:
+        """The runs that did not diverge, by seed."""
+        return self.runs[self.runs["diverged"].isna()].set_index("seed", drop=False)
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds of the runs that did not diverge."""
+        return [int(seed) for seed in self.completed.index]
+
+    def values(self, metric: str, seeds: list[int] | None = None) -> list[float]:
+        """Returns the last value of a metric for the runs that did not diverge, or for some seeds among them."""
+        runs = self.completed if seeds is None else self.completed.loc[seeds]
+        return [float(value) for value in runs[metric]]
+
+    @cached_property
+    def layers(self) -> list[tuple[Layer, ...]]:
+        """The learned activations of each run that did not diverge."""
+        return list(self.completed["layers"])
+
+    def layer(self, index: int) -> list[Layer]:
+        """Returns one layer of each run that has it."""
+        return [layers[index] for layers in self.layers if index < len(layers)]
 
     def alphas(self, layer: int | None = None) -> npt.NDArray[Any]:
-        """The final activation parameters of all seeds that did not diverge, of one layer or of all."""
-        chosen = [r["layers"] if layer is None else r["layers"][layer : layer + 1] for r in self.by_seed.values()]
-        parts = [decode(entry["final"]) for entries in chosen for entry in entries]
-        return np.concatenate(parts) if parts else np.empty(0, np.float32)
+        """Returns the final activation parameters of all runs that did not diverge, of one layer or of all."""
+        chosen = [part for layers in self.layers for part in layers] if layer is None else self.layer(layer)
+        return pooled(chosen)  # type: ignore[no-any-return]
 
-    def matches(self, other: "Cell", *but: str) -> bool:
+    def matches(self, other: "Cell", *except_fields: str) -> bool:
         """Tells whether two cells have the same configuration except in these fields."""
-        return all(self.config[k] == other.config[k] for k in self.config if k not in but)
+        mine, theirs = ({k: v for k, v in c.config.items() if k not in except_fields} for c in (self, other))
+        return mine == theirs
 
 
-def cells(records: Iterable[Record]) -> list[Cell]:
-    """Groups runs into cells, in reading order: same question together, strategies in the registry's order."""
-    found: dict[tuple[Any, ...], Cell] = {}
-    for record in records:
-        config = labels(record["config"])
-        found.setdefault(tuple(config.values()), Cell(config)).records.append(record)
-    return sorted(found.values(), key=_position)
+def cells(runs: pd.DataFrame) -> list[Cell]:
+    """Groups runs into cells, in reading order: same question together, strategies in the registry's order.
+
+    Runs of one configuration on different data are different cells.
+    """
+    found = []
+    for _, members in runs.groupby(["cell_id", "data_key"], sort=False):
+        found.append(Cell(labels(config_of(members["config"].iloc[0])), members.sort_values("seed", kind="stable")))
+    several = {cell.config["dataset"] for cell in found}
+    for label in several:
+        keys = {key: None for cell in found if cell.config["dataset"] == label for key in cell.runs["data_key"]}
+        if len(keys) > 1:
+            for cell in found:
+                if cell.config["dataset"] == label:
+                    cell.config["dataset"] = f"{label} (data {cell.runs['data_key'].iloc[0][:6]})"
+    return sorted(found, key=_position)
 
 
 def _position(cell: Cell) -> tuple[Any, ...]:
@@ -84,11 +91,11 @@ def _position(cell: Cell) -> tuple[Any, ...]:
     )
 
 
-def final(record: Record, key: str) -> float:
-    """Returns the last epoch's value of a series."""
-    return float(record["history"][key][-1])
-
-
 def strategy_name(cell: Cell) -> str:
     """Returns the name of a cell's strategy, without its options."""
     return str(cell.config["strategy"]).split(",")[0]
+
+
+def same_seeds(first: Cell, second: Cell) -> list[int]:
+    """Returns the seeds that two cells have both completed."""
+    return [int(seed) for seed in np.intersect1d(first.completed.index, second.completed.index)]

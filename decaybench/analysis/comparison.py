@@ -1,13 +1,16 @@
 """Turns records into rows and compares each cell with its baseline. Never imports torch."""
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
-from decaybench.analysis.cells import Cell, Row, cells, final, strategy_name
+from decaybench.analysis.cells import Cell, cells, same_seeds, strategy_name
+from decaybench.analysis.frame import ALPHA_COLUMNS, FINGERPRINTS, Row, alpha_columns, config_of
 from decaybench.analysis.statistics import (
     TIE_TOLERANCE,
     accuracy_interval,
@@ -20,11 +23,9 @@ from decaybench.analysis.statistics import (
     p_value,
     paired_win_rate,
 )
-from decaybench.results.record import decode
-from decaybench.results.store import Record
+from decaybench.registry.hashing import config_digest
 
 CONFIG_COLUMNS = ("dataset", "network", "activation", "strategy", "optimizer", "lr", "weight_decay", "epochs")
-NEAR_ZERO = 0.01
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ COLUMNS = (
     *("seeds", "diverged", "test_accuracy", "test_accuracy_low", "test_accuracy_high"),
     *("difference", "difference_low", "difference_high"),
     *("p_holm", "improvement", "pairing", "detectable", "verdict"),
-    *("alpha_mean", "alpha_q05", "alpha_q50", "alpha_q95", "alpha_near_zero"),
+    *ALPHA_COLUMNS,
 )
 
 
@@ -66,80 +67,86 @@ class ComparisonSettings:
     anytime: bool = False
 
 
-def summarize(records: Iterable[Record], question: ComparisonSettings | None = None) -> Summary:
-    """Groups runs into cells and compares each with the baseline strategy, seed by seed."""
-    question = question or ComparisonSettings()
-    found = cells(records)
+def summarize(runs: pd.DataFrame, settings: ComparisonSettings | None = None) -> Summary:
+    """Groups runs into cells and compares each with the baseline strategy, seed by seed.
+
+    Args:
+        runs: One row a run, as `decaybench.analysis.frame.runs_frame` makes it.
+        settings: How cells are compared.
+    """
+    settings = settings or ComparisonSettings()
+    runs, notes = _one_version(runs)
+    found = cells(runs)
     varying = [
         key
         for key in dict.fromkeys(k for c in found for k in c.config)
         if key not in CONFIG_COLUMNS and len({str(c.config.get(key)) for c in found}) > 1
     ]
-    notes: list[str] = []
-    differences = [differences_of(cell, found, question.baseline, notes) for cell in found]
-    p_values = holm([None if question.anytime else p_value(d) for d in differences])
+    pairs = [_pairs(cell, found, settings.baseline, notes) for cell in found]
+    p_values = holm([None if settings.anytime else p_value(pair.differences) for pair in pairs])
     rows = []
-    for cell, d, p in zip(found, differences, p_values, strict=True):
-        evidence = _evidence(d, p, question)
-        row = {**_row(cell, notes), **evidence, "pairing": _pairing(cell, found, question.baseline)}
+    for cell, pair, p in zip(found, pairs, p_values, strict=True):
+        evidence = _evidence(pair.differences, p, settings)
+        row = {**_row(cell, notes), **evidence, "pairing": correlation(pair.ours, pair.theirs)}
         rows.append({**{key: row[key] for key in COLUMNS}, **{k: cell.config.get(k) for k in varying}})
-    if found and not any(question.baseline in (strategy_name(cell), cell.config["strategy"]) for cell in found):
-        notes.append(f"no difference is shown, since no run has the strategy {question.baseline}.")
+    if found and not any(settings.baseline in (strategy_name(cell), cell.config["strategy"]) for cell in found):
+        notes.append(f"no difference is shown, since no run has the strategy {settings.baseline}.")
+    notes += [*_data_notes(found), *_initial_notes(found), *_machine_notes(runs), *_digest_notes(runs)]
     return Summary(rows, found, list(dict.fromkeys(notes)))
 
 
+def _one_version(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Keeps, of runs that several versions of the training code computed, those of the newest, and says so."""
+    versions = [config_of(config).get("training_version") for config in runs["config"]]
+    if len({*versions}) <= 1:
+        return runs, []
+    whole = pd.Series([-1 if v is None else v for v in versions], index=runs.index)
+    keys = [config_digest({k: v for k, v in config_of(c).items() if k != "training_version"}) for c in runs["config"]]
+    newest = whole.groupby(keys).transform("max")
+    kept = runs[whole == newest]
+    text = ", ".join(f"{(newest[kept.index] == v).sum()} of version {v}" for v in sorted({*newest[kept.index]}))
+    return kept, [f"runs of several versions of the training code are shown and never averaged: {text}."]
+
+
 def _row(cell: Cell, notes: list[str]) -> Row:
-    accuracy = accuracy_interval([final(r, "test_accuracy") for r in cell.by_seed.values()])
-    diverged = [r for r in cell.records if r["diverged"] is not None]
-    if diverged:
-        epochs = ", ".join(str(r["diverged"]) for r in diverged)
-        notes.append(f"{describe(cell)}: {len(diverged)} of {len(cell.records)} runs diverged (epoch {epochs}).")
+    accuracy = accuracy_interval(cell.values("test_accuracy"))
+    diverged = cell.runs["diverged"].dropna()
+    if len(diverged):
+        epochs = ", ".join(str(int(epoch)) for epoch in diverged)
+        notes.append(f"{describe(cell)}: {len(diverged)} of {len(cell.runs)} runs diverged (epoch {epochs}).")
     return {
         **{key: cell.config[key] for key in CONFIG_COLUMNS},
-        "seeds": len(cell.records),
+        "seeds": len(cell.runs),
         "diverged": len(diverged),
         **dict(zip(("test_accuracy", "test_accuracy_low", "test_accuracy_high"), accuracy, strict=True)),
         **alpha_columns(cell.alphas()),
     }
 
 
-def _evidence(differences: list[float], p: float | None, question: ComparisonSettings) -> Row:
+def _evidence(differences: list[float], p: float | None, settings: ComparisonSettings) -> Row:
     """Returns the difference to the baseline, and what may be concluded from it."""
-    interval = (anytime_interval if question.anytime else mean_interval)(differences)
+    interval = (anytime_interval if settings.anytime else mean_interval)(differences)
     row: Row = dict(zip(("difference", "difference_low", "difference_high"), interval, strict=True))
-    row |= {
-        "p_holm": p,
-        "improvement": paired_win_rate(differences),
-        "detectable": minimum_detectable_difference(differences),
-    }
-    return row | {"verdict": _verdict(differences, row, question)}
+    row |= {"p_holm": p, "improvement": paired_win_rate(differences)}
+    row |= {"detectable": minimum_detectable_difference(differences)}
+    return row | {"verdict": _verdict(differences, row, settings)}
 
 
-def _verdict(differences: list[float], row: Row, question: ComparisonSettings) -> str | None:
+def _verdict(differences: list[float], row: Row, settings: ComparisonSettings) -> str | None:
     """Returns a verdict: better, worse, same (in every seed, or within the margin) or not enough seeds."""
     if len(differences) < 2:
         return None
     if max(map(abs, differences)) < TIE_TOLERANCE:
         return "the same in every seed"
     low, high, p = row["difference_low"], row["difference_high"], row["p_holm"]
-    clear = p is not None and p < 0.05 if not question.anytime else low is not None and (low > 0 or high < 0)
+    clear = p is not None and p < 0.05 if not settings.anytime else low is not None and (low > 0 or high < 0)
     if clear:
         return "better" if row["difference"] > 0 else "worse"
-    if question.margin is not None and (inside := equivalent(differences, question.margin)) is not None:
-        narrow = low is not None and -question.margin < low and high < question.margin
-        if narrow if question.anytime else inside < 0.05:
-            return f"the same within ±{100 * question.margin:g}"
+    if settings.margin is not None and (inside := equivalent(differences, settings.margin)) is not None:
+        narrow = low is not None and -settings.margin < low and high < settings.margin
+        if narrow if settings.anytime else inside < 0.05:
+            return f"the same within ±{100 * settings.margin:g}"
     return "not enough seeds to tell"
-
-
-def _pairing(cell: Cell, found: list[Cell], baseline: str) -> float | None:
-    """Returns the correlation of paired runs; near 0, pairing by seed gains nothing."""
-    other = baseline_of(cell, found, baseline, [])
-    if other is None or other is cell:
-        return None
-    seeds = sorted(cell.by_seed.keys() & other.by_seed.keys())
-    first, second = ([final(c.by_seed[s], "test_accuracy") for s in seeds] for c in (cell, other))
-    return correlation(first, second)
 
 
 def describe(cell: Cell) -> str:
@@ -160,51 +167,106 @@ def baseline_of(cell: Cell, found: list[Cell], baseline: str, notes: list[str]) 
     return candidates[0] if len(candidates) == 1 else None
 
 
-def differences_of(cell: Cell, found: list[Cell], baseline: str, notes: list[str]) -> list[float]:
-    """Returns test accuracy minus the baseline's for every seed that both have; nothing for the baseline itself."""
+class Pairs(NamedTuple):
+    """The test accuracies of two cells on the seeds that both have, in the order of the seeds."""
+
+    ours: list[float]
+    theirs: list[float]
+
+    @property
+    def differences(self) -> list[float]:
+        return [a - b for a, b in zip(self.ours, self.theirs, strict=True)]
+
+
+def _pairs(cell: Cell, found: list[Cell], baseline: str, notes: list[str]) -> Pairs:
+    """Pairs a cell with its baseline; nothing for the baseline itself, and for runs whose fingerprints differ."""
     other = baseline_of(cell, found, baseline, notes)
     if other is None or other is cell:
-        return []
-    differences = []
-    for seed in sorted(cell.by_seed.keys() & other.by_seed.keys()):
-        ours, theirs = cell.by_seed[seed], other.by_seed[seed]
-        if ours["fingerprints"] != theirs["fingerprints"]:
+        return Pairs([], [])
+    seeds = same_seeds(cell, other)
+    prints = [f"{key}_fingerprint" for key in FINGERPRINTS]
+    alike = (cell.completed.loc[seeds, prints].to_numpy() == other.completed.loc[seeds, prints].to_numpy()).all(1)
+    for seed, same in zip(seeds, alike, strict=True):
+        if not same:
             notes.append(
                 f"{describe(cell)}: seed {seed} is not paired, its initial tensors or batches are not the baseline's."
             )
-            continue
-        differences.append(final(ours, "test_accuracy") - final(theirs, "test_accuracy"))
-    if differences and len(differences) < len(cell.records):
-        notes.append(f"{describe(cell)}: the difference is over {len(differences)} of {len(cell.records)} seeds.")
-    return differences
+    seeds = [seed for seed, same in zip(seeds, alike, strict=True) if same]
+    if seeds and len(seeds) < len(cell.runs):
+        notes.append(f"{describe(cell)}: the difference is over {len(seeds)} of {len(cell.runs)} seeds.")
+    return Pairs(cell.values("test_accuracy", seeds), other.values("test_accuracy", seeds))
 
 
-def alpha_columns(alphas: npt.NDArray[Any]) -> Row:
-    """Computes mean, quantiles and the share within 0.01 of zero; all None where nothing is learned."""
-    if not len(alphas):
-        return dict.fromkeys(COLUMNS[-5:])
-    low, middle, high = (float(q) for q in np.quantile(alphas, [0.05, 0.5, 0.95]))
-    return {
-        "alpha_mean": float(alphas.mean(dtype=np.float64)),
-        "alpha_q05": low,
-        "alpha_q50": middle,
-        "alpha_q95": high,
-        "alpha_near_zero": float((np.abs(alphas) <= NEAR_ZERO).mean()),
-    }
+def differences_of(cell: Cell, found: list[Cell], baseline: str, notes: list[str]) -> list[float]:
+    """Returns test accuracy minus the baseline's for every seed that both have; nothing for the baseline itself."""
+    return _pairs(cell, found, baseline, notes).differences
+
+
+def _data_notes(found: list[Cell]) -> list[str]:
+    """Says where one name stands for several data sets."""
+    parts: dict[str, set[str]] = {}
+    for cell in found:
+        name, _, key = str(cell.config["dataset"]).partition(" (data ")
+        parts.setdefault(name, set()).add(key)
+    return [
+        f"{name} stands for {len(keys)} different data sets, which are shown apart and never averaged."
+        for name, keys in parts.items()
+        if len(keys) > 1
+    ]
+
+
+def _initial_notes(found: list[Cell]) -> list[str]:
+    """Says where seeds do not differ in their initial tensors, so that they are no repetitions."""
+    notes = []
+    for cell in found:
+        same = cell.runs[cell.runs["initial_fingerprint"].duplicated(keep=False)]
+        if len(same):
+            seeds = ", ".join(str(seed) for seed in same["seed"][:5]) + (" …" if len(same) > 5 else "")
+            notes.append(
+                f"{cell.config['network']} with {cell.config['activation']}: seeds {seeds} start from the same tensors "
+                "and are no repetitions; does the network set a seed of its own (torch.manual_seed)?"
+            )
+    return notes
+
+
+def _machine_notes(runs: pd.DataFrame) -> list[str]:
+    """Says where runs were computed by different means, so that their numbers may differ by rounding."""
+    found: dict[str, set[str]] = {}
+    for text in runs["provenance"].unique() if "provenance" in runs else ():
+        about = json.loads(text)
+        about = [about, about.get("resumed_from", {})]
+        for one in about:
+            means = {name: one.get(key) for key, name in MACHINE.items()}
+            means |= {f"code of {name}": backend for name, backend in one.get("backends", {}).items()}
+            means |= {"torch": one.get("versions", {}).get("torch")}
+            for name, value in means.items():
+                found.setdefault(name, set()).update([] if value is None else [str(value)])
+    mixed = [f"{name} ({'; '.join(sorted(values))})" for name, values in found.items() if len(values) > 1]
+    if not mixed:
+        return []
+    return [f"runs of different means are compared, whose numbers may differ by rounding: {', '.join(mixed)}."]
+
+
+MACHINE = {"device": "device", "cpu_capability": "CPU capability", "blas": "BLAS", "onednn": "oneDNN"}
+
+
+def _digest_notes(runs: pd.DataFrame) -> list[str]:
+    """Says how many records no digest protects."""
+    count = 0 if "protected" not in runs else int((~runs["protected"].astype(bool)).sum())
+    return [f"{count} records have no digest (an older version wrote them)."] if count else []
 
 
 def layer_rows(cell: Cell) -> Iterator[Row]:
     """Yields one row per activation layer of a cell, over its seeds."""
-    records = list(cell.by_seed.values())
-    for index, layer in enumerate(records[0]["layers"] if records else []):
-        entries = [r["layers"][index] for r in records]
+    for index, first in enumerate(cell.layers[0] if cell.layers else ()):
+        layers = cell.layer(index)
         yield {
-            "layer": layer["name"],
+            "layer": first.name,
             **alpha_columns(cell.alphas(index)),
-            "distance_from_start": mean_of(e["distance_from_start"] for e in entries),
-            "distance_from_zero": mean_of(e["distance_from_zero"] for e in entries),
-            "distance_from_relu": mean_of(e["distance_from_relu"] for e in entries),
-            "share_of_norm": mean_of(share_of_norm(decode(e["final"])) for e in entries),
+            "distance_from_start": mean_of(layer.distance_from_start for layer in layers),
+            "distance_from_zero": mean_of(layer.distance_from_zero for layer in layers),
+            "distance_from_relu": mean_of(layer.distance_from_relu for layer in layers),
+            "share_of_norm": mean_of(share_of_norm(layer.final) for layer in layers),
         }
 
 
@@ -219,11 +281,11 @@ def share_of_norm(alphas: npt.NDArray[Any]) -> float | None:
 
 def distances(cell: Cell) -> tuple[float | None, float | None]:
     """Returns how far the learned functions are from their start and from zero, mean over layers and seeds."""
-    layers = [entry for r in cell.by_seed.values() for entry in r["layers"]]
-    return mean_of(e["distance_from_start"] for e in layers), mean_of(e["distance_from_zero"] for e in layers)
+    layers = [layer for layers in cell.layers for layer in layers]
+    return mean_of(e.distance_from_start for e in layers), mean_of(e.distance_from_zero for e in layers)
 
 
 def mean_of(values: Iterable[float | None]) -> float | None:
     """Returns the mean of the values that are known, None where there is none."""
-    known = [v for v in values if v is not None]
+    known = [v for v in values if v is not None and v == v]
     return float(np.mean(known)) if known else None

@@ -1,16 +1,33 @@
-"""A study as a pandas DataFrame, one row per run."""
+"""The runs of a study as a pandas DataFrame, one row a run: what everything else here works on."""
 
+import json
 import warnings
-from collections.abc import Iterable
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from decaybench.analysis.cells import Row, labels
-from decaybench.analysis.comparison import alpha_columns
-from decaybench.results.record import decode
-from decaybench.results.store import Record, find_study_folder
+from decaybench.registry.hashing import config_digest
+from decaybench.registry.spec import label_of
+from decaybench.results.record import Layer, Record
+from decaybench.results.store import Loaded, find_study_folder
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Row = dict[str, Any]
+SPECS = ("dataset", "network", "activation", "strategy", "optimizer", "schedule")
+FINGERPRINTS = ("data", "initial", "batches")
+NEAR_ZERO = 0.01
+ALPHA_COLUMNS = ("alpha_mean", "alpha_q05", "alpha_q50", "alpha_q95", "alpha_near_zero")
+_NOT_METRICS = {
+    *("run_id", "cell_id", *SPECS, "lr", "weight_decay", "epochs", "batch_size", "seed", "diverged"),
+    *("device", "device_name", "seconds", "config", "provenance", "metrics", "extra", "protected", "digest"),
+    *("history", "layers", "test_correct", "test_examples", "test_losses"),
+}
 
 
 def load(directory: str | Path) -> pd.DataFrame:
@@ -22,35 +39,126 @@ def load(directory: str | Path) -> pd.DataFrame:
     Returns:
         One row per run: its configuration, seed, ``diverged`` (the epoch, or missing), the last epoch's losses
         and accuracies (fractions), the activation parameters' mean, quantiles, share near zero and share of exact
-        zeros over all layers, fingerprints, device and seconds.
+        zeros over all layers, fingerprints, device and seconds. Runs of one ``cell_id`` differ in nothing but the seed.
 
     Raises:
         UsageError: When it is no study folder.
 
     A record that cannot be read is named in a warning and left out.
     """
-    loaded = find_study_folder(Path(directory)).load()
+    loaded = find_study_folder(Path(directory)).load(curves=False)
     for problem in loaded.problems:
         warnings.warn(problem, stacklevel=2)
-    return frame(loaded.records)
+    runs = runs_frame(loaded)
+    return pd.DataFrame([_public_row({str(k): v for k, v in row.items()}) for row in runs.to_dict("records")])
 
 
-def frame(records: Iterable[Record]) -> pd.DataFrame:
-    """Makes a DataFrame with one row per record; see `load`."""
-    return pd.DataFrame([_row(record) for record in records])
-
-
-def _row(record: Record) -> Row:
-    alphas = [decode(layer["final"]) for layer in record["layers"]]
+def _public_row(row: Row) -> Row:
+    layers = row["layers"]
+    alphas = np.concatenate([layer.final for layer in layers]) if layers else np.empty(0, np.float32)
+    known = {key: row[key] for key in row if key not in ("config", "provenance", "layers", "protected", "data_key")}
     return {
-        "run_id": record["run_id"],
-        **labels(record["config"]),
-        "seed": record["config"]["seed"],
-        "diverged": record["diverged"],
-        **{key: series[-1] for key, series in record["history"].items()},
-        **alpha_columns(np.concatenate(alphas) if alphas else np.empty(0)),
-        "alpha_zero": float((np.concatenate(alphas) == 0).mean()) if alphas else None,
-        **{f"{key}_fingerprint": value for key, value in record["fingerprints"].items()},
-        "device": record["provenance"].get("device"),
-        "seconds": record["provenance"].get("seconds"),
+        **{key: known.pop(key) for key in ("run_id", "cell_id")},
+        **labels(config_of(row["config"])),
+        **known,
+        **alpha_columns(alphas),
+        "alpha_zero": float((alphas == 0).mean()) if len(alphas) else None,
     }
+
+
+def runs_frame(loaded: Loaded) -> pd.DataFrame:
+    """Makes a DataFrame of the records of a study.
+
+    Returns:
+        Columns ``run_id``, ``cell_id``, ``config`` (see `config_of`), ``seed``, ``diverged`` (NaN where it did not),
+        the last value of each metric, ``…_fingerprint``, ``data_key`` (equal where the data are), ``device``,
+        ``seconds``, ``provenance`` (JSON), ``protected``, ``layers`` (a tuple of `Layer` each).
+    """
+    parts = [_from_records(loaded.records)] if loaded.records else []
+    if loaded.packed is not None and loaded.packed.num_rows:
+        parts.append(_from_table(loaded.packed))
+    if not parts:
+        return pd.DataFrame(columns=["run_id", "cell_id", "config", "seed", "diverged", "layers", "data_key"])
+    runs = parts[0] if len(parts) == 1 else pd.concat(parts, ignore_index=True)
+    runs["data_key"] = _data_keys(runs)
+    return runs
+
+
+def _from_records(records: Sequence[Record]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "run_id": record.run_id,
+            "cell_id": config_digest({k: v for k, v in record.config.items() if k != "seed"}),
+            "config": record.config,
+            "seed": record.seed,
+            "diverged": np.nan if record.diverged is None else float(record.diverged),
+            **{name: record.final(name) for name in record.history},
+            **{f"{key}_fingerprint": record.fingerprints.get(key) for key in (*FINGERPRINTS, "source")},
+            **{key: record.provenance.get(key) for key in ("device", "device_name", "seconds")},
+            "provenance": json.dumps(record.provenance, sort_keys=True),
+            "protected": record.protected,
+            "layers": record.layers,
+        }
+        for record in records
+    )
+
+
+def _from_table(table: "pa.Table") -> pd.DataFrame:
+    from decaybench.results.packed import layers_of
+
+    names = [name for name in table.column_names if name not in _NOT_METRICS and not name.endswith("_fingerprint")]
+    prints = [f"{key}_fingerprint" for key in (*FINGERPRINTS, "source")]
+    chosen = ["run_id", "cell_id", "config", "seed", "diverged", *names, *prints]
+    chosen += ["device", "device_name", "seconds", "provenance", "protected"]
+    runs: pd.DataFrame = table.select(chosen).to_pandas(strings_to_categorical=True)
+    runs = runs.astype({key: object for key in runs.columns if isinstance(runs[key].dtype, pd.CategoricalDtype)})
+    runs["diverged"] = runs["diverged"].astype(float)
+    runs["layers"] = pd.Series(layers_of(table["layers"]), index=runs.index, dtype=object)
+    return runs
+
+
+def _data_keys(runs: pd.DataFrame) -> pd.Series:
+    """Names the data of each run: by the source's fingerprint where it is known, otherwise by that of the split."""
+    known = runs.dropna(subset=["source_fingerprint"]).set_index("data_fingerprint")["source_fingerprint"]
+    by_split = known[~known.index.duplicated()]
+    return runs["source_fingerprint"].fillna(runs["data_fingerprint"].map(by_split)).fillna(runs["data_fingerprint"])
+
+
+def config_of(value: Row | str) -> Row:
+    """Returns a configuration, which may be written as JSON."""
+    return _parsed(value) if isinstance(value, str) else value
+
+
+@lru_cache(maxsize=4096)
+def _parsed(text: str) -> Row:
+    config: Row = json.loads(text)
+    return config
+
+
+def labels(config: Row) -> Row:
+    """Writes a configuration without its seed as a person would: every named part as one text."""
+    named = {
+        key: label_of(value) if isinstance(value, dict) else value
+        for key, value in config.items()
+        if key not in ("seed", "precision")
+    }
+    return {**named, "precision": config.get("precision", "float32")}
+
+
+def alpha_columns(alphas: Any) -> Row:
+    """Computes mean, quantiles and the share within 0.01 of zero; all None where nothing is learned."""
+    if not len(alphas):
+        return dict.fromkeys(ALPHA_COLUMNS)
+    low, middle, high = (float(q) for q in np.quantile(alphas, [0.05, 0.5, 0.95]))
+    return {
+        "alpha_mean": float(alphas.mean(dtype=np.float64)),
+        "alpha_q05": low,
+        "alpha_q50": middle,
+        "alpha_q95": high,
+        "alpha_near_zero": float((np.abs(alphas) <= NEAR_ZERO).mean()),
+    }
+
+
+def pooled(layers: Sequence[Layer]) -> Any:
+    """Joins the final parameters of layers, (all,) in float32."""
+    return np.concatenate([layer.final for layer in layers]) if layers else np.empty(0, np.float32)

@@ -1,18 +1,17 @@
 """Chooses the seeds to add until every difference to the baseline is known well enough."""
 
-from collections.abc import Iterable
+import pandas as pd
 
 from decaybench.analysis.cells import Cell, cells
 from decaybench.analysis.comparison import baseline_of, differences_of
 from decaybench.analysis.statistics import anytime_interval
-from decaybench.results.store import Record
 from decaybench.study.config import RunConfig
 
 FIRST_SEEDS = 5  # seeds of every cell before anything is judged
 SEEDS_PER_ROUND = 4  # seeds that are added at once
 
 
-def next_runs(runs: list[RunConfig], records: Iterable[Record], until: float, baseline: str) -> list[RunConfig]:
+def next_runs(runs: list[RunConfig], finished: pd.DataFrame, until: float, baseline: str) -> list[RunConfig]:
     """Returns the runs to do next; none when every difference is known, or all runs are done.
 
     A difference is known when its anytime-valid interval is narrow enough
@@ -21,17 +20,16 @@ def next_runs(runs: list[RunConfig], records: Iterable[Record], until: float, ba
 
     Args:
         runs: All runs of the study, in its order.
-        records: The records of the runs that are finished.
+        finished: The runs that are finished, as `decaybench.analysis.frame.runs_frame` makes them.
         until: The half-width of the interval that is asked for, as a fraction.
         baseline: The strategy that the others are compared with.
     """
-    records = list(records)
-    done = {record["run_id"] for record in records}
+    done = set(finished["run_id"])
     missing = [run for run in runs if run.run_id not in done]
     first = [run for run in missing if run.seed < FIRST_SEEDS]
     if first:
         return first
-    wanted = _undecided(cells(records), until, baseline)
+    wanted = _undecided(cells(finished), until, baseline)
     chosen: dict[str, RunConfig] = {}
     for run_ids, _ in sorted(wanted, key=lambda pair: -pair[1]):  # where the intervals are widest
         of = {run.cell_id for run in runs if run.run_id in run_ids}
@@ -52,5 +50,5 @@ def _undecided(found: list[Cell], until: float, baseline: str) -> list[tuple[set
         known = interval.low is not None and interval.high is not None
         half = (interval.high - interval.low) / 2 if known else float("inf")  # type: ignore[operator]
         if half > until:
-            wanted.append(({r["run_id"] for c in (cell, other) for r in c.records}, half))
+            wanted.append(({run_id for c in (cell, other) for run_id in c.runs["run_id"]}, half))
     return wanted

@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import stdtrit
 
-from decaybench.analysis.cells import Cell, Row, final, strategy_name
+from decaybench.analysis.cells import Cell, strategy_name
+from decaybench.analysis.frame import Row
 
 BOOTSTRAP_SAMPLES = 2000
 TUNED_FIELDS = ("lr", "weight_decay")
@@ -51,32 +52,32 @@ def _question(cells: list[Cell], baseline: str) -> list[Row]:
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
         groups.setdefault(str(cell.config["strategy"]), []).append(cell)
-    whole = [c for c in cells if c.by_seed]
+    whole = [c for c in cells if c.seeds]
     if max(map(len, groups.values())) < 2 or not whole:
         return []
-    seeds = sorted(set.intersection(*(set(c.by_seed) for c in whole)))
+    seeds = sorted(set.intersection(*(set(c.seeds) for c in whole)))
     if not seeds:
         return []
-    candidates = [_candidates(name, [c for c in group if c.by_seed], seeds) for name, group in groups.items()]
-    everything = np.arange(len(seeds))[None]  # the one sample that is not resampled
+    candidates = [_candidates(name, [c for c in group if c.seeds], seeds) for name, group in groups.items()]
+    all_seeds = np.arange(len(seeds))[None]  # (1, n): the sample itself
     resampled = np.random.default_rng(0).integers(len(seeds), size=(BOOTSTRAP_SAMPLES, len(seeds)))
     reference = next((c for c in candidates if baseline in (c.strategy, strategy_name(c.cells[0]))), None)
-    return [_row(c, reference, everything, resampled) for c in candidates if c.cells]
+    return [_row(c, reference, all_seeds, resampled) for c in candidates if c.cells]
 
 
 def _candidates(name: str, cells: list[Cell], seeds: list[int]) -> Candidates:
     def of(key: str) -> Floats:
-        return np.array([[final(cell.by_seed[s], key) for s in seeds] for cell in cells])
+        return np.array([cell.values(key, seeds) for cell in cells])
 
     return Candidates(name, cells, of("validation_accuracy"), of("test_accuracy"))
 
 
 def _row(
-    c: Candidates, reference: Candidates | None, everything: npt.NDArray[np.intp], resampled: npt.NDArray[np.intp]
+    c: Candidates, reference: Candidates | None, all_seeds: npt.NDArray[np.intp], resampled: npt.NDArray[np.intp]
 ) -> Row:
-    (chosen,), (test,) = c.best(everything)
+    (chosen,), (test,) = c.best(all_seeds)
     again, scores = c.best(resampled)
-    best, n = c.cells[chosen], everything.shape[1]
+    best, n = c.cells[chosen], all_seeds.shape[1]
     row = {key: best.config[key] for key in best.config if key not in TUNED_FIELDS}
     row |= {"lr": best.config["lr"], "weight_decay": best.config["weight_decay"], "seeds": n}
     row |= {"candidates": len(c.cells), "chosen_again": float((again == chosen).mean())}
@@ -84,7 +85,7 @@ def _row(
     row |= _interval("test_accuracy", float(test), scores, n)
     if reference is None or reference is c:
         return row | dict.fromkeys(("difference", "difference_low", "difference_high"))
-    _, (theirs,) = reference.best(everything)
+    _, (theirs,) = reference.best(all_seeds)
     return row | _interval("difference", float(test - theirs), scores - reference.best(resampled)[1], n)
 
 

@@ -5,12 +5,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from decaybench.registry.hashing import digest
+from decaybench.registry.hashing import config_digest, digest
+from decaybench.results.record import Record
 from decaybench.results.store import StudyFolder
 from decaybench.study.study import read_study
 from decaybench.training.data import load
@@ -21,20 +23,30 @@ CPU = torch.device("cpu")
 
 
 def write_made_up_records(folder: StudyFolder, count: int) -> None:
-    """Writes records of a small study with many seeds, whose accuracies are drawn at random."""
+    """Writes packed records of a small study with many seeds, whose accuracies are drawn at random."""
+    from decaybench.results import packed
+
     study = read_study("smoke", {"seeds": 1})
-    templates = []
+    templates: list[Record] = []
     for run in study.runs()[:20]:
         (record,) = [e.record for e in train([run], load(run, CPU)) if isinstance(e, Finished)]
-        templates.append({**record, "provenance": {"seconds": 1.0}})
+        templates.append(replace(record, provenance={"seconds": 1.0}))
     generator = random.Random(0)
+    records = []
     for number in range(count):
-        record = dict(templates[number % len(templates)])
-        record["config"] = {**record["config"], "seed": number // len(templates)}
-        record["run_id"] = digest(record["config"])
-        accuracies = [round(0.9 + generator.gauss(0, 0.01), 4) for _ in record["history"]["test_accuracy"]]
-        record["history"] = {**record["history"], "test_accuracy": accuracies}
-        folder.write(record)
+        template = templates[number % len(templates)]
+        config = {**template.config, "seed": number // len(templates)}
+        accuracies: list[float | None] = [
+            round(0.9 + generator.gauss(0, 0.01), 4) for _ in template.history["test_accuracy"]
+        ]
+        prints = {**template.fingerprints, "initial": digest(config["seed"]), "batches": digest(config["seed"])}
+        history = {**template.history, "test_accuracy": accuracies}
+        records.append(
+            replace(template, run_id=config_digest(config), config=config, history=history, fingerprints=prints)
+        )
+    folder.path.mkdir(parents=True, exist_ok=True)
+    said = packed.write(packed.to_table(records), folder.packed_file)
+    folder.packed_digest_file.write_text(f"{said}  {folder.packed_file.name}\n")
 
 
 CHILD = """
@@ -49,12 +61,17 @@ finally:
 """
 
 
+FORMATS = ("table", "json", "csv", "markdown", "latex")
+
+
 def reports(counts: tuple[int, ...]) -> Iterator[Row]:
-    """Measures the seconds of ``decaybench report`` once Python has started, and its peak memory."""
-    with tempfile.TemporaryDirectory() as place:
-        for count in counts:
+    """Measures the seconds of ``decaybench report`` once Python has started, and its peak memory, in each format."""
+    for count in counts:
+        with tempfile.TemporaryDirectory() as place:
             write_made_up_records(StudyFolder(Path(place)), count)
-            command = [sys.executable, "-c", CHILD, "report", place]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
-            seconds, peak = done.stderr.splitlines()[-1].split()
-            yield {"runs": count, "seconds": float(seconds), "peak MiB": int(peak) / 1024}
+            for format in (*FORMATS, "html"):
+                command = [sys.executable, "-c", CHILD, "report", place, "--format", format]
+                command += ["--output", f"{place}/report.html"] if format == "html" else []
+                done = subprocess.run(command, check=True, capture_output=True, text=True)
+                seconds, peak = done.stderr.splitlines()[-1].split()
+                yield {"runs": count, "format": format, "seconds": float(seconds), "peak MiB": int(peak) / 1024}

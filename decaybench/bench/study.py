@@ -60,7 +60,7 @@ def contest(workers: int, epochs: int) -> Iterator[Row]:
             for _ in Scheduler(Processes("cpu", workers, PATIENCE_SECONDS), study, CPU, workers).run(runs):
                 pass
             ours = (time.perf_counter() - start) / count
-            scores = [r["history"]["test_accuracy"][-1] for r in study.load().records]
+            scores = [r.final("test_accuracy") for r in study.load().records]
             yield {
                 "network": network,
                 "activation": activation,
@@ -96,7 +96,7 @@ def whole(device: torch.device, epochs: int, seeds: int = 10) -> Row:
         for _ in Scheduler(Inline(device), study, device).run(runs):
             pass
         ours = time.perf_counter() - start
-        scores = [r["history"]["test_accuracy"][-1] for r in study.load().records]
+        scores = [r.final("test_accuracy") for r in study.load().records]
     return {
         "runs": len(runs),
         "epochs": epochs,

@@ -8,6 +8,7 @@ from decaybench import __version__
 from decaybench.bench.command import bench
 from decaybench.cli.audit import audit
 from decaybench.cli.list import print_catalog
+from decaybench.cli.pack import pack
 from decaybench.cli.report import report
 from decaybench.cli.run import run
 from decaybench.cli.status import status
@@ -24,6 +25,7 @@ app = typer.Typer(
 app.command()(run)
 app.command()(report)
 app.command()(status)
+app.command()(pack)
 app.command()(audit)
 app.command()(verify)
 app.add_typer(bench, name="bench")

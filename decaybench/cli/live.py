@@ -3,13 +3,14 @@
 import sys
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.live import Live as Screen
 from rich.text import Text
 
 from decaybench.execution.progress import Progress
+from decaybench.results.record import Record
 from decaybench.results.store import StudyFolder
 from decaybench.study.config import RunConfig
 
@@ -69,19 +70,17 @@ class Live:
             self._noted = time.monotonic()
             self._folder.write_progress(self.progress.dumps())
 
-    def _line(self, record: dict[str, Any], number: int) -> str:
-        history, diverged = record["history"], record["diverged"]
-        result = (
-            f"diverged in epoch {diverged}"
-            if diverged
-            else f"validation {100 * history['validation_accuracy'][-1]:.2f}%, loss {history['train_loss'][-1]:.4f}"
-        )
-        config = RunConfig.model_validate(record["config"])
+    def _line(self, record: Record, number: int) -> str:
+        validation, loss = record.final("validation_accuracy"), record.final("train_loss")
+        result = f"validation {100 * validation:.2f}%, loss {loss:.4f}"
+        if record.diverged is not None:
+            result = f"diverged in epoch {record.diverged}"
+        config = RunConfig.model_validate(record.config)
         parts = (config.dataset, config.network, config.activation, config.strategy, config.optimizer)
         name = " ".join(spec.label for spec in parts)
         return (
             f"[{number}/{self.progress.total}] {name} lr={config.lr:g} weight_decay={config.weight_decay:g} "
-            f"seed={config.seed}: {result}; {record['provenance']['seconds']:.1f} s, {self.progress.rate}"
+            f"seed={config.seed}: {result}; {record.provenance['seconds']:.1f} s, {self.progress.rate}"
         )
 
     def _print(self, line: str) -> None:

@@ -7,14 +7,17 @@ from typing import Annotated
 import typer
 
 from decaybench.analysis.comparison import ComparisonSettings, summarize
+from decaybench.analysis.frame import config_of, runs_frame
 from decaybench.analysis.stopping import next_runs
 from decaybench.cli.output import write_report
 from decaybench.console import check_choice, guarded, say
 from decaybench.errors import DecaybenchError, unknown
 from decaybench.registry import STRATEGIES
+from decaybench.registry.hashing import config_digest
 from decaybench.registry.imports import is_target
 from decaybench.report.formats import FIGURE_NAMES, FORMATS, Report
 from decaybench.results.store import Loaded, StudyFolder, find_study_folder
+from decaybench.study.config import RunConfig
 from decaybench.study.study import read_study
 
 POLL_SECONDS = 2.0  # seconds between two looks at a study that runs
@@ -46,16 +49,16 @@ def report(
     if directory is None:
         say(f"Reporting {folder.path}.")
     settings = _settings(folder, baseline, margin)
-    loaded = folder.load(pictures=curves)
+    loaded = folder.load(curves=curves)
     while waiting := _unfinished(folder, loaded):
         if not follow:
             loaded.problems.append(waiting)
             break
-        if loaded.records:
+        if len(loaded):
             _write(folder, loaded, settings, format, output, figure, layers)
         say(waiting)
-        loaded = _more(folder, len(loaded.records), curves)
-    if not loaded.records:
+        loaded = _more(folder, len(loaded), curves)
+    if not len(loaded):
         raise DecaybenchError(" ".join([*loaded.problems, f"{folder.path} holds no finished run."]))
     _write(folder, loaded, settings, format, output, figure, layers)
 
@@ -73,15 +76,15 @@ def _write(
         say(f"Warning: {problem}")
     name, description = _about(folder)
     command = f"decaybench run {folder.study_file}"
-    report = Report(summarize(loaded.records, settings), settings, layers, figure, name, description, command)
+    report = Report(summarize(runs_frame(loaded), settings), settings, layers, figure, name, description, command)
     write_report(report, format, output)
 
 
 def _more(folder: StudyFolder, before: int, curves: bool) -> Loaded:
     """Waits until more runs are finished."""
-    while len(list(folder.runs.glob("*.json"))) <= before:
+    while folder.count() <= before:
         time.sleep(POLL_SECONDS)
-    return folder.load(pictures=curves)
+    return folder.load(curves=curves)
 
 
 def _about(folder: StudyFolder) -> tuple[str, str]:
@@ -109,8 +112,22 @@ def _unfinished(folder: StudyFolder, loaded: Loaded) -> str:
         asked = study.runs()
     except DecaybenchError:  # none there, or code it names has moved
         return ""
-    missing = {r.run_id for r in asked} - {r["run_id"] for r in loaded.records}
-    if study.until is not None and not next_runs(asked, loaded.records, study.until / 100, "decay-all"):
+    missing = {run.run_id: run for run in asked if run.run_id not in loaded.run_ids()}
+    if study.until is not None and not next_runs(asked, runs_frame(loaded), study.until / 100, "decay-all"):
         return ""  # it stopped because it knew enough
+    if not missing:
+        return ""
+    older = _of_older_versions(loaded, missing)
     command = f"decaybench run {folder.study_file}"
-    return f"{len(missing)} of the study's {len(asked)} runs are not finished; {command} goes on." if missing else ""
+    if older == len(missing):
+        return f"{older} runs are those of an older version of the training code; {command} computes them anew."
+    return f"{len(missing) - older} of the study's {len(asked)} runs are not finished; {command} goes on."
+
+
+def _of_older_versions(loaded: Loaded, missing: dict[str, RunConfig]) -> int:
+    """Counts the missing runs that an older version of the training code has computed."""
+    wanted = {run.versionless_id for run in missing.values()}
+    there = set()
+    for config in map(config_of, runs_frame(loaded)["config"]):
+        there.add(config_digest({key: value for key, value in config.items() if key != "training_version"}))
+    return len(wanted & there)

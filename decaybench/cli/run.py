@@ -13,19 +13,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from decaybench.analysis.comparison import ComparisonSettings, summarize
+from decaybench.analysis.frame import runs_frame
 from decaybench.analysis.stopping import next_runs
 from decaybench.cli.interrupt import InterruptHandler
 from decaybench.cli.live import Live
 from decaybench.cli.output import write_report
 from decaybench.console import INTERRUPTED, check_choice, check_device, guarded, say
-from decaybench.errors import UsageError
+from decaybench.errors import DecaybenchError, UsageError
 from decaybench.execution.processes import start_forkserver
 from decaybench.execution.progress import Progress
 from decaybench.registry import EXECUTORS, FAMILIES
 from decaybench.report.formats import Report
 from decaybench.results.store import StudyFolder
 from decaybench.study.config import RunConfig
-from decaybench.study.study import Study, read_study, to_toml
+from decaybench.study.study import COMPARED, Study, read_study, to_fields, to_toml
 
 if TYPE_CHECKING:
     from decaybench.execution.scheduler import Event, Scheduler
@@ -51,6 +52,7 @@ class RunPlan:
     folder: StudyFolder
     runs: list[RunConfig]
     missing: list[RunConfig]
+    finished: dict[str, str]  # fingerprints of the data of finished runs
     fresh: bool
     machine: dict[str, Any]  # the fields of `decaybench.execution.options.ExecutionOptions`, which imports torch
 
@@ -111,12 +113,19 @@ def run(
     runs = asked.runs()
     check_choice("executor", executor, ("auto", *EXECUTORS))
     _check(asked, data_dir, workers, device)
-    loaded = folder.load((r.run_id for r in runs), set_aside=not dry_run)
+    _check_folder(folder, asked, runs, fresh)
+    ids = {run.run_id for run in runs}
+    if not (dry_run or fresh):
+        for sentence in folder.set_aside_damaged(ids):
+            say(f"Warning: {sentence}")
+        _take_over(folder, results, ids)
+    loaded = folder.load(ids, curves=False)
     for problem in loaded.problems:
         say(f"Warning: {problem}")
-    finished = set() if fresh else {record["run_id"] for record in loaded.records}
-    missing = [r for r in runs if r.run_id not in finished]
-    if asked.until is not None and not fresh and not next_runs(runs, loaded.records, asked.until / 100, BASELINE):
+    frame = runs_frame(loaded)
+    finished = {} if fresh else dict(zip(frame["run_id"], frame.get("data_fingerprint", ()), strict=False))
+    missing = [r for r in runs if r.run_id not in finished and (fresh or r.run_id not in loaded.newer)]
+    if asked.until is not None and not fresh and not next_runs(runs, frame, asked.until / 100, BASELINE):
         missing = []  # everything is known well enough
     if dry_run:
         _print_dry_run(runs, missing, folder)
@@ -124,13 +133,13 @@ def run(
     if fresh:
         _confirm_fresh(folder, yes)
     machine = {k: given[k] for k in ("device", "workers", "checkpoint_every", "patience", "ray_address", "ray_gpus")}
-    plan = RunPlan(asked, folder, runs, missing, fresh, {**machine, "executor": executor})
+    plan = RunPlan(asked, folder, runs, missing, finished, fresh, {**machine, "executor": executor})
     whole = _compute(plan) if missing else True
-    found = folder.load((r.run_id for r in runs), pictures=False)
+    found = folder.load(ids, curves=False)
     for problem in found.problems:
         say(f"Warning: {problem}")
     settings = ComparisonSettings(BASELINE, anytime=asked.until is not None)
-    write_report(Report(summarize(found.records, settings), settings, name=asked.name))
+    write_report(Report(summarize(runs_frame(found), settings), settings, name=asked.name))
     say(f"More: decaybench report {shlex.quote(str(folder.path))} --layers")
     if not whole:
         raise typer.Exit(1)
@@ -147,6 +156,46 @@ def _check(asked: Study, data_dir: Path | None, workers: str, device: str) -> No
     if not re.fullmatch(r"auto|[1-9]\d{0,3}", workers):
         raise UsageError(f"--workers {workers!r}: allowed are auto and whole numbers from 1 on.")
     check_device(device)
+
+
+def _check_folder(folder: StudyFolder, asked: Study, runs: list[RunConfig], fresh: bool) -> None:
+    """Notices that the folder holds another study.
+
+    Raises:
+        UsageError: When the two have no run in common.
+    """
+    if fresh or not folder.study_file.exists() or not folder.count():
+        return
+    try:
+        there = read_study(str(folder.study_file), {})
+        other = {run.run_id for run in there.runs()}
+    except DecaybenchError:  # of another version, or code that it names has moved
+        return
+    fields = [key for key in COMPARED if to_fields(there).get(key) != to_fields(asked).get(key)]
+    if not fields:
+        return
+    common = other & {run.run_id for run in runs}
+    if not common:
+        raise UsageError(
+            f"{folder.path} holds another study, which differs in {', '.join(fields)}; give --name for another folder, "
+            "or --fresh to delete what is there."
+        )
+    say(f"Note: {folder.path} held a study that differs in {', '.join(fields)}; its other runs stay there.")
+
+
+def _take_over(folder: StudyFolder, results: Path, ids: set[str]) -> None:
+    """Copies records of these runs from other studies below the same folder: a run is the same wherever it was done."""
+    wanted = {run_id for run_id in ids if not folder.has(run_id)}
+    for path in sorted(results.glob("*")):
+        other = StudyFolder(path)
+        if not wanted or path == folder.path or not any(other.has(run_id) for run_id in wanted):
+            continue
+        found = other.load_records(wanted)
+        for record in found:
+            folder.write(record)
+        wanted -= {record.run_id for record in found}
+        if found:
+            say(f"{len(found)} runs are taken over from {path}.")
 
 
 def _compute(plan: RunPlan) -> bool:
@@ -175,8 +224,8 @@ def _compute(plan: RunPlan) -> bool:
             from decaybench.execution.options import ExecutionOptions
             from decaybench.execution.scheduler import make_scheduler
 
-            study = make_scheduler(folder, ExecutionOptions(**plan.machine), len(missing))
-            study.check(missing)
+            study = make_scheduler(folder, ExecutionOptions(**plan.machine), missing, plan.runs)
+            study.check(missing, plan.finished)
             if plan.fresh:  # from here on it is known to work
                 folder.clear()
             folder.sweep()
@@ -195,8 +244,8 @@ def _until(study: "Scheduler", plan: RunPlan, until: float) -> Iterator["Event"]
     failed: set[str] = set()
     while True:
         runs = [run for run in plan.runs if run.run_id not in failed]
-        records = plan.folder.load(run.run_id for run in runs).records
-        batch = next_runs(runs, records, until, BASELINE)
+        finished = runs_frame(plan.folder.load((run.run_id for run in runs), curves=False))
+        batch = next_runs(runs, finished, until, BASELINE)
         if not batch:
             return
         for event in study.run(batch):
@@ -206,10 +255,10 @@ def _until(study: "Scheduler", plan: RunPlan, until: float) -> Iterator["Event"]
 
 def _confirm_fresh(folder: StudyFolder, yes: bool) -> None:
     """Says what ``--fresh`` will delete, and asks for confirmation."""
-    count = len(list(folder.runs.glob("*.json")))
+    count = folder.count()
     if not count:
         return
-    say(f"--fresh deletes {count} finished runs in {folder.runs}.")
+    say(f"--fresh deletes {count} finished runs in {folder.path}.")
     if not yes:
         if not sys.stdin.isatty():
             raise UsageError("--fresh asks before it deletes, and there is no terminal to ask on: add --yes.")

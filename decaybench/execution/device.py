@@ -2,14 +2,18 @@
 
 import os
 import platform
+import re
 import subprocess
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from decaybench.activations import backends
 from decaybench.errors import UsageError
 
 
@@ -46,13 +50,22 @@ def processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def provenance(device: torch.device) -> dict[str, Any]:
-    """Describes where a record comes from: device, versions, time. Never part of a run's identity."""
+def provenance(device: torch.device, model: nn.Module | None = None) -> dict[str, Any]:
+    """Describes where a record comes from: device, versions, time. Never part of a run's identity.
+
+    Args:
+        device: The device of the training.
+        model: The network, whose activations' backends are named.
+    """
     packages = ("decaybench", "torch", "numpy")
     return {
         "device": device.type,
         "device_name": device_name(device),
         "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "blas": _blas(),
+        "onednn": os.environ.get("ONEDNN_MAX_CPU_ISA", "default") if torch.backends.mkldnn.is_available() else "none",  # type: ignore[no-untyped-call]
+        "backends": backends(model) if model is not None else {},
         "platform": platform.platform(),
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in packages},
@@ -61,6 +74,14 @@ def provenance(device: torch.device) -> dict[str, Any]:
     }
 
 
+@lru_cache(maxsize=1)
+def _blas() -> str:
+    """Returns the library of matrix products that torch was built with."""
+    found = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
+    return found[1] if found else "unknown"
+
+
+@lru_cache(maxsize=1)
 def _commit() -> str | None:
     """Returns the commit of the checkout this package is run from, if it is one."""
     here = Path(__file__).resolve().parents[2]

@@ -5,22 +5,24 @@ from collections.abc import Iterator
 import torch
 
 from decaybench.errors import DecaybenchError
-from decaybench.execution.job import DataSource, DeviceData, Jobs, Message, run_job, single_thread
+from decaybench.execution.job import DataSource, DeviceData, Failure, Jobs, Message, run_job, single_thread
 from decaybench.execution.options import ExecutionOptions, Placement, local_workers
+from decaybench.registry import imports
 
 
 class Inline:
     """Trains jobs in this process."""
 
     def __init__(self, device: torch.device) -> None:
-        self._place = DeviceData(device)
+        self._cache = DeviceData(device)
 
     def run(self, jobs: Jobs, data: DataSource) -> Iterator[Message]:
-        with single_thread(self._place.device):
+        with single_thread(self._cache.device):
             while job := jobs.take():
+                imports.pin(job.sources)
                 first = job.configs[0]
-                for message in run_job(job, self._place.data(first, data(first)), "here"):
-                    if message.kind == "broken":
+                for message in run_job(job, self._cache.data(first, data(first)), "here"):
+                    if message.failure is Failure.device:
                         raise DecaybenchError(f"{message.error} Run the same command again: finished runs are kept.")
                     yield message
 

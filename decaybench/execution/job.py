@@ -5,19 +5,32 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import Any, Protocol
 
 import torch
 
 from decaybench.errors import DecaybenchError, UsageError
 from decaybench.execution.device import provenance
+from decaybench.registry import imports
+from decaybench.results.record import Record
 from decaybench.study.config import RunConfig
 from decaybench.training import checkpoint
 from decaybench.training.data import Data, Part, load
 from decaybench.training.trainer import Epoch, Finished, Training
 
-HEARTBEAT_SECONDS = 0.5  # seconds between two signs of life
+HEARTBEAT_SECONDS = 0.5  # between two messages without news
+
+
+class Failure(StrEnum):
+    """Why a job cannot go on."""
+
+    usage = "usage"  # for the user, and would come again
+    memory = "memory"  # fewer runs at once may fit
+    lost = "lost"  # the worker died or hung
+    device = "device"  # the GPU takes no more work from this process
+    failed = "failed"  # anything else
 
 
 @dataclass(frozen=True)
@@ -26,13 +39,24 @@ class Job:
 
     Attributes:
         configs: The runs of the job.
+        stacked: Whether they train as one stack.
         saved: A checkpoint of the runs to go on from.
-        every: Seconds between two checkpoints.
+        checkpoint_seconds: Seconds between two checkpoints.
+        data_fingerprint: Fingerprint of the data that was planned.
+        sources: Contents of the user's own files that the runs need; imports use these.
     """
 
     configs: tuple[RunConfig, ...]
+    stacked: bool
     saved: bytes | None = None
-    every: float = 60.0
+    checkpoint_seconds: float = 60.0
+    data_fingerprint: str | None = None
+    sources: imports.Sources = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """The name of the job and of its checkpoint, whatever the order of its runs."""
+        return min(config.run_id for config in self.configs)
 
 
 @dataclass(frozen=True)
@@ -40,26 +64,29 @@ class Message:
     """A message from a worker about its job.
 
     Attributes:
-        job: The job that the message is about.
+        job_id: The job that the message is about.
         worker: Name of the worker.
         epochs: Epochs of its runs that ended.
         records: Records of runs that are finished, with provenance.
         saved: A checkpoint of the job.
         ended: Whether the job is done or cannot go on.
-        error: Why the job cannot go on.
-        kind: Of the error: ``usage`` is for the user and would come again; ``memory``: fewer runs at once may fit;
-            ``lost``: the worker died or hung; ``broken``: its GPU takes no more work from this process; ``failed``:
-            anything else.
+        failure: Why it cannot go on.
+        error: The same in words.
     """
 
-    job: Job
+    job_id: str
     worker: str = ""
     epochs: tuple[Epoch, ...] = ()
-    records: tuple[dict[str, Any], ...] = ()
+    records: tuple[Record, ...] = ()
     saved: bytes | None = None
     ended: bool = False
-    error: str | None = None
-    kind: str = ""
+    failure: Failure | None = None
+    error: str = ""
+
+
+def failed(job_id: str, worker: str, failure: Failure, error: str) -> Message:
+    """Makes the last message of a job that cannot go on."""
+    return Message(job_id, worker, ended=True, failure=failure, error=error)
 
 
 class Executor(Protocol):
@@ -74,11 +101,13 @@ class Jobs:
 
     Args:
         jobs: The jobs in their order.
-        has: Tells whether a run is finished; called when its job is taken, since another process may have done it.
+        is_finished: Tells whether a run is finished; called when its job is taken, since another process may have
+            done it.
     """
 
-    def __init__(self, jobs: Iterable[Job], has: Callable[[RunConfig], bool]) -> None:
-        self._queue, self._has = deque(jobs), has
+    def __init__(self, jobs: Iterable[Job], is_finished: Callable[[RunConfig], bool]) -> None:
+        self._queue, self._is_finished = deque(jobs), is_finished
+        self._taken: dict[str, Job] = {}
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -90,10 +119,16 @@ class Jobs:
         """Takes the next job, without the runs that are finished; None where there is none."""
         while self._queue:
             job = self._queue.popleft()
-            left = tuple(config for config in job.configs if not self._has(config))
+            left = tuple(config for config in job.configs if not self._is_finished(config))
             if left:
-                return job if job.saved is not None else replace(job, configs=left)
+                job = job if job.saved is not None else replace(job, configs=left)
+                self._taken[job.id] = job
+                return job
         return None
+
+    def taken(self, job_id: str) -> Job:
+        """Returns a job that was taken."""
+        return self._taken[job_id]
 
 
 class DataSource(Protocol):
@@ -104,55 +139,64 @@ class DataSource(Protocol):
 
 def run_job(job: Job, data: Data, worker: str = "") -> Iterator[Message]:
     """Trains a job on the device of its data, and yields messages; an error becomes a message, too."""
-    last = Message(job, worker, ended=True)
+    last = Message(job.id, worker, ended=True)
     try:
         yield from _train(job, data, worker)
     except torch.OutOfMemoryError as error:
-        last = replace(last, error=str(error).partition("\n")[0], kind="memory")
+        last = failed(job.id, worker, Failure.memory, str(error).partition("\n")[0])
     except UsageError as error:
-        last = replace(last, error=str(error), kind="usage")
+        last = failed(job.id, worker, Failure.usage, str(error))
     except DecaybenchError as error:
-        last = replace(last, error=str(error), kind=_kind(error.__cause__))
+        last = failed(job.id, worker, _failure(error.__cause__), str(error))
     except Exception as error:
-        last = replace(last, error=f"{type(error).__name__}: {error}", kind=_kind(error))
-    if data.train.x.is_cuda and last.kind != "broken":  # the next job needs the memory, graphs included
+        last = failed(job.id, worker, _failure(error), f"{type(error).__name__}: {error}")
+    if data.train.x.is_cuda and last.failure is not Failure.device:  # the next job needs the memory, graphs included
         gc.collect()
         torch.cuda.empty_cache()
     yield last
 
 
-def _kind(error: BaseException | None) -> str:
-    return "broken" if isinstance(error, torch.AcceleratorError) else "failed"
+def _failure(error: BaseException | None) -> Failure:
+    return Failure.device if isinstance(error, torch.AcceleratorError) else Failure.failed
 
 
 def _train(job: Job, data: Data, worker: str) -> Iterator[Message]:
-    yield Message(job, worker)
-    about = provenance(data.train.x.device)
+    yield Message(job.id, worker)
+    if job.data_fingerprint not in (None, data.fingerprint):
+        raise DecaybenchError(f"The data set {job.configs[0].dataset.label} has changed since the study began.")
     start = sign = saved = time.monotonic()
-    training = Training(job.configs, data)
+    training = Training(job.configs, data, job.stacked)
+    about, before = provenance(data.train.x.device, training.net.models[0]), 0.0
     if job.saved is not None:
-        checkpoint.restore(training, job.saved)
+        earlier, before = checkpoint.restore(training, job.saved)
+        about = _resumed(about, earlier)
     while not training.finished:
         events = training.advance()
         now = time.monotonic()
         done = [event for event in events if isinstance(event, Finished)]
-        seconds = (now - start) / len(job.configs)  # its share of the time they took together
+        seconds = (before + now - start) / len(job.configs)  # its share of the time they took together
         extra = {**about, "seconds": round(seconds, 3), "together": len(job.configs)}
-        records = tuple({**event.record, "provenance": extra} for event in done)
+        records = tuple(replace(event.record, provenance=extra) for event in done)
         state = None
-        if now - saved > job.every and not training.finished:
-            state, saved = checkpoint.save(training), now
+        if now - saved > job.checkpoint_seconds and not training.finished:
+            state, saved = checkpoint.save(training, about, before + now - start), now
         if events or state is not None or now - sign > HEARTBEAT_SECONDS:
             epochs = tuple(event for event in events if isinstance(event, Epoch))
-            yield Message(job, worker, epochs, records, state)
+            yield Message(job.id, worker, epochs, records, state)
             sign = now
+
+
+def _resumed(about: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
+    """Adds where a run was computed before, if that was another machine or by other means."""
+    other = {key: earlier[key] for key in earlier if key != "started" and earlier[key] != about.get(key)}
+    return {**about, "resumed_from": other} if other else about
 
 
 def to_device(data: Data, device: torch.device) -> Data:
     """Copies data to a device."""
     parts = {name: getattr(data, name) for name in ("train", "validation", "test")}
     moved = {name: Part(part.x.to(device), part.y.to(device)) for name, part in parts.items()}
-    return Data(**moved, classes=data.classes, fingerprint=data.fingerprint)
+    return Data(**moved, classes=data.classes, fingerprint=data.fingerprint, source=data.source)
 
 
 def share_memory(data: Data) -> Data | None:

@@ -8,6 +8,8 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
+from decaybench.errors import UsageError
+
 if TYPE_CHECKING:
     from decaybench.execution.job import DataSource, Job, Jobs, Message
     from decaybench.execution.options import ExecutionOptions, Placement
@@ -29,13 +31,13 @@ class Worker:
 
     Attributes:
         job: The job that the process has now.
-        alive: Time of its last message, by the monotonic clock, in seconds.
+        last_message: Time of its last message, by the monotonic clock, in seconds.
     """
 
     def __init__(self, number: int, device: str) -> None:
         context = multiprocessing.get_context("forkserver")
         self.name = f"worker {number}"
-        self.number, self.alive = number, time.monotonic()
+        self.number, self.last_message = number, time.monotonic()
         self.job: Job | None = None
         self.connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, device, self.name), daemon=True)
@@ -49,7 +51,7 @@ class Worker:
 
         key = job.configs[0].data_key()
         given = None if key == self._data_key else share_memory(data(job.configs[0]))
-        self._data_key, self.job, self.alive = key, job, time.monotonic()
+        self._data_key, self.job, self.last_message = key, job, time.monotonic()
         with suppress(OSError):  # it died meanwhile: noticed when it is waited for
             self.connection.send((job, given))
 
@@ -72,19 +74,20 @@ def _serve(connection: Connection, device: str, name: str) -> None:
     """Trains jobs from a connection until it is closed."""
     import torch
 
-    from decaybench.execution.job import DeviceData, run_job, single_thread
+    from decaybench.execution.job import DeviceData, Failure, failed, run_job, single_thread
+    from decaybench.registry import imports
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who writes the records
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent, which writes the records
     cache = DeviceData(torch.device(device))
     with suppress(EOFError, OSError), single_thread(cache.device):
         while True:
             job, given = connection.recv()
             try:
+                imports.pin(job.sources)
                 data = cache.data(job.configs[0], given)
             except Exception as error:
-                from decaybench.execution.job import Message
-
-                connection.send(Message(job, name, ended=True, error=str(error), kind="failed"))
+                failure = Failure.usage if isinstance(error, UsageError) else Failure.failed
+                connection.send(failed(job.id, name, failure, str(error)))
                 continue
             for message in run_job(job, data, name):
                 connection.send(message)
@@ -114,33 +117,35 @@ class Processes:
                 busy = {w.connection: w for w in workers if w.job is not None}
                 for connection in wait(list(busy), timeout=1.0):
                     yield self._receive(busy[connection], workers)  # type: ignore[index]
-                for w in [w for w in workers if w.job and time.monotonic() - w.alive > self._patience]:
+                for w in [w for w in workers if w.job and time.monotonic() - w.last_message > self._patience]:
                     yield self._lost(w, workers, f"it sent no message for {self._patience:g} s")
         finally:
             for w in workers:
                 w.stop()
 
     def _receive(self, w: Worker, workers: list[Worker]) -> "Message":
+        from decaybench.execution.job import Failure
+
         try:
             message: Message = w.connection.recv()
         except (EOFError, OSError):
             return self._lost(w, workers, w.exit_reason())
-        w.alive = time.monotonic()
-        if message.kind == "broken":
-            return self._lost(w, workers, f"{message.error}")
+        w.last_message = time.monotonic()
+        if message.failure is Failure.device:
+            return self._lost(w, workers, message.error)
         if message.ended:
             w.job = None
         return message
 
     def _lost(self, w: Worker, workers: list[Worker], why: str) -> "Message":
         """Replaces a worker that is gone by a new one."""
-        from decaybench.execution.job import Message
+        from decaybench.execution.job import Failure, failed
 
         job = w.job
         assert job is not None
         w.stop()
         workers[workers.index(w)] = Worker(w.number, self._device)
-        return Message(job, w.name, ended=True, error=f"{w.name} was lost: {why}", kind="lost")
+        return failed(job.id, w.name, Failure.lost, f"{w.name} was lost: {why}")
 
 
 def place(options: "ExecutionOptions", runs: int) -> "Placement":

@@ -5,8 +5,9 @@ import os
 import platform
 import time
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from decaybench.results.record import Record
 from decaybench.study.config import RunConfig
 
 if TYPE_CHECKING:
@@ -70,16 +71,15 @@ class Progress:
         for epoch in event.epochs:
             self._epochs[epoch.config.run_id] = epoch.number / epoch.config.epochs
         for record in event.records:
-            self._epochs[record["run_id"]] = 1.0
+            self._epochs[record.run_id] = 1.0
             self._finished(record)
         self.failed += event.failed is not None
         self.share = min(1.0, sum(self._epochs.values()) / max(1, self.total - self.before))
         self._tell(event)
 
-    def _finished(self, record: dict[str, Any]) -> None:
+    def _finished(self, record: Record) -> None:
         self.finished += 1
-        accuracy = record["history"]["validation_accuracy"][-1]
-        entry = (accuracy, run_label(RunConfig.model_validate(record["config"])))
+        entry = (record.final("validation_accuracy"), run_label(RunConfig.model_validate(record.config)))
         self.best = max(self.best or entry, entry, key=lambda e: e[0])
         self.worst = min(self.worst or entry, entry, key=lambda e: e[0])
 

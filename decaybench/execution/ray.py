@@ -18,8 +18,9 @@ import torch
 
 from decaybench.errors import UsageError
 from decaybench.execution.device import resolve
-from decaybench.execution.job import DataSource, Job, Jobs, Message, run_job, single_thread, to_device
+from decaybench.execution.job import DataSource, Failure, Job, Jobs, Message, failed, run_job, single_thread, to_device
 from decaybench.execution.options import ExecutionOptions, Placement
+from decaybench.registry import imports
 from decaybench.study.config import RunConfig
 from decaybench.training.data import Data, Part
 
@@ -99,7 +100,7 @@ class Cluster:
                     ray.cancel(stream, force=True)
                     del going[stream]
                     why = f"a job sent no message for {self._patience:g} s"
-                    yield Message(job, "ray", ended=True, error=why, kind="lost")
+                    yield failed(job.id, "ray", Failure.lost, why)
 
     def _next(self, stream: Any, job: Job) -> Message:
         import ray
@@ -107,10 +108,10 @@ class Cluster:
         try:
             message: Message = ray.get(next(stream))
         except StopIteration:
-            return Message(job, "ray", ended=True, error="its messages ended early", kind="lost")
+            return failed(job.id, "ray", Failure.lost, "its messages ended early")
         except ray.exceptions.RayError as error:
             why = f"a worker of the cluster was lost: {type(error).__name__}"
-            return Message(job, "ray", ended=True, error=why, kind="lost")
+            return failed(job.id, "ray", Failure.lost, why)
         return message
 
     def _data(self, config: RunConfig, data: DataSource) -> Any:
@@ -120,11 +121,12 @@ class Cluster:
         if self._key != config.data_key():
             whole = data(config)
             arrays = {name: (getattr(whole, name).x.numpy(), getattr(whole, name).y.numpy()) for name in PARTS}
-            self._key, self._reference = config.data_key(), ray.put((arrays, whole.classes, whole.fingerprint))
+            stored = (arrays, whole.classes, whole.fingerprint, whole.source)
+            self._key, self._reference = config.data_key(), ray.put(stored)
         return self._reference
 
 
-Stored = tuple[dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]], int, str]
+Stored = tuple[dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]], int, str, str]
 
 
 def _run_job(job: Job, stored: Stored, device: str, folder: str) -> Iterator[Message]:
@@ -133,11 +135,12 @@ def _run_job(job: Job, stored: Stored, device: str, folder: str) -> Iterator[Mes
 
     if Path(folder).is_dir():  # the user's own files, where the machines share them
         os.chdir(folder)
-    arrays, classes, fingerprint = stored
+    imports.pin(job.sources)
+    arrays, classes, fingerprint, source = stored
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the arrays cannot be written to, and nobody does
         parts = {name: Part(*map(torch.from_numpy, pair)) for name, pair in arrays.items()}
-    data = Data(**parts, classes=classes, fingerprint=fingerprint)
+    data = Data(**parts, classes=classes, fingerprint=fingerprint, source=source)
     where = torch.device(device)
     node = ray.get_runtime_context().get_node_id()[:6]
     with single_thread(where):

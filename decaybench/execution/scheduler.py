@@ -1,16 +1,17 @@
 """Trains the missing runs of a study on any executor, and writes each record as soon as its run is finished."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 
 from decaybench.errors import UsageError
-from decaybench.execution.job import Executor, Job, Jobs, Message
+from decaybench.execution.job import Executor, Failure, Job, Jobs, Message
 from decaybench.execution.options import ExecutionOptions, Placement, local_workers
 from decaybench.registry import EXECUTORS, imports
-from decaybench.results.store import Record, StudyFolder
+from decaybench.results.record import Record
+from decaybench.results.store import StudyFolder
 from decaybench.strategies.plan import make_plan
 from decaybench.study.config import RunConfig
 from decaybench.training import checkpoint
@@ -56,34 +57,61 @@ class Scheduler:
         folder: Where the records go.
         device: The device of training, by which the number of runs in a job is planned.
         workers: Number of workers among which runs are divided.
-        every: Seconds between two checkpoints.
+        checkpoint_seconds: Seconds between two checkpoints.
         jobs_per_gpu: Number of jobs that share a GPU.
+        asked: All runs of the study; checkpoints of others are not touched.
+        sources: Contents of the user's own files that the runs need.
     """
 
     executor: Executor
     folder: StudyFolder
     device: torch.device
     workers: int = 1
-    every: float = 60.0
+    checkpoint_seconds: float = 60.0
     jobs_per_gpu: int = 1
+    asked: Sequence[RunConfig] = ()
+    sources: dict[str, bytes] = field(default_factory=dict)
+    _fingerprints: dict[tuple[str, float, int | None], str] = field(default_factory=dict)
     _data: dict[tuple[str, float, int | None], Data] = field(default_factory=dict)
     _tries: Counter[tuple[str, int]] = field(default_factory=Counter)
 
     def data(self, config: RunConfig) -> Data:
-        """Loads the data of a run on the CPU; one data set is kept at a time."""
+        """Loads the data of a run on the CPU; one data set is kept at a time.
+
+        Raises:
+            UsageError: When it is not what it was before in this study.
+        """
         key = config.data_key()
         if key not in self._data:
             self._data.clear()
-            self._data[key] = load(config, CPU)
+            data = load(config, CPU)
+            before = self._fingerprints.setdefault(key, data.fingerprint)
+            if before != data.fingerprint:
+                raise UsageError(
+                    f"The data set {config.dataset.label} is not the one that finished runs in {self.folder.path} were "
+                    f"trained on (fingerprint {before} then, {data.fingerprint} now); give --name for another folder, "
+                    "or --fresh to compute every run again."
+                )
+            self._data[key] = data
         return self._data[key]
 
-    def check(self, missing: list[RunConfig]) -> None:
+    def check(self, missing: list[RunConfig], finished: Mapping[str, str] | None = None) -> None:
         """Builds every network and plan once, so that what cannot work fails before anything is trained.
 
+        Args:
+            missing: The runs to train.
+            finished: Fingerprints of the data of finished runs of the study, by run id.
+
         Raises:
-            DecaybenchError: For data that is missing, networks that do not fit it, numbers the device does not have.
+            DecaybenchError: For data that is missing or has changed, networks that do not fit it, numbers the device
+                does not have.
         """
         check_precision(missing, self.device)
+        self.sources = _sources(missing)
+        imports.pin(self.sources)
+        for config in self.asked:
+            if finished and config.run_id in finished:
+                self._fingerprints.setdefault(config.data_key(), finished[config.run_id])
         for config in {(c.data_key(), *_parts(c)): c for c in missing}.values():
             data = self.data(config)
             make_plan(config, build_model(config, data.shape, data.classes))
@@ -104,52 +132,85 @@ class Scheduler:
     def _plan(self, missing: list[RunConfig]) -> Iterator[Job]:
         """Plans the jobs: first those that have a checkpoint, as they were, then the other runs in new cohorts."""
         lacking = {run.run_id: run for run in missing}
+        asked = {run.run_id for run in self.asked} | set(lacking)
         for name, content in self.folder.checkpoints().items():
-            configs = checkpoint.configs(content)
-            unfinished = [c for c in configs or () if c.run_id in lacking]
-            if not configs or not unfinished:
+            configs = checkpoint.configs(content) if content is not None else None
+            if configs is None:
+                self.folder.remove_checkpoint(name)  # damaged, or of another version: its runs begin anew
+                continue
+            if not {config.run_id for config in configs} <= asked:
+                continue  # of another study: only what this one asks for is trained
+            unfinished = [config for config in configs if config.run_id in lacking]
+            if not unfinished:
                 self.folder.remove_checkpoint(name)
                 continue
-            yield Job(tuple(configs), content, self.every)
+            yield self._job(configs, content)
             for config in unfinished:
                 del lacking[config.run_id]
         rest = [run for run in missing if run.run_id in lacking]
         groups = {cohort_key(run): run for run in rest}
-        sizes = {key: capacity(run, self.data(run), self.device, self.jobs_per_gpu) for key, run in groups.items()}
-        yield from (Job(tuple(cohort), None, self.every) for cohort in cohorts(rest, sizes, self.workers))
+        sizes = {key: self._capacity(run) for key, run in groups.items()}
+        yield from (self._job(cohort) for cohort in cohorts(rest, sizes, self.workers))
+
+    def _capacity(self, config: RunConfig) -> int:
+        return capacity(config, self.data(config), self.device, self.jobs_per_gpu)
+
+    def _job(self, configs: Sequence[RunConfig], saved: bytes | None = None) -> Job:
+        data, first = self.data(configs[0]), configs[0]
+        stacked = self._capacity(first) > 0
+        return Job(tuple(configs), stacked, saved, self.checkpoint_seconds, data.fingerprint, self.sources)
 
     def _receive(self, message: Message, jobs: Jobs) -> Iterator[Event]:
-        job = message.job
+        job = jobs.taken(message.job_id)
         if message.saved is not None:
-            self.folder.write_checkpoint(_name(job), message.saved)
+            self.folder.write_checkpoint(job.id, message.saved)
         for record in message.records:
             self.folder.write(record)
         yield Event(message.worker, job.configs, message.epochs, message.records, ended=message.ended)
-        if message.error is not None:
-            yield from self._failed(message, jobs)
-        if message.ended:
-            self.folder.remove_checkpoint(_name(job))
+        if message.failure is not None:
+            yield from self._failed(message, job, jobs)
+        elif message.ended:
+            self.folder.remove_checkpoint(job.id)
 
-    def _failed(self, message: Message, jobs: Jobs) -> Iterator[Event]:
+    def _failed(self, message: Message, job: Job, jobs: Jobs) -> Iterator[Event]:
         """Plans a lost job again from its checkpoint, and one that failed in halves, until a run is alone."""
-        if message.kind == "usage":
+        if message.failure is Failure.usage:
             raise UsageError(message.error)
-        left = tuple(c for c in message.job.configs if not self.folder.has(c.run_id))
-        self._tries[_name(message.job), len(left)] += 1
-        tries, what = self._tries[_name(message.job), len(left)], f"{message.error}".rstrip(".")
-        if message.kind == "lost" and tries == 1:
-            saved = self.folder.checkpoints().get(_name(message.job))
-            jobs.add(replace(message.job, saved=saved))
+        left = tuple(c for c in job.configs if not self.folder.has(c.run_id))
+        self._tries[job.id, len(left)] += 1
+        tries, what = self._tries[job.id, len(left)], message.error.rstrip(".")
+        if message.failure is Failure.lost and tries == 1:
+            # The checkpoint stays where it is: this process may be killed before the job is taken again.
+            jobs.add(replace(job, saved=self.folder.checkpoints().get(job.id)))
             yield Event(message.worker, left, trouble=f"{what}. Trying again.")
-        elif len(left) > 1:
+            return
+        self.folder.remove_checkpoint(job.id)
+        if len(left) > 1:
             for part in (left[: len(left) // 2], left[len(left) // 2 :]):
-                jobs.add(Job(part, None, self.every))
+                jobs.add(replace(job, configs=part, saved=None))
             yield Event(message.worker, left, trouble=f"{what}. Trying again in two halves.")
-        elif left and tries < MAX_TRIES:
-            jobs.add(Job(left, None, self.every))
+        elif left and tries < MAX_TRIES and message.failure is not Failure.memory:
+            jobs.add(replace(job, configs=left, saved=None))
             yield Event(message.worker, left, trouble=f"{what}. Trying again.")
         elif left:
-            yield Event(message.worker, left, trouble=f"{what}. It failed {tries} times.", failed=left[0])
+            times = "once" if tries == 1 else f"{tries} times"
+            yield Event(message.worker, left, trouble=f"{what}. It failed {times}.", failed=left[0])
+
+
+def _sources(configs: Iterable[RunConfig]) -> dict[str, bytes]:
+    """Reads the user's own files that runs need.
+
+    Raises:
+        UsageError: When they have changed since the study was read.
+    """
+    sources: dict[str, bytes] = {}
+    own = {spec.name: spec for config in configs for spec in config.specs() if spec.source}
+    for name, spec in own.items():
+        files = imports.source_files(name)
+        if imports.fingerprint_of(name, files) != spec.source:
+            raise UsageError(f"The source of {name} changed while the study was starting; run the same command again.")
+        sources |= files
+    return sources
 
 
 def _parts(config: RunConfig) -> tuple[str, ...]:
@@ -157,23 +218,21 @@ def _parts(config: RunConfig) -> tuple[str, ...]:
     return tuple(s.label for s in (config.network, config.activation, config.strategy, config.optimizer))
 
 
-def _name(job: Job) -> str:
-    """Returns the name of a job's checkpoint, whatever the order of its runs."""
-    return min(config.run_id for config in job.configs)
-
-
-def make_scheduler(folder: StudyFolder, options: ExecutionOptions, runs: int) -> Scheduler:
+def make_scheduler(
+    folder: StudyFolder, options: ExecutionOptions, missing: Sequence[RunConfig], asked: Sequence[RunConfig] = ()
+) -> Scheduler:
     """Builds the scheduler of a study.
 
     Args:
         folder: Where the records go.
         options: Where the runs are trained.
-        runs: Number of runs to do.
+        missing: The runs to train.
+        asked: All runs of the study.
 
     Raises:
         UsageError: When the device or the cluster is not there.
     """
-    name = options.executor
+    name, runs = options.executor, len(missing)
     if name == "auto":
         name = "processes" if local_workers(options, runs)[1] > 1 else "inline"
     placed: Placement = imports.load(EXECUTORS[name].target)(options, runs)

@@ -1,7 +1,7 @@
 """Every name a study, an audit or an executor has, with its options and where its code is. Never imports torch.
 
-To add a strategy, an activation, a network, a data set, a recipe or an executor: write
-it in a file beside its siblings and give it one entry in the file of its family here. ``list``, the checks, the run, the
+To add a strategy, an activation, a network, a data set, a recipe or an executor: write it
+in a file beside its siblings and give it one entry in the file of its family here. ``list``, the checks, the run, the
 report and the contract tests go through these tables and cover it.
 """
 

@@ -87,7 +87,11 @@ def source_fingerprint(target: str) -> str:
     Raises:
         UsageError: When there is no such module or file.
     """
-    files = source_files(target)
+    return fingerprint_of(target, source_files(target))
+
+
+def fingerprint_of(target: str, files: Sources) -> str:
+    """Hashes the files of a target, as `source_files` returns them, to 12 hexadecimal digits."""
     if len(files) == 1:
         (content,) = files.values()
         return hashlib.sha256(content).hexdigest()[:12]

@@ -1,10 +1,12 @@
 """A name with its options, such as ``kaf``, ``kaf,D=8,kernel=relu`` or ``my_module:Swish,beta=2``."""
 
 import itertools
+import json
 import math
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -82,6 +84,19 @@ def _own_options(family: str, name: str, options: Mapping[str, Any]) -> dict[str
         if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"{family} {name}, option {key} = {value}: a number must be finite.")
     return {key: _plain(options[key]) for key in sorted(options)}
+
+
+def label_of(value: Mapping[str, Any]) -> str:
+    """Writes a Spec of a record as text; a user's own code with the hash of its source, since versions of it differ."""
+    options, source = value["options"], value["source"]
+    return _text(value["name"], json.dumps(options, sort_keys=source is not None), source)
+
+
+@lru_cache(maxsize=4096)
+def _text(name: str, options: str, source: str | None) -> str:
+    # The options as JSON, since Python takes True, 1 and 1.0 for one key.
+    spec = Spec.model_construct(name=name, options=json.loads(options), source=source)
+    return f"{spec.label}@{spec.source[:6]}" if spec.source else spec.label
 
 
 def parse(family: str, value: object) -> list[Spec]:

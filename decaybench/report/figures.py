@@ -11,8 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from decaybench.analysis.cells import Cell, Row
+from decaybench.analysis.cells import Cell
 from decaybench.analysis.comparison import COLUMNS, Summary
+from decaybench.analysis.frame import Row
 from decaybench.report.numbers import format_interval, format_number, format_percent
 from decaybench.results.record import INPUT_GRID
 
@@ -141,7 +142,7 @@ def _learned(summary: Summary) -> list[Member]:
     """Returns the cells that learn activation parameters, at the middle decay of every question."""
     chosen: list[Member] = []
     for _, members in questions(summary):
-        members = [m for m in members if m[1].by_seed and next(iter(m[1].by_seed.values()))["layers"]]
+        members = [m for m in members if m[1].layer(0)]
         decays = sorted({row["weight_decay"] for row, _ in members if row["weight_decay"]})
         middle = decays[len(decays) // 2] if decays else 0.0
         chosen += [m for m in members if m[0]["weight_decay"] in (middle, 0.0)]
@@ -156,7 +157,7 @@ def _panels(members: list[Member], label: str, panel: Panel) -> Canvas | None:
     titles = [(t, list(g)) for t, g in groupby(members, key=lambda m: _title(m[0], "activation", "optimizer"))]
     if not titles:
         return None
-    layers = max(len(next(iter(m[1].by_seed.values()))["layers"]) for m in members)
+    layers = max(len(m[1].layers[0]) for m in members)
     canvas = Canvas(len(titles), layers, (2.6, 2.2))
     for row_axes, (title, group) in zip(canvas.axes, titles, strict=True):
         for index, axes in enumerate(row_axes):
@@ -185,7 +186,7 @@ def alphas(summary: Summary, baseline: str) -> Canvas | None:
 
 
 def _trajectory(canvas: Canvas, axes: Axes, cell: Cell, index: int, name: str, color: str) -> None:
-    series = [r["layers"][index]["quantiles"] for r in cell.by_seed.values() if index < len(r["layers"])]
+    series = [layer.quantiles for layer in cell.layer(index) if layer.quantiles is not None]
     if not series:
         return
     q = np.array(series, dtype=float).mean(0)  # (epochs + 1, 5)
@@ -209,15 +210,14 @@ def functions(summary: Summary, baseline: str) -> Canvas | None:
 
 
 def _curves(cell: Cell, index: int) -> Any:
-    entries = [r["layers"][index] for r in cell.by_seed.values() if index < len(r["layers"])]
-    drawn = [e["curve"]["end"]["mean"] for e in entries if e["curve"].get("end")]
+    ends = [layer.curve.get("end") for layer in cell.layer(index) if layer.curve is not None]
+    drawn = [end["mean"] for end in ends if end is not None]
     return np.array(drawn, dtype=float).mean(0) if drawn else None
 
 
 def _density(axes: Axes, cell: Cell, index: int) -> None:
     """Draws the inputs of a layer, in grey, on an axis of its own."""
-    entries = [r["layers"][index] for r in cell.by_seed.values() if index < len(r["layers"])]
-    seen = [e["inputs"] for e in entries if e["inputs"]]
+    seen = [layer.inputs for layer in cell.layer(index) if layer.inputs]
     if seen:
         other = axes.twinx()
         other.stairs(np.array(seen, dtype=float).mean(0), INPUT_GRID, fill=True, color="#808080", alpha=0.25)

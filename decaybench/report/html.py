@@ -1,9 +1,12 @@
 """Writes the report as one HTML page without external resources."""
 
+import json
 import re
 from html import escape
 from itertools import groupby
 from typing import Any
+
+import pandas as pd
 
 from decaybench.analysis.comparison import ComparisonSettings, Summary
 from decaybench.analysis.tuning import tuned
@@ -72,23 +75,23 @@ PAGE = """<!doctype html>
 """
 
 
-def to_html(summary: Summary, question: ComparisonSettings, name: str, description: str, command: str) -> str:
+def to_html(summary: Summary, settings: ComparisonSettings, name: str, description: str, command: str) -> str:
     """Writes the whole page.
 
     Args:
         summary: The summary to show.
-        question: How cells are compared.
+        settings: How cells are compared.
         name: Name of the study.
         description: What the study asks.
         command: The command that reproduces the study.
     """
-    sections = [_section(title, [row for row, _ in members], question) for title, members in questions(summary)]
-    figures = [_figure(key, caption, summary, question.baseline) for key, caption in CAPTIONS.items()]
+    sections = [_section(title, [row for row, _ in members]) for title, members in questions(summary)]
+    figures = [_figure(key, caption, summary, settings.baseline) for key, caption in CAPTIONS.items()]
     notes = "".join(f"<li>{escape(note)}</li>" for note in summary.notes)
     body = [
         f"<h1>{escape(name)}</h1><p>{escape(description)}</p>",
-        "<h2>Verdict</h2>" + _verdicts(summary, question),
-        _tuned(summary, question.baseline),
+        "<h2>Verdict</h2>" + _verdicts(summary, settings),
+        _tuned(summary, settings.baseline),
         '<h2>Every cell</h2><label>Filter <input id="filter" type="search" placeholder="kaf sgd …"></label>',
         *sections,
         *figures,
@@ -99,10 +102,10 @@ def to_html(summary: Summary, question: ComparisonSettings, name: str, descripti
     return PAGE.format(title=escape(name), style=STYLE, body=page, script=SCRIPT)
 
 
-def _verdicts(summary: Summary, question: ComparisonSettings) -> str:
+def _verdicts(summary: Summary, settings: ComparisonSettings) -> str:
     parts = []
     for title, members in questions(summary):
-        sentences = verdicts([row for row, _ in members], question.baseline)
+        sentences = verdicts([row for row, _ in members], settings.baseline)
         items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences) or "<li>Nothing to compare.</li>"
         parts.append(f"<p><b>{escape(title)}</b></p><ul>{items}</ul>")
     return "".join(parts)
@@ -114,7 +117,7 @@ def _table(columns: tuple[str, ...] | list[str], lines: list[list[str]], kind: s
     return f'<div class="wide"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _section(title: str, rows: list[dict[str, Any]], question: ComparisonSettings) -> str:
+def _section(title: str, rows: list[dict[str, Any]]) -> str:
     table = _table(COLUMNS, [_line(row) for row in rows], "cells")
     return f'<section data-title="{escape(title)}"><h3>{escape(title)}</h3>{table}</section>'
 
@@ -167,12 +170,11 @@ def _figure(key: str, caption: str, summary: Summary, baseline: str) -> str:
 
 
 def _provenance(summary: Summary, command: str) -> str:
-    records = [r for cell in summary.cells for r in cell.records]
-    facts = {"runs": str(len(records)), "seeds": str(len({r["config"]["seed"] for r in records})), "command": command}
+    runs = pd.concat([cell.runs for cell in summary.cells]) if summary.cells else pd.DataFrame()
+    about = [json.loads(text) for text in runs["provenance"].unique()] if len(runs) else []
+    facts = {"runs": str(len(runs)), "seeds": str(runs["seed"].nunique() if len(runs) else 0), "command": command}
     for key in ("device_name", "platform", "python", "commit"):
-        facts[key] = ", ".join(sorted({str(r["provenance"].get(key)) for r in records}))
-    facts["versions"] = ", ".join(
-        sorted({f"{k} {v}" for r in records for k, v in r["provenance"].get("versions", {}).items()})
-    )
-    facts["hours of training"] = f"{sum(r['provenance'].get('seconds') or 0 for r in records) / 3600:.2f}"
+        facts[key] = ", ".join(sorted({str(a.get(key)) for a in about}))
+    facts["versions"] = ", ".join(sorted({f"{k} {v}" for a in about for k, v in a.get("versions", {}).items()}))
+    facts["hours of training"] = f"{sum(a.get('seconds') or 0 for a in about) / 3600:.2f}"
     return "<dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts.items()) + "</dl>"

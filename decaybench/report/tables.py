@@ -2,8 +2,8 @@
 
 import json
 
-from decaybench.analysis.cells import Row
 from decaybench.analysis.comparison import COLUMNS, CONFIG_COLUMNS, Summary, layer_rows
+from decaybench.analysis.frame import Row
 from decaybench.report.numbers import csv_table, format_interval, format_number, format_percent, markdown_table
 
 COLUMN_TITLES = (

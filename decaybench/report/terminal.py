@@ -8,8 +8,9 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from decaybench.analysis.cells import Cell, Row, strategy_name
+from decaybench.analysis.cells import Cell, strategy_name
 from decaybench.analysis.comparison import COLUMNS, CONFIG_COLUMNS, ComparisonSettings, Summary, distances, layer_rows
+from decaybench.analysis.frame import Row
 from decaybench.analysis.tuning import TUNED_FIELDS, tuned
 from decaybench.report.numbers import format_interval, format_number, format_percent, histogram
 from decaybench.report.verdicts import tuned_table, verdicts
@@ -33,9 +34,9 @@ NARROW_LEGEND = f" A terminal of {WIDE} columns, --layers or --format csv shows 
 Member = tuple[Row, Cell]
 
 
-def print_summary(summary: Summary, console: Console, question: ComparisonSettings) -> None:
+def print_summary(summary: Summary, console: Console, settings: ComparisonSettings) -> None:
     """Prints one table per question (data set, network, activation, optimizer …), one line per strategy."""
-    pairs, baseline = zip(summary.rows, summary.cells, strict=True), question.baseline
+    pairs, baseline = zip(summary.rows, summary.cells, strict=True), settings.baseline
     for title, group in groupby(pairs, key=lambda pair: _question(pair[0])):
         members = list(group)
         common, columns = _columns(members, baseline, console.width)
@@ -48,7 +49,7 @@ def print_summary(summary: Summary, console: Console, question: ComparisonSettin
         for sentence in verdicts([row for row, _ in members], baseline):
             console.print(Text(sentence))
     print_tuned(tuned(summary.cells, baseline), baseline, console)
-    how = HOW_ANYTIME if question.anytime else HOW_TO_READ
+    how = HOW_ANYTIME if settings.anytime else HOW_TO_READ
     console.print(Text(how + LEGEND + (WIDE_LEGEND if console.width >= WIDE else NARROW_LEGEND), style="dim"))
     for note in summary.notes:
         console.print(Text(f"Note: {note}", style="yellow"))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from decaybench.analysis.cells import Row
+from decaybench.analysis.frame import Row
 from decaybench.report.numbers import format_interval, format_number, format_percent
 
 ORDER = ("better", "worse", "the same", "not enough")

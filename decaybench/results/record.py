@@ -1,8 +1,18 @@
-"""Records as plain JSON, with exact arrays as base64 of their compressed bytes."""
+"""The record of a finished run: its type, its text, and the checks of what is read.
+
+The text is JSON whose first field is the SHA-256 of everything behind it, so that no changed digit goes unnoticed.
+Records of before version 2 have no digest: they are checked as far as types and shapes go, and are said to be
+unprotected.
+"""
 
 import base64
+import binascii
+import hashlib
 import json
+import math
 import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -10,21 +20,127 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
-from decaybench.registry.hashing import digest
+from decaybench.registry.hashing import config_digest
 
+SCHEMA = 2
 # Where learned functions are drawn, in units of the activation's input; the bins of its inputs lie between.
 INPUT_GRID = [round(-6 + 0.25 * i, 2) for i in range(49)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
+QUANTILE_LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
+PARTS = ("train", "validation", "test")
+Direction = Literal["higher", "lower"]
+_CLASSIFICATION: Mapping[str, Direction] = {"loss": "lower", "accuracy": "higher"}
+METRICS = {f"{part}_{what}": direction for part in PARTS for what, direction in _CLASSIFICATION.items()}
+MAX_TEXT = 1 << 28  # bytes of one record; a record of a network that is trained here has some ten thousand
+HEADER = b'{"digest":"'
+_HEX = 64  # digits of a digest
+Numbers = list[float | None]
+Floats = npt.NDArray[np.float32]
 
 
-class _Name(BaseModel):
+class DamagedRecordError(Exception):
+    """A record that cannot be believed; the message says why."""
+
+
+class OtherVersionError(Exception):
+    """A record that a newer version wrote, which is no damage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """The learned activation of one layer of a run.
+
+    Attributes:
+        name: Name of the module.
+        type: Name of its class.
+        final: All its parameters after training, flat.
+        initial: The same before training.
+        quantiles: Quantiles at `QUANTILE_LEVELS`: before training, then after each epoch.
+        distance_from_start, distance_from_zero, distance_from_relu: RMS distances of the learned functions, on the
+            inputs that the layer really gets.
+        inputs: Share of the inputs in each bin of `INPUT_GRID`.
+        curve: ``start`` and ``end``: the functions at `INPUT_GRID`, each as ``mean``, ``low`` and ``high`` of channels.
+    """
+
     name: str
-    options: dict[str, Any]
+    type: str
+    final: Floats
+    initial: Floats | None = None
+    quantiles: list[Numbers] | None = None
+    distance_from_start: float | None = None
+    distance_from_zero: float | None = None
+    distance_from_relu: float | None = None
+    inputs: Numbers | None = None
+    curve: dict[str, dict[str, Numbers] | None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """What a trained network made of each test example.
+
+    Attributes:
+        correct: Whether its class was right, (examples,).
+        loss: Its loss, (examples,), as float16.
+    """
+
+    correct: npt.NDArray[np.bool_]
+    loss: npt.NDArray[np.float16] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A finished run.
+
+    Attributes:
+        run_id: Identity of the run, the hash of its configuration.
+        config: The fields of its `RunConfig`, or those of a script of the user's.
+        fingerprints: Hashes of ``data`` (after the split), ``initial`` tensors and ``batches``, and of the data's
+            ``source`` before the split.
+        diverged: The epoch in which the loss was no longer finite.
+        history: A value an epoch for each metric.
+        metrics: For each metric, whether ``higher`` or ``lower`` is better.
+        layers: The learned activations.
+        provenance: Device, versions, time: never part of the identity.
+        outcomes: Per test example.
+        protected: Whether a digest protects the record.
+        extra: Fields that this version does not know.
+    """
+
+    run_id: str
+    config: dict[str, Any]
+    fingerprints: dict[str, str]
+    diverged: int | None
+    history: dict[str, Numbers]
+    layers: tuple[Layer, ...] = ()
+    provenance: dict[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Direction] = field(default_factory=lambda: METRICS)
+    outcomes: Outcomes | None = None
+    protected: bool = True
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def seed(self) -> int:
+        """The seed of the run."""
+        return int(self.config["seed"])
+
+    def final(self, metric: str) -> float:
+        """Returns the last epoch's value of a metric; NaN where it is not finite."""
+        value = self.history[metric][-1]
+        return math.nan if value is None else float(value)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class _Name(_Strict):
+    name: str
+    options: dict[str, bool | int | float | str | None]
     source: str | None
 
 
-class _Config(BaseModel):
-    model_config = ConfigDict(extra="allow")
+class _Config(_Strict):
+    """What the analysis relies on; the run id covers the rest."""
+
     dataset: _Name
     network: _Name
     activation: _Name
@@ -34,58 +150,64 @@ class _Config(BaseModel):
     lr: float
     weight_decay: float
     epochs: int
-    seed: int
+    batch_size: int
+    seed: Annotated[int, Field(ge=0)]
+    training_version: int
 
 
-class _Fingerprints(BaseModel):
-    data: str
-    initial: str
-    batches: str
+class _ScriptConfig(_Strict):
+    script: str
+    strategy: str
+    seed: Annotated[int, Field(ge=0)]
 
 
-class _History(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    train_loss: list[float | None]
-    train_accuracy: list[Fraction]
-    validation_loss: list[float | None]
-    validation_accuracy: list[Fraction]
-    test_loss: list[float | None]
-    test_accuracy: list[Fraction]
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 
 
-class _Array(BaseModel):
-    dtype: Literal["<f4"]
+class _Fingerprints(_Strict):
+    data: Hash
+    initial: Hash
+    batches: Hash
+    source: Hash | None = None
+
+
+class _Array(_Strict):
+    dtype: str
     shape: list[int]
     zlib: str
 
 
-class _Layer(BaseModel):
+class _Layer(_Strict):
     name: str
     type: str
-    initial: _Array
     final: _Array
-    quantiles: list[Any]  # these three are long lists of numbers: `_plain` checks them ten times as fast as pydantic
+    initial: _Array | None = None
     distance_from_start: float | None
     distance_from_zero: float | None
     distance_from_relu: float | None
-    inputs: list[Any] | None
-    curve: dict[str, dict[str, list[Any]] | None]
 
 
-class _Record(BaseModel):
-    """What the report relies on; a record may hold more."""
+class _Outcomes(_Strict):
+    correct: _Array
+    loss: _Array | None = None
 
+
+class _Provenance(_Strict):
+    device: str | None = None
+    device_name: str | None = None
+    seconds: float | int | None = None
+    versions: dict[str, str] = {}
+
+
+class _Record(_Strict):
     run_id: str
-    config: _Config
+    config: _Config | _ScriptConfig
     fingerprints: _Fingerprints
     diverged: Annotated[int, Field(ge=1)] | None
-    history: _History
     layers: list[_Layer]
-    provenance: dict[str, Any]
-
-
-class DamagedRecordError(Exception):
-    """A file that is no whole record; the message says why."""
+    provenance: _Provenance
+    metrics: dict[str, Direction] | None = None
+    outcomes: _Outcomes | None = None
 
 
 def encode(array: npt.NDArray[Any]) -> dict[str, Any]:
@@ -98,51 +220,203 @@ def encode(array: npt.NDArray[Any]) -> dict[str, Any]:
     }
 
 
-def decode(value: dict[str, Any]) -> npt.NDArray[Any]:
-    """Reads an array that `encode` wrote."""
-    try:
-        raw = zlib.decompress(base64.b64decode(value["zlib"], validate=True))
-    except zlib.error as error:
-        raise ValueError(str(error)) from error
-    return np.frombuffer(raw, np.dtype(value["dtype"])).reshape(value["shape"])
-
-
-def _plain(series: Any) -> bool:
-    """Tells whether this is a list of numbers and nulls."""
-    return isinstance(series, list) and set(map(type, series)) <= {float, int, type(None)}
-
-
-def dumps(record: dict[str, Any]) -> str:
-    """Writes a record as text."""
-    return json.dumps(record, allow_nan=False, ensure_ascii=False, separators=(",", ":")) + "\n"
-
-
-def loads(text: str | bytes, run_id: str) -> dict[str, Any]:
-    """Reads a record and checks that it is whole and is the one its file name says.
+def decode(value: Mapping[str, Any]) -> npt.NDArray[Any]:
+    """Reads an array that `encode` wrote.
 
     Raises:
-        DamagedRecordError: When it is not.
+        ValueError: When the content is not what type and shape say.
     """
+    dtype, shape = np.dtype(value["dtype"]), tuple(value["shape"])
+    if dtype.kind not in "fbu" or any(n < 0 for n in shape):
+        raise ValueError(f"no array is of type {value['dtype']} and shape {value['shape']}")
+    size = dtype.itemsize * math.prod(shape)
+    if size > MAX_TEXT:
+        raise ValueError(f"an array of {size} bytes is too large")
     try:
-        record: dict[str, Any] = from_json(text, allow_inf_nan=False)
-        whole = _Record.model_validate(record)
-        if digest(record["config"]) != record["run_id"]:
-            raise DamagedRecordError("its configuration is not the one of its run")
-        for layer in record["layers"]:
-            drawn = [series for curve in layer["curve"].values() if curve for series in curve.values()]
-            if not all(map(_plain, [*layer["quantiles"], *drawn, layer["inputs"] or []])):
-                raise DamagedRecordError("a series holds something else than numbers")
-            if decode(layer["initial"]).shape != decode(layer["final"]).shape:
-                raise DamagedRecordError("an array has the wrong shape")
+        unpacker = zlib.decompressobj()
+        raw = unpacker.decompress(base64.b64decode(value["zlib"], validate=True), size + 1)
+    except (zlib.error, binascii.Error) as error:
+        raise ValueError(str(error)) from error
+    if len(raw) != size or not unpacker.eof:
+        raise ValueError("an array has the wrong size")
+    return np.frombuffer(raw, dtype).reshape(shape)
+
+
+def dumps(record: Record) -> bytes:
+    """Writes a record as text, with its digest in front."""
+    body: dict[str, Any] = {
+        "schema": SCHEMA,
+        "run_id": record.run_id,
+        "config": record.config,
+        "fingerprints": record.fingerprints,
+        "diverged": record.diverged,
+        "history": record.history,
+        "metrics": dict(record.metrics),
+        "layers": [_layer_body(layer) for layer in record.layers],
+        "provenance": record.provenance,
+    }
+    if record.outcomes is not None:
+        correct, loss = record.outcomes.correct, record.outcomes.loss
+        bits = {**encode(np.packbits(correct)), "count": len(correct)}
+        body["outcomes"] = {"correct": bits} | ({} if loss is None else {"loss": encode(loss)})
+    text = json.dumps({**body, **record.extra}, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+    return HEADER + hashlib.sha256(text).hexdigest().encode() + b'",' + text[1:] + b"\n"
+
+
+def _layer_body(layer: Layer) -> dict[str, Any]:
+    body: dict[str, Any] = {"name": layer.name, "type": layer.type, "final": encode(layer.final)}
+    if layer.initial is not None:
+        body["initial"] = encode(layer.initial)
+    for key in ("distance_from_start", "distance_from_zero", "distance_from_relu"):
+        body[key] = getattr(layer, key)
+    body |= {k: v for k in ("quantiles", "inputs", "curve") if (v := getattr(layer, k)) is not None}
+    return body
+
+
+def loads(text: bytes, run_id: str) -> Record:
+    """Reads a record and checks that it can be believed and is the one its file name says.
+
+    Raises:
+        DamagedRecordError: When it cannot.
+        OtherVersionError: When a newer version wrote it.
+    """
+    protected = _is_protected(text)
+    try:
+        body: dict[str, Any] = from_json(text, allow_inf_nan=False)
+        schema = body.get("schema", 1) if isinstance(body, dict) else 1
+        if isinstance(schema, int) and schema > SCHEMA:
+            raise OtherVersionError(f"a newer decaybench wrote it (format {schema}, this one reads {SCHEMA})")
+        if schema != 1 and not protected:
+            raise DamagedRecordError("its digest is missing")
+        _Record.model_validate(body)
+        record = _record(body, protected)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the whole"
         raise DamagedRecordError(f"{where}: {first['msg']}") from error
-    except (ValueError, TypeError, RecursionError) as error:
-        raise DamagedRecordError(f"not valid JSON ({error})") from error
-    if record["run_id"] != run_id:
-        raise DamagedRecordError(f"it holds run {record['run_id']!r}")
-    epochs = whole.diverged or whole.config.epochs
-    if any(len(series) != epochs for series in record["history"].values()):
-        raise DamagedRecordError(f"its history does not have {epochs} epochs")
+    except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
+        raise DamagedRecordError(f"not a valid record ({type(error).__name__}: {error})") from error
+    if record.run_id != run_id:
+        raise DamagedRecordError(f"it holds run {record.run_id!r}")
     return record
+
+
+def _is_protected(text: bytes) -> bool:
+    """Checks the digest of a text; False where it has none.
+
+    Raises:
+        DamagedRecordError: When the digest is that of another text.
+    """
+    if not text.startswith(HEADER):
+        return False
+    start, stop = len(HEADER), len(HEADER) + _HEX
+    body = b"{" + text[stop + 2 :].removesuffix(b"\n")
+    if text[stop : stop + 2] != b'",' or hashlib.sha256(body).hexdigest().encode() != text[start:stop]:
+        raise DamagedRecordError("its digest is that of another text: something in it was changed")
+    return True
+
+
+KNOWN = {"digest", "schema", *Record.__dataclass_fields__} - {"protected", "extra"}
+
+
+def _record(body: dict[str, Any], protected: bool) -> Record:
+    config, history = body["config"], body["history"]
+    if config_digest(config) != body["run_id"]:
+        raise DamagedRecordError("its configuration is not the one of its run")
+    check_history(config, history, body["diverged"])
+    epochs = len(next(iter(history.values())))
+    return Record(
+        run_id=body["run_id"],
+        config=config,
+        fingerprints=body["fingerprints"],
+        diverged=body["diverged"],
+        history=history,
+        layers=tuple(_layer(layer, epochs) for layer in body["layers"]),
+        provenance=body["provenance"],
+        metrics=body.get("metrics") or METRICS,
+        outcomes=_outcomes(body.get("outcomes")),
+        protected=protected,
+        extra={key: value for key, value in body.items() if key not in KNOWN},
+    )
+
+
+def check_history(config: Mapping[str, Any], history: Mapping[str, Any], diverged: int | None) -> None:
+    """Checks the series of a record: numbers, as many as epochs, accuracies between 0 and 1.
+
+    Raises:
+        DamagedRecordError: When they are something else.
+    """
+    if not history or not all(map(is_series, history.values())):
+        raise DamagedRecordError("its history holds something else than numbers")
+    if "script" in config:
+        return
+    if missing := METRICS.keys() - history.keys():
+        raise DamagedRecordError(f"its history lacks {min(missing)}")
+    epochs = diverged or config["epochs"]
+    if any(len(series) != epochs for series in history.values()):
+        raise DamagedRecordError(f"its history does not have {epochs} epochs")
+    for name in METRICS:
+        if name.endswith("accuracy") and not all(x is not None and 0 <= x <= 1 for x in history[name]):
+            raise DamagedRecordError(f"{name} is no fraction")
+
+
+def is_series(series: Any) -> bool:
+    """Tells whether this is a list of numbers and nulls."""
+    return isinstance(series, list) and set(map(type, series)) <= {float, int, type(None)}
+
+
+def _layer(body: dict[str, Any], epochs: int) -> Layer:
+    final = _floats(body["final"])
+    initial = _floats(body["initial"]) if body.get("initial") is not None else None
+    if initial is not None and initial.shape != final.shape:
+        raise DamagedRecordError("an array has the wrong shape")
+    quantiles, inputs, curve = (body.get(key) for key in ("quantiles", "inputs", "curve"))
+    if quantiles is not None and not _is_table(quantiles, epochs + 1, len(QUANTILE_LEVELS)):
+        raise DamagedRecordError("the quantiles of a layer have the wrong shape")
+    if inputs is not None and not _is_table([inputs], 1, len(INPUT_GRID) - 1):
+        raise DamagedRecordError("the inputs of a layer have the wrong shape")
+    _check_curve(curve)
+    return Layer(
+        body["name"],
+        body["type"],
+        final,
+        initial,
+        quantiles,
+        body["distance_from_start"],
+        body["distance_from_zero"],
+        body["distance_from_relu"],
+        inputs,
+        curve,
+    )
+
+
+def _check_curve(curve: Any) -> None:
+    for drawn in (curve or {}).values():
+        lines = [drawn[key] for key in ("mean", "low", "high")] if drawn is not None else []
+        if not _is_table(lines, len(lines), len(INPUT_GRID)):
+            raise DamagedRecordError("a drawn function has the wrong shape")
+
+
+def _is_table(rows: Any, height: int, width: int) -> bool:
+    if not isinstance(rows, list) or len(rows) != height:
+        return False
+    return all(is_series(row) and len(row) == width for row in rows)
+
+
+def _floats(value: Mapping[str, Any]) -> Floats:
+    array = decode(value)
+    if array.dtype.str != "<f4" or array.ndim != 1:
+        raise DamagedRecordError("the parameters of a layer are no flat float32 array")
+    return array
+
+
+def _outcomes(body: Mapping[str, Any] | None) -> Outcomes | None:
+    if body is None:
+        return None
+    bits, count = decode(body["correct"]), body["correct"]["count"]
+    if bits.dtype != np.uint8 or type(count) is not int or not 8 * bits.size - 8 < count <= 8 * bits.size:
+        raise DamagedRecordError("the outcomes of test examples have the wrong shape")
+    loss = decode(body["loss"]) if body.get("loss") is not None else None
+    if loss is not None and (loss.dtype != np.float16 or loss.shape != (count,)):
+        raise DamagedRecordError("the losses of test examples have the wrong shape")
+    return Outcomes(np.unpackbits(bits, count=count).astype(bool), loss)

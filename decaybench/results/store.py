@@ -1,32 +1,61 @@
 """The only reader and writer of a study folder.
 
-``results/NAME/study.toml`` says what was asked for, ``results/NAME/runs/RUN_ID.json`` holds one finished run.
+``results/NAME/study.toml`` says what was asked for. ``results/NAME/runs/RUN_ID.json`` holds one finished run, and
+``results/NAME/runs.parquet`` those that `StudyFolder.pack` has put together. Reading never writes.
 """
 
 import contextlib
 import gc
+import hashlib
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING
 
 from decaybench.errors import DecaybenchError, UsageError
-from decaybench.results.record import DamagedRecordError, dumps, loads
+from decaybench.results.record import (
+    MAX_TEXT,
+    DamagedRecordError,
+    OtherVersionError,
+    Record,
+    dumps,
+    loads,
+)
 
-Record = dict[str, Any]
-STALE_SECONDS = 3600.0  # seconds
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+CHECKPOINT_HEADER = b"decaybench checkpoint\n"
+STALE_SECONDS = 3600.0  # after which a temporary file is of a process that was killed
 
 
-@dataclass(frozen=True)
+@dataclass
 class Loaded:
-    """The records of a study folder, and a sentence for each that could not be read."""
+    """The records of a study folder.
 
-    records: list[Record]
-    problems: list[str]
+    Attributes:
+        records: Those that could be read, one by one.
+        packed: The rows of ``runs.parquet`` that are not among them; None where there is no such file.
+        problems: A sentence for each record that could not be read.
+        newer: Run ids of records that a newer version wrote.
+    """
+
+    records: list[Record] = field(default_factory=list)
+    packed: "pa.Table | None" = None
+    problems: list[str] = field(default_factory=list)
+    newer: set[str] = field(default_factory=set)
+
+    def __len__(self) -> int:
+        return len(self.records) + (0 if self.packed is None else self.packed.num_rows)
+
+    def run_ids(self) -> set[str]:
+        """Returns the ids of all runs that were read."""
+        packed = [] if self.packed is None else self.packed["run_id"].to_pylist()
+        return {record.run_id for record in self.records} | set(packed)
 
 
 @dataclass(frozen=True)
@@ -44,6 +73,14 @@ class StudyFolder:
         return self.path / "runs"
 
     @property
+    def packed_file(self) -> Path:
+        return self.path / "runs.parquet"
+
+    @property
+    def packed_digest_file(self) -> Path:
+        return self.path / "runs.parquet.sha256"
+
+    @property
     def progress_file(self) -> Path:
         return self.path / "progress.json"
 
@@ -55,7 +92,28 @@ class StudyFolder:
 
     def has(self, run_id: str) -> bool:
         """Tells whether there is a record of a run."""
-        return self._record(run_id).exists()
+        return self._record(run_id).exists() or run_id in self._packed_ids()
+
+    def count(self) -> int:
+        """Counts the records, without reading them."""
+        return len({path.stem for path in self.runs.glob("*.json")} | self._packed_ids())
+
+    def _packed_ids(self) -> frozenset[str]:
+        """Reads which runs are packed; once for each version of the file."""
+        try:
+            stat = self.packed_file.stat()
+        except OSError:
+            return frozenset()
+        key = (str(self.packed_file), stat.st_mtime_ns, stat.st_size, stat.st_ino)
+        if key not in _IDS:
+            from decaybench.results import packed
+
+            _IDS.clear()
+            try:
+                _IDS[key] = frozenset(packed.read(self.packed_file, ["run_id"])["run_id"].to_pylist())
+            except DamagedRecordError:
+                _IDS[key] = frozenset()
+        return _IDS[key]
 
     def write_study(self, text: str) -> None:
         """Writes study.toml.
@@ -63,7 +121,7 @@ class StudyFolder:
         Raises:
             DecaybenchError: When the folder cannot be written.
         """
-        self._write(self.study_file, text)
+        self._write(self.study_file, text.encode())
 
     def write(self, record: Record) -> None:
         """Commits one finished run: written to a temporary name, then renamed.
@@ -71,22 +129,30 @@ class StudyFolder:
         Raises:
             DecaybenchError: When the folder cannot be written.
         """
-        self._write(self._record(record["run_id"]), dumps(record))
+        self._write(self._record(record.run_id), dumps(record))
 
     def write_checkpoint(self, name: str, content: bytes) -> None:
-        """Writes a checkpoint.
+        """Writes a checkpoint, with its digest in front.
 
         Raises:
             DecaybenchError: When the folder cannot be written.
         """
-        self._write(self._checkpoint(name), content)
+        self._write(self._checkpoint(name), CHECKPOINT_HEADER + hashlib.sha256(content).digest() + content)
 
-    def checkpoints(self) -> dict[str, bytes]:
-        """Reads the checkpoints, by name."""
-        found = {}
+    def checkpoints(self) -> dict[str, bytes | None]:
+        """Reads the checkpoints, by name; None for one that is damaged. Files of others are passed over."""
+        found: dict[str, bytes | None] = {}
         for path in sorted((self.path / "checkpoints").glob("*.pt")):
-            with contextlib.suppress(OSError):
-                found[path.stem] = path.read_bytes()
+            try:
+                text = path.read_bytes() if path.is_file() else b""
+            except OSError:
+                continue
+            head, rest = text[: len(CHECKPOINT_HEADER)], text[len(CHECKPOINT_HEADER) :]
+            wrong = sum(a != b for a, b in zip(head, CHECKPOINT_HEADER, strict=False))
+            if len(head) < len(CHECKPOINT_HEADER) or wrong > 1:
+                continue  # with one wrong byte it is a damaged checkpoint, with more a file of somebody else
+            digest, content = rest[:32], rest[32:]
+            found[path.stem] = content if not wrong and hashlib.sha256(content).digest() == digest else None
         return found
 
     def remove_checkpoint(self, name: str) -> None:
@@ -105,64 +171,176 @@ class StudyFolder:
     def write_progress(self, text: str) -> None:
         """Writes the progress of a study; failing to is no error."""
         with contextlib.suppress(DecaybenchError):
-            self._write(self.progress_file, text)
+            self._write(self.progress_file, text.encode())
 
-    def _write(self, path: Path, content: str | bytes) -> None:
-        temporary = None
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=".tmp")
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content if isinstance(content, bytes) else content.encode())
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(path)  # the commit point
-        except OSError as error:
-            if temporary:
-                with contextlib.suppress(OSError):
-                    Path(temporary).unlink()
-            raise DecaybenchError(
-                f"Cannot write {path}: {error.strerror}; make room or name another folder with --results, "
-                "then run the same command again: finished runs are kept."
-            ) from error
+    def _write(self, path: Path, content: bytes) -> None:
+        with _writing(path) as temporary, temporary.open("wb") as file:
+            file.write(content)
+            _flush(file)
 
-    def load(self, run_ids: Iterable[str] | None = None, set_aside: bool = True, pictures: bool = True) -> Loaded:
-        """Reads the records, of these runs or of all.
+    def load(self, run_ids: Iterable[str] | None = None, curves: bool = True) -> Loaded:
+        """Reads the records, of these runs or of all. Nothing is changed in the folder.
 
-        A damaged one is named and, with ``set_aside``, renamed to ``….json.damaged``, so that its run is
-        computed again. Without ``pictures``, what only figures need is left out: ten thousand records fit into
-        memory.
+        Args:
+            run_ids: The runs to read; None means all.
+            curves: Whether to read what only figures need: functions, trajectories, initial values.
         """
-        records, problems = [], []
-        wanted = None if run_ids is None else set(run_ids)
-        before = list(self.runs.glob("*.json.damaged"))
+        loaded, wanted = Loaded(), None if run_ids is None else set(run_ids)
         with _no_collection():
-            for path in sorted(self.runs.glob("*.json")):
-                if wanted is not None and path.stem not in wanted:
-                    continue
-                try:
-                    record = loads(path.read_bytes(), path.stem)
-                    records.append(record if pictures else _slim(record))
-                except OSError as error:  # the file may be whole
-                    problems.append(f"{path} cannot be read: {error.strerror}; it is left out.")
-                except DamagedRecordError as error:
-                    done = self._set_aside(path) if set_aside else "it is left out"
-                    problems.append(f"{path} cannot be read: {error}; {done}.")
-        earlier = {p.name.partition(".")[0] for p in before} - {record["run_id"] for record in records}
-        problems += [
-            f"{self._record(run_id)} was damaged and set aside earlier; its run is left out."
-            for run_id in sorted(earlier if wanted is None else earlier & wanted)
-        ]
-        return Loaded(records, problems)
+            # One by one first: what is packed meanwhile is still found afterwards.
+            for path in self._loose(wanted):
+                self._load_one(path, loaded, curves)
+            self._load_packed(loaded, wanted, curves)
+        there = loaded.run_ids()
+        for path in sorted(self.runs.glob("*.json.damaged")):
+            run_id = path.name.partition(".")[0]
+            if run_id not in there and (wanted is None or run_id in wanted):
+                loaded.problems.append(
+                    f"{self._record(run_id)} was damaged and set aside earlier; its run is left out."
+                )
+        return loaded
 
-    def _set_aside(self, path: Path) -> str:
-        aside = path.with_name(f"{path.name}.damaged")
+    def load_records(self, run_ids: Iterable[str] | None = None) -> list[Record]:
+        """Reads records of these runs, or of all, one by one, also those that are packed."""
+        loaded = self.load(run_ids)
+        if loaded.packed is None:
+            return loaded.records
+        from decaybench.results import packed
+
+        return loaded.records + packed.records_of(loaded.packed, check=False)[0]
+
+    def _loose(self, wanted: set[str] | None) -> list[Path]:
+        return sorted(p for p in self.runs.glob("*.json") if wanted is None or p.stem in wanted)
+
+    def _load_one(self, path: Path, loaded: Loaded, curves: bool) -> None:
         try:
-            path.rename(aside)
-        except OSError:
-            return "it is left out"
-        return f"it is set aside as {aside.name}"
+            record = loads(_content(path), path.stem)
+            loaded.records.append(record if curves else _without_curves(record))
+        except FileNotFoundError:
+            return  # packed since it was listed
+        except OSError as error:  # the file may be whole
+            loaded.problems.append(f"{path} cannot be read: {error.strerror}; it is left out.")
+        except OtherVersionError as error:
+            loaded.newer.add(path.stem)
+            loaded.problems.append(f"{path} is left out: {error}.")
+        except DamagedRecordError as error:
+            loaded.problems.append(f"{path} cannot be read: {error}; it is left out.")
+
+    def _load_packed(self, loaded: Loaded, wanted: set[str] | None, curves: bool) -> None:
+        if not self.packed_file.is_file():
+            return
+        import pyarrow as pa
+
+        from decaybench.results import packed
+
+        loose = {record.run_id for record in loaded.records}
+        try:
+            whole = self._digest_agrees()
+            columns = None if curves or not whole else packed.summary_columns(self.packed_file)
+            table = packed.read(self.packed_file, columns)
+        except DamagedRecordError as error:
+            loaded.problems.append(f"{self.packed_file} cannot be read: {error}; its runs are left out.")
+            return
+        if not whole:  # row by row
+            records, damaged = packed.records_of(table, check=True)
+            chosen = [r for r in records if r.run_id not in loose and (wanted is None or r.run_id in wanted)]
+            loaded.records += chosen if curves else [_without_curves(r) for r in chosen]
+            loaded.problems += [
+                f"run {run_id} in {self.packed_file} cannot be read: its content was changed; it is left out."
+                for run_id in damaged
+                if wanted is None or run_id in wanted
+            ]
+            return
+        ids = table["run_id"].to_pylist()
+        keep = [i not in loose and (wanted is None or i in wanted) for i in ids]
+        loaded.packed = table if all(keep) else table.filter(pa.array(keep))
+
+    def _digest_agrees(self) -> bool:
+        from decaybench.results import packed
+
+        try:
+            said = self.packed_digest_file.read_text("utf-8").split()[0]
+        except (OSError, IndexError, UnicodeDecodeError):
+            return False
+        return said == packed.file_digest(self.packed_file)
+
+    def set_aside_damaged(self, run_ids: Iterable[str]) -> list[str]:
+        """Renames damaged records to ``….json.damaged``, so that their runs are computed again.
+
+        Returns:
+            A sentence for each.
+        """
+        said = []
+        for path in self._loose(set(run_ids)):
+            try:
+                loads(_content(path), path.stem)
+            except DamagedRecordError as error:
+                aside = path.with_name(f"{path.name}.damaged")
+                with contextlib.suppress(OSError):
+                    path.rename(aside)
+                said.append(f"{path} cannot be read: {error}; it is set aside as {aside.name}.")
+            except (OSError, OtherVersionError):
+                continue
+        return said
+
+    def pack(self) -> tuple[int, list[str]]:
+        """Puts all records into ``runs.parquet``. At any point it may be killed, and others may write meanwhile.
+
+        Returns:
+            The number of records in the file, and a sentence for each that could not be packed.
+
+        Raises:
+            DecaybenchError: When the folder cannot be written.
+        """
+        from decaybench.results import packed
+
+        with self._locked():
+            # Those that are packed are read from the file and not from what `load` filters.
+            before = {path: _content(path) for path in self._loose(None) if path.is_file()}
+            loaded = self.load()
+            if not before or not loaded.records:
+                return self.count(), loaded.problems
+            old = [] if loaded.packed is None else packed.records_of(loaded.packed, check=False)[0]
+            table = packed.to_table(loaded.records + old)
+            there = set(table["run_id"].to_pylist())
+            if self._packed_ids() - there or (self.packed_file.exists() and self._unreadable()):
+                shutil.copy2(self.packed_file, self.packed_file.with_suffix(".parquet.damaged"))
+            with _writing(self.packed_file) as temporary:
+                digest = packed.write(table, temporary)
+                again, damaged = packed.records_of(packed.read(temporary), check=True)
+                if damaged or len(again) != table.num_rows:
+                    raise DecaybenchError(f"Cannot pack {self.path}: what was written reads differently.")
+                with temporary.open("rb") as file:
+                    os.fsync(file.fileno())
+            self._write(self.packed_digest_file, f"{digest}  {self.packed_file.name}\n".encode())
+            for path, content in before.items():
+                with contextlib.suppress(OSError):
+                    if path.stem in there and path.read_bytes() == content:
+                        path.unlink()
+            with contextlib.suppress(OSError):
+                self.runs.rmdir()
+            return table.num_rows, loaded.problems
+
+    def _unreadable(self) -> bool:
+        from decaybench.results import packed
+
+        try:
+            packed.read(self.packed_file, ["run_id"])
+        except DamagedRecordError:
+            return True
+        return False
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keeps others from packing; the lock ends with the process, however it ends."""
+        try:
+            descriptor = _lock(self.path)
+        except OSError as error:
+            raise DecaybenchError(f"Cannot pack {self.path}: {error.strerror}.") from error
+        try:
+            yield
+        finally:
+            os.close(descriptor)
 
     def clear(self) -> None:
         """Deletes every record and the study file; the folder itself and anything else in it stays.
@@ -173,12 +351,78 @@ class StudyFolder:
         try:
             if self.runs.exists():
                 shutil.rmtree(self.runs)
-            for path in (self.study_file, self.progress_file):
+            for path in (self.packed_file, self.packed_digest_file, self.study_file, self.progress_file):
                 path.unlink(missing_ok=True)
             for name in self.checkpoints():
                 self.remove_checkpoint(name)
         except OSError as error:
             raise DecaybenchError(f"Cannot delete {error.filename}: {error.strerror}.") from error
+
+
+_IDS: dict[tuple[str, int, int, int], frozenset[str]] = {}
+
+
+def _lock(folder: Path) -> int:
+    """Locks a folder, or on Windows a file in it, and returns the descriptor that holds the lock."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+
+        descriptor = os.open(folder / ".pack.lock", os.O_RDWR | os.O_CREAT)
+        msvcrt.locking(descriptor, msvcrt.LK_LOCK, 1)  # type: ignore[attr-defined]
+        return descriptor
+    descriptor = os.open(folder, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return descriptor
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[Path]:
+    """Gives a temporary name beside a file, which becomes the file at the end: the commit point.
+
+    Raises:
+        DecaybenchError: When the folder cannot be written.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=".tmp")
+        os.close(descriptor)
+        temporary = Path(name)
+        yield temporary
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        raise DecaybenchError(
+            f"Cannot write {path}: {error.strerror}; make room or name another folder with --results, "
+            "then run the same command again: finished runs are kept."
+        ) from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+
+def _flush(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _content(path: Path) -> bytes:
+    """Reads a record file.
+
+    Raises:
+        OSError: When it cannot be read.
+        DamagedRecordError: When it is no ordinary file or far too large.
+    """
+    if not path.is_file():
+        if path.exists():
+            raise DamagedRecordError("it is no ordinary file")
+        raise FileNotFoundError(path)
+    if path.stat().st_size > MAX_TEXT:
+        raise DamagedRecordError(f"it is larger than {MAX_TEXT} bytes")
+    return path.read_bytes()
 
 
 @contextlib.contextmanager
@@ -193,11 +437,10 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _slim(record: Record) -> Record:
+def _without_curves(record: Record) -> Record:
     """Removes curves, inputs, trajectories and initial values from a record."""
-    drawn = ("curve", "inputs", "quantiles", "initial")
-    layers = [{key: value for key, value in layer.items() if key not in drawn} for layer in record["layers"]]
-    return {**record, "layers": layers}
+    layers = tuple(replace(layer, initial=None, quantiles=None, inputs=None, curve=None) for layer in record.layers)
+    return replace(record, layers=layers)
 
 
 def find_study_folder(directory: Path | None, results: Path = Path("results")) -> StudyFolder:
@@ -207,12 +450,17 @@ def find_study_folder(directory: Path | None, results: Path = Path("results")) -
         UsageError: When there is none.
     """
     if directory is None:
-        folders = [p.parent for p in results.glob("*/runs") if any(p.glob("*.json"))]
+        folders = [f for p in results.glob("*") if p.is_dir() and (f := StudyFolder(p)).count()]
         if not folders:
             raise UsageError(f"There is no finished run below {results}/; start with: decaybench run.")
-        return StudyFolder(max(folders, key=lambda f: (f / "runs").stat().st_mtime))
-    if not (directory / "runs").is_dir():
-        below = sorted(p.parent.name for p in directory.glob("*/runs"))
+        return max(folders, key=_changed)
+    folder = StudyFolder(directory)
+    if not folder.runs.is_dir() and not folder.packed_file.is_file():
+        below = sorted({p.parent.name for p in (*directory.glob("*/runs"), *directory.glob("*/runs.parquet"))})
         hint = f"; it has studies below: {', '.join(below)}" if below else ""
-        raise UsageError(f"{directory} is no study folder (it has no folder runs){hint}.")
-    return StudyFolder(directory)
+        raise UsageError(f"{directory} is no study folder (it has no folder runs and no runs.parquet){hint}.")
+    return folder
+
+
+def _changed(folder: StudyFolder) -> float:
+    return max(path.stat().st_mtime for path in (folder.runs, folder.packed_file) if path.exists())

@@ -75,6 +75,10 @@ class RunConfig(BaseModel):
         """The run id without the version of the training code: what was asked for, whatever computed it."""
         return config_digest(self.model_dump(exclude={"training_version"}))
 
+    def specs(self) -> tuple[Spec, ...]:
+        """Returns everything in it that has a name."""
+        return self.dataset, self.network, self.activation, self.strategy, self.optimizer, self.schedule
+
     def data_key(self) -> tuple[str, float, int | None]:
         """Returns what decides the tensors of the data set."""
         return self.dataset.model_dump_json(), self.validation, self.train_limit

@@ -120,6 +120,10 @@ class Study(BaseModel):
         return digest(self.model_dump(exclude={"name", "description", "seeds", "until"} | silent))
 
 
+# What makes a study another one: not its name, and not how many seeds it has.
+COMPARED = tuple(key for key in Study.model_fields if key not in ("name", "description", "seeds", "until"))
+
+
 def _with_shorthands(fields: dict[str, Any]) -> dict[str, Any]:
     for option in STRATEGY_OPTIONS:
         if values := fields.pop(option, []):
@@ -211,8 +215,8 @@ def _read_toml(study: str, builtin: Mapping[str, Any]) -> dict[str, Any]:
         raise UsageError(f"{study} cannot be read: {error.strerror}.") from error
 
 
-def to_toml(study: Study) -> str:
-    """Writes the study as a file that `read_study` reads as the same study."""
+def to_fields(study: Study) -> dict[str, Any]:
+    """Writes the study as plain values that `read_study` reads as the same study."""
     fields: dict[str, Any] = {}
     for key in type(study).model_fields:
         value = getattr(study, key)
@@ -222,4 +226,9 @@ def to_toml(study: Study) -> str:
             value = ["none" if v is None else v.as_toml() if isinstance(v, Spec) else v for v in value]
             value = value[0] if len(value) == 1 else value
         fields[key] = value
-    return tomli_w.dumps(fields)
+    return fields
+
+
+def to_toml(study: Study) -> str:
+    """Writes the study as a file that `read_study` reads as the same study."""
+    return tomli_w.dumps(to_fields(study))

@@ -10,9 +10,8 @@ from torch.func import functional_call
 
 from decaybench.parameter_roles.probe import probe
 from decaybench.parameter_roles.roles import activation_layers
-from decaybench.results.record import INPUT_GRID, encode
+from decaybench.results.record import INPUT_GRID, QUANTILE_LEVELS, Layer
 
-QUANTILE_LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 CHANNEL_QUANTILES = (0.05, 0.95)  # of the functions of a layer's channels
 
 
@@ -96,31 +95,31 @@ class ActivationStatistics:
             q = torch.quantile(values(layer), torch.tensor(QUANTILE_LEVELS))
             self.quantiles[name].append(_numbers(q))
 
-    def summary(self, x: Tensor) -> list[dict[str, Any]]:
-        """Makes one entry per layer for the record.
+    def summary(self, x: Tensor) -> tuple[Layer, ...]:
+        """Describes each layer for the record.
 
         Args:
             x: (B, …), a batch whose activations the distances of functions are measured on.
         """
         inputs = layer_inputs(self.model, self.layers, x)
-        return [self._layer(name, layer, inputs.get(name)) for name, layer in self.layers.items()]
+        return tuple(self._layer(name, layer, inputs.get(name)) for name, layer in self.layers.items())
 
-    def _layer(self, name: str, layer: nn.Module, s: Tensor | None) -> dict[str, Any]:
-        entry = {
-            "name": name,
-            "type": type(layer).__name__,
-            "initial": encode(self._initial[name].numpy()),
-            "final": encode(values(layer).numpy()),
-            "quantiles": self.quantiles[name],
-            "curve": {"start": self._drawn[name], "end": _drawn(curve(layer))},
-        }
-        return {**entry, **self._functions(name, layer, s)}
+    def _layer(self, name: str, layer: nn.Module, s: Tensor | None) -> Layer:
+        return Layer(
+            name=name,
+            type=type(layer).__name__,
+            final=values(layer).numpy(),
+            initial=self._initial[name].numpy(),
+            quantiles=self.quantiles[name],
+            curve={"start": self._drawn[name], "end": _drawn(curve(layer))},
+            **self._functions(name, layer, s),
+        )
 
     def _functions(self, name: str, layer: nn.Module, s: Tensor | None) -> dict[str, Any]:
         """Measures where the inputs s (B, C, …) lie, and how far the function is from others on them."""
-        far: dict[str, Any] = dict.fromkeys(("distance_from_start", "distance_from_zero", "distance_from_relu"))
         if s is None:
-            return {"inputs": None, **far}
+            return {}
+        far: dict[str, Any] = {}
         end, relu = probe(layer, s), s.relu()
         layer_at_start = _At(layer, self._start[name])
         if isinstance(end, Tensor):

@@ -1,6 +1,7 @@
 """Checkpoints: the whole state of a training as bytes, and back, with the numbers of one never stopped."""
 
 import io
+import json
 from typing import Any
 
 import torch
@@ -9,8 +10,14 @@ from decaybench.study.config import RunConfig
 from decaybench.training.trainer import Epoch, Training
 
 
-def save(training: Training) -> bytes:
-    """Writes the state of a training between two steps."""
+def save(training: Training, provenance: dict[str, Any] | None = None, seconds: float = 0.0) -> bytes:
+    """Writes the state of a training between two steps.
+
+    Args:
+        training: The training.
+        provenance: Where it was computed so far.
+        seconds: How long that took.
+    """
     state = {
         "configs": [run.config.model_dump_json() for run in training.runs],
         "place": training.state_dict(),
@@ -21,6 +28,8 @@ def save(training: Training) -> bytes:
             {"scores": [e.scores for e in run.history], "over": run.over, "quantiles": run.statistics.quantiles}
             for run in training.runs
         ],
+        "provenance": json.dumps(provenance or {}),
+        "seconds": seconds,
     }
     buffer = io.BytesIO()
     torch.save(state, buffer)
@@ -33,16 +42,20 @@ def _load(content: bytes) -> dict[str, Any]:
 
 
 def configs(content: bytes) -> list[RunConfig] | None:
-    """Reads which runs a checkpoint is of; None for one that is damaged."""
+    """Reads which runs a checkpoint is of; None for one that another version wrote."""
     try:
         return [RunConfig.model_validate_json(text) for text in _load(content)["configs"]]
-    except Exception:  # whatever damaged bytes lead to
+    except Exception:  # whatever the content of another version leads to
         return None
 
 
 @torch.no_grad()
-def restore(training: Training, content: bytes) -> None:
-    """Brings a new training of the same runs to the saved state."""
+def restore(training: Training, content: bytes) -> tuple[dict[str, Any], float]:
+    """Brings a new training of the same runs to the saved state.
+
+    Returns:
+        Where it was computed so far, and how many seconds that took.
+    """
     state = _load(content)
     for name, parameter in training.net.parameters().items():
         parameter.copy_(state["parameters"][name])
@@ -55,3 +68,4 @@ def restore(training: Training, content: bytes) -> None:
         run.history = [Epoch(run.config, i, scores) for i, scores in enumerate(saved["scores"], start=1)]
         run.over, run.statistics.quantiles = saved["over"], saved["quantiles"]
     training.load_state_dict(state["place"])
+    return json.loads(state["provenance"]), float(state["seconds"])

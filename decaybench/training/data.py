@@ -28,7 +28,8 @@ class Data:
     """Three parts on one device; images have mean 0 and variance 1 per channel of the training part.
 
     Attributes:
-        fingerprint: A hash of the images and classes as they came, before any arithmetic.
+        fingerprint: A hash of the images and classes of each part, before any arithmetic.
+        source: A hash of the images and classes as they came, before they were split.
     """
 
     train: Part
@@ -36,6 +37,7 @@ class Data:
     test: Part
     classes: int
     fingerprint: str
+    source: str
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -60,7 +62,8 @@ def load(config: RunConfig, device: torch.device) -> Data:
     tensors = {k: (torch.tensor(x, dtype=torch.float32), torch.tensor(y).long()) for k, (x, y) in pieces.items()}
     std, mean = torch.std_mean(tensors["train"][0], dim=(0, 2, 3), keepdim=True)  # (1, C, 1, 1)
     parts = {k: Part(((x - mean) / std.clamp(min=1e-6)).to(device), y.to(device)) for k, (x, y) in tensors.items()}
-    return Data(**parts, classes=arrays.classes, fingerprint=_hash(pieces))
+    whole = {"train": (arrays.train_x, arrays.train_y), "test": (arrays.test_x, arrays.test_y)}
+    return Data(**parts, classes=arrays.classes, fingerprint=_hash(pieces), source=_hash(whole))
 
 
 def _hash(pieces: dict[str, tuple[Array, Array]]) -> str:

@@ -12,7 +12,7 @@ from decaybench.parameter_roles.roles import mark_activation
 from decaybench.registry.build import construct
 from decaybench.registry.spec import Spec
 from decaybench.study.config import RunConfig
-from decaybench.training.seeding import stream_seed
+from decaybench.training.seeding import seeded, stream_seed
 
 
 def build_model(config: RunConfig, shape: tuple[int, int, int], classes: int) -> nn.Module:
@@ -29,14 +29,12 @@ def build_model(config: RunConfig, shape: tuple[int, int, int], classes: int) ->
     Raises:
         UsageError: When network and images do not fit, or a user's own code returns no module.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream_seed(config.seed, "init"))
+    with seeded(stream_seed(config.seed, "init")):
         model = construct("network", config.network, shape, classes, _maker(config.activation, config.seed))
     if not isinstance(model, nn.Module):
         raise UsageError(f"The network {config.network.name} returned {type(model).__name__}, not a torch.nn.Module.")
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(stream_seed(config.seed, "init/lazy"))  # lazy layers are initialized by the first call
+        with seeded(stream_seed(config.seed, "init/lazy")):  # lazy layers are initialized by the first call
             out = probe(model, torch.zeros(2, *shape))
     except Exception as error:
         raise UsageError(
@@ -55,8 +53,7 @@ def _maker(activation: Spec, seed: int) -> Callable[[int], nn.Module]:
     place = itertools.count()
 
     def make(channels: int) -> nn.Module:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(stream_seed(seed, f"init/activation/{next(place)}"))
+        with seeded(stream_seed(seed, f"init/activation/{next(place)}")):
             module = construct("activation", activation, channels)
         if not isinstance(module, nn.Module):
             raise UsageError(f"The activation {activation.name} returned {type(module).__name__}, not a module.")

@@ -16,6 +16,7 @@ from decaybench.activations.compiled import any_size
 from decaybench.errors import DecaybenchError
 from decaybench.optimizers import lr_scheduler
 from decaybench.parameter_roles.roles import mark_by_behaviour
+from decaybench.results.record import Record
 from decaybench.strategies.plan import Plan, make_plan
 from decaybench.study.config import RunConfig
 from decaybench.training.activation_statistics import ActivationStatistics
@@ -23,7 +24,7 @@ from decaybench.training.data import Batches, Data
 from decaybench.training.metrics import EVALUATION_BATCH, clip_gradients, evaluate
 from decaybench.training.model import build_model
 from decaybench.training.precision import lowered, products
-from decaybench.training.seeding import model_fingerprint, stream_seed
+from decaybench.training.seeding import OtherStreams, model_fingerprint, seeded, stream_seed
 from decaybench.training.stacked.cohorts import capacity
 from decaybench.training.stacked.cuda_graph import RecordedStep
 from decaybench.training.stacked.stack import Replicas, SingleModel, StackedModels
@@ -47,10 +48,10 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Finished:
-    """The record of a finished run, without provenance: plain values that JSON can hold."""
+    """The record of a finished run, without provenance."""
 
     config: RunConfig
-    record: dict[str, Any]
+    record: Record
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,16 @@ class Run:
 class Training:
     """Runs on the same data that train together, with a replica axis where there is more than one.
 
+    Args:
+        configs: The runs.
+        data: Their data, on the device of the training.
+        stacked: Whether they train as one stack; None decides it by the network.
+
     Raises:
         DecaybenchError: From any step, when code of the network, the activation or the strategy fails.
     """
 
-    def __init__(self, configs: Sequence[RunConfig], data: Data) -> None:
+    def __init__(self, configs: Sequence[RunConfig], data: Data, stacked: bool | None = None) -> None:
         configs = sorted(configs, key=lambda c: c.cell_id)
         first, device = configs[0], data.train.x.device
         models = [build_model(c, data.shape, data.classes).to(data.train.x.dtype) for c in configs]
@@ -88,7 +94,9 @@ class Training:
         for model in models:
             model.to(device)
         self._data, self._first = data, first
-        stacked = capacity(first, data, device) > 0
+        self._own = any(spec.source for spec in (first.network, first.activation, first.strategy))
+        if stacked is None:
+            stacked = capacity(first, data, device) > 0
         if not stacked:
             assert len(models) == 1, "such runs train one by one"
             mark_by_behaviour(models[0], data.train.x[:ROLE_EXAMPLE_IMAGES])
@@ -127,14 +135,16 @@ class Training:
         self._loss = torch.zeros(len(self.runs), device=x.device, dtype=x.dtype)
         self._correct = torch.zeros(len(self.runs), device=x.device, dtype=torch.long)
         self._seen = self.done = 0
-        self._random = (
-            torch.Generator().manual_seed(stream_seed(self._first.seed, f"dropout/{self.epoch + 1}")).get_state()
-        )
+        seed = stream_seed(self._first.seed, f"dropout/{self.epoch + 1}")
+        self._random = torch.Generator().manual_seed(seed).get_state()
+        with seeded(seed):
+            self._others = OtherStreams.now()
 
     def state_dict(self) -> dict[str, Any]:
         """Returns where in the data this training is, and its sums since the epoch began."""
-        noted = {"loss": self._loss, "correct": self._correct, "seen": self._seen, "random": self._random}
-        return {"epoch": self.epoch, "done": self.done, "batches": self._start, **noted}
+        sums = {"loss": self._loss, "correct": self._correct, "seen": self._seen}
+        streams = {"random": self._random, "others": self._others.dumps()}
+        return {"epoch": self.epoch, "done": self.done, "batches": self._start, **sums, **streams}
 
     def load_state_dict(self, place: dict[str, Any]) -> None:
         """Restores a `state_dict`, and draws again the batches that were done."""
@@ -145,7 +155,8 @@ class Training:
         for _ in range(place["done"]):
             self._batch()
         device = self._data.train.x.device
-        self.done, self._seen, self._random = place["done"], place["seen"], place["random"]
+        self.done, self._seen = place["done"], place["seen"]
+        self._random, self._others = place["random"], OtherStreams.loads(place["others"])
         self._loss, self._correct = place["loss"].to(device), place["correct"].to(device)
 
     def _batch(self) -> tuple[Tensor, Tensor]:
@@ -243,17 +254,17 @@ class Training:
                     if isinstance(value, Tensor) and value.shape == p.shape and len(self.runs) > 1:
                         value[row - group.rows.start].zero_()
 
-    def _record(self, run: Run) -> dict[str, Any]:
+    def _record(self, run: Run) -> Record:
         last = run.history[-1]
-        batches = self._batches[run.config.seed].fingerprint
-        return {
-            "run_id": run.config.run_id,
-            "config": run.config.model_dump(),
-            "fingerprints": {"data": self._data.fingerprint, "initial": run.initial, "batches": batches},
-            "diverged": last.number if last.diverged else None,
-            "history": {key: [_json(e.scores[key]) for e in run.history] for key in last.scores},
-            "layers": run.statistics.summary(self._data.validation.x[:STATISTICS_IMAGES]),
-        }
+        prints = {"data": self._data.fingerprint, "source": self._data.source, "initial": run.initial}
+        return Record(
+            run_id=run.config.run_id,
+            config=run.config.model_dump(),
+            fingerprints={**prints, "batches": self._batches[run.config.seed].fingerprint},
+            diverged=last.number if last.diverged else None,
+            history={key: [_json(e.scores[key]) for e in run.history] for key in last.scores},
+            layers=run.statistics.summary(self._data.validation.x[:STATISTICS_IMAGES]),
+        )
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -265,6 +276,9 @@ class Training:
                 if device.type == "cuda":
                     torch.manual_seed(stream_seed(self._first.seed, f"dropout/{self.epoch + 1}/{self.done}"))
                 torch.set_rng_state(self._random)
+            before = OtherStreams.now() if self._own else None
+            if self._own:
+                self._others.restore()
             try:
                 with products(self._first.precision, device), nullcontext() if alone else any_size():
                     yield
@@ -274,8 +288,12 @@ class Training:
                 parts = ", ".join(s.label for s in (self._first.network, self._first.activation, self._first.strategy))
                 reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
                 raise DecaybenchError(f"Training {parts} (seed {self._first.seed}) fails: {reason}.") from error
-            if alone:
-                self._random = torch.get_rng_state()
+            finally:
+                if alone:
+                    self._random = torch.get_rng_state()
+                if before is not None:
+                    self._others = OtherStreams.now()
+                    before.restore()
 
 
 def train(configs: Sequence[RunConfig], data: Data) -> Iterator[Epoch | Finished]:

@@ -1,0 +1,32 @@
+"""``decaybench pack``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from decaybench.console import guarded, say
+from decaybench.errors import DecaybenchError
+from decaybench.results.store import find_study_folder
+
+
+@guarded
+def pack(
+    directories: Annotated[list[Path], typer.Argument(metavar="DIR …", help="Study folders.")],
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Put the records of finished studies into one file each: runs.parquet, which pandas and DuckDB read.
+
+    It may be killed at any point, and a study may go on meanwhile. Everything else works as before.
+    """
+    failed = False
+    for directory in directories:
+        folder = find_study_folder(directory)
+        count, problems = folder.pack()
+        for problem in problems:
+            say(f"Warning: {problem}")
+        failed |= bool(problems)
+        size = folder.packed_file.stat().st_size / 1e6 if folder.packed_file.exists() else 0.0
+        typer.echo(f"{folder.packed_file}: {count:,} runs, {size:.1f} MB")
+    if failed:
+        raise DecaybenchError("Some records could not be packed and stay where they are.")

@@ -1,0 +1,234 @@
+"""Many records in one Parquet file: ``runs.parquet``, which pandas and DuckDB read without decaybench.
+
+One row a run. Configuration and final metrics are plain columns; the rest keeps every number exactly. Beside it stands
+``runs.parquet.sha256``, as ``sha256sum`` writes it. Where the two do not agree, every row is checked by its own digest.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from decaybench.registry.hashing import canonical, config_digest
+from decaybench.registry.spec import label_of
+from decaybench.results.record import DamagedRecordError, Layer, Outcomes, Record
+
+SPECS = ("dataset", "network", "activation", "strategy", "optimizer", "schedule")
+PLAIN = ("lr", "weight_decay", "epochs", "batch_size", "seed")
+FINGERPRINTS = ("data", "initial", "batches", "source")
+# What a table or a verdict needs; figures need the curves, too.
+SUMMARY_LAYER = ("name", "final", "distance_from_start", "distance_from_zero", "distance_from_relu")
+
+_SERIES = pa.list_(pa.float64())
+_DRAWN = pa.struct([(key, _SERIES) for key in ("mean", "low", "high")])
+_LAYER = pa.struct(
+    [
+        ("name", pa.string()),
+        ("type", pa.string()),
+        ("final", pa.list_(pa.float32())),
+        ("initial", pa.list_(pa.float32())),
+        ("quantiles", pa.list_(_SERIES)),
+        ("distance_from_start", pa.float64()),
+        ("distance_from_zero", pa.float64()),
+        ("distance_from_relu", pa.float64()),
+        ("inputs", _SERIES),
+        ("curve_start", _DRAWN),
+        ("curve_end", _DRAWN),
+        ("curve_keys", pa.list_(pa.string())),
+    ]
+)
+_FIXED = [
+    ("run_id", pa.string()),
+    ("cell_id", pa.string()),
+    *((key, pa.string()) for key in SPECS),
+    *(("lr", pa.float64()), ("weight_decay", pa.float64())),
+    *(("epochs", pa.int64()), ("batch_size", pa.int64()), ("seed", pa.int64())),
+    ("diverged", pa.int64()),
+    *((f"{key}_fingerprint", pa.string()) for key in FINGERPRINTS),
+    *(("device", pa.string()), ("device_name", pa.string()), ("seconds", pa.float64())),
+    *(("config", pa.string()), ("provenance", pa.string()), ("metrics", pa.string()), ("extra", pa.string())),
+    *(("protected", pa.bool_()), ("digest", pa.string())),
+    ("history", pa.map_(pa.string(), _SERIES)),
+    ("layers", pa.list_(_LAYER)),
+    *(("test_correct", pa.binary()), ("test_examples", pa.int64()), ("test_losses", pa.binary())),
+]
+_COLUMNS = {name for name, _ in _FIXED}
+
+
+def content_digest(record: Record) -> str:
+    """Hashes everything that a record holds, whatever the form it is written in."""
+    layers = [
+        {key: getattr(layer, key) for key in Layer.__dataclass_fields__ if key not in ("final", "initial")}
+        for layer in record.layers
+    ]
+    fields = (record.run_id, record.config, record.fingerprints, record.diverged, record.history)
+    rest = (record.provenance, dict(record.metrics), record.extra, record.protected)
+    hasher = hashlib.sha256(canonical([*fields, *rest, layers]).encode())
+    arrays: list[Any] = [array for layer in record.layers for array in (layer.final, layer.initial)]
+    if record.outcomes is not None:
+        arrays += [record.outcomes.correct, record.outcomes.loss]
+    for array in arrays:
+        hasher.update(b"-" if array is None else f"{array.dtype.str}{array.shape}".encode() + array.tobytes())
+    return hasher.hexdigest()
+
+
+def to_table(records: Sequence[Record]) -> pa.Table:
+    """Makes a table with one row a run; cells stay together, in the order of their seeds."""
+    cells = {r.run_id: config_digest({k: v for k, v in r.config.items() if k != "seed"}) for r in records}
+    ordered = sorted(records, key=lambda r: (cells[r.run_id], r.seed, r.run_id))
+    metrics = list(dict.fromkeys(name for record in ordered for name in record.history if name not in _COLUMNS))
+    schema = pa.schema([*_FIXED, *((name, pa.float64()) for name in metrics)])
+    return pa.Table.from_pylist([_row(record, cells[record.run_id], metrics) for record in ordered], schema)
+
+
+def _row(record: Record, cell_id: str, metrics: Iterable[str]) -> dict[str, Any]:
+    config, about, outcomes = record.config, record.provenance, record.outcomes
+    return {
+        "run_id": record.run_id,
+        "cell_id": cell_id,
+        **{key: label_of(config[key]) if isinstance(config.get(key), dict) else config.get(key) for key in SPECS},
+        **{key: config.get(key) for key in PLAIN},
+        "diverged": record.diverged,
+        **{f"{key}_fingerprint": record.fingerprints.get(key) for key in FINGERPRINTS},
+        **{key: about.get(key) for key in ("device", "device_name", "seconds")},
+        **{key: canonical(getattr(record, key)) for key in ("provenance", "extra")},
+        "config": json.dumps(config, ensure_ascii=False, separators=(",", ":")),
+        "metrics": canonical(dict(record.metrics)),
+        "protected": record.protected,
+        "digest": content_digest(record),
+        "history": list(record.history.items()),
+        "layers": [_layer_row(layer) for layer in record.layers],
+        "test_correct": None if outcomes is None else np.packbits(outcomes.correct).tobytes(),
+        "test_examples": None if outcomes is None else len(outcomes.correct),
+        "test_losses": None if outcomes is None or outcomes.loss is None else outcomes.loss.tobytes(),
+        **{name: record.history[name][-1] if name in record.history else None for name in metrics},
+    }
+
+
+def _layer_row(layer: Layer) -> dict[str, Any]:
+    row = {key: getattr(layer, key) for key in Layer.__dataclass_fields__ if key != "curve"}
+    curve = layer.curve or {}
+    return {
+        **row,
+        "curve_start": curve.get("start"),
+        "curve_end": curve.get("end"),
+        "curve_keys": None if layer.curve is None else list(curve),
+    }
+
+
+def write(table: pa.Table, path: Path) -> str:
+    """Writes a table to a file, and returns the SHA-256 of the file."""
+    pq.write_table(table, path, compression="zstd", compression_level=9, row_group_size=4096)
+    return file_digest(path)
+
+
+def file_digest(path: Path) -> str:
+    """Computes the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Reads columns of a packed file, or all.
+
+    Raises:
+        DamagedRecordError: When it is no such file.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            table = file.read(columns=columns)
+    except (pa.ArrowException, OSError, ValueError, UnicodeDecodeError) as error:
+        raise DamagedRecordError(f"it is no readable Parquet file ({str(error).splitlines()[0]})") from error
+    if "run_id" not in table.column_names:
+        raise DamagedRecordError("it has no column run_id")
+    return table
+
+
+def summary_columns(path: Path) -> list[str]:
+    """Returns the columns that a table of results needs, without those that only figures need."""
+    names = pq.read_schema(path).names
+    unneeded = {"history", "layers", "test_correct", "test_examples", "test_losses", "digest", "extra"}
+    return [name for name in names if name not in unneeded] + [f"layers.list.element.{key}" for key in SUMMARY_LAYER]
+
+
+def records_of(table: pa.Table, check: bool) -> tuple[list[Record], list[str]]:
+    """Makes records of rows.
+
+    Args:
+        table: A whole table, as `to_table` makes it.
+        check: Whether to compare each row with its digest.
+
+    Returns:
+        The records, and the run ids of rows whose content is not what was written.
+    """
+    records, damaged = [], []
+    for batch in table.to_batches(max_chunksize=256):
+        for row in batch.to_pylist(maps_as_pydicts="strict"):
+            try:
+                record = _record(row)
+                whole = not check or content_digest(record) == row["digest"]
+            except (KeyError, TypeError, ValueError):
+                whole = False
+            if whole:
+                records.append(record)
+            else:
+                damaged.append(str(row.get("run_id")))
+    return records, damaged
+
+
+def _record(row: dict[str, Any]) -> Record:
+    correct, losses = row["test_correct"], row["test_losses"]
+    outcomes = None
+    if correct is not None:
+        bits = np.unpackbits(np.frombuffer(correct, np.uint8), count=row["test_examples"]).astype(bool)
+        outcomes = Outcomes(bits, None if losses is None else np.frombuffer(losses, np.float16))
+    return Record(
+        run_id=row["run_id"],
+        config=json.loads(row["config"]),
+        fingerprints={k: v for k in FINGERPRINTS if (v := row[f"{k}_fingerprint"]) is not None},
+        diverged=row["diverged"],
+        history=row["history"],
+        layers=tuple(_layer(layer) for layer in row["layers"]),
+        provenance=json.loads(row["provenance"]),
+        metrics=json.loads(row["metrics"]),
+        outcomes=outcomes,
+        protected=row["protected"],
+        extra=json.loads(row["extra"]),
+    )
+
+
+def _layer(row: dict[str, Any]) -> Layer:
+    fields: dict[str, Any] = {key: row[key] for key in Layer.__dataclass_fields__ if key != "curve"}
+    if row["curve_keys"] is not None:
+        fields["curve"] = {key: row[f"curve_{key}"] for key in row["curve_keys"]}
+    for key in ("final", "initial"):
+        fields[key] = None if row[key] is None else np.array(row[key], np.float32)
+    return Layer(**fields)
+
+
+def layers_of(column: pa.ChunkedArray) -> list[tuple[Layer, ...]]:
+    """Makes the layers of every row from the column ``layers``, of which some fields may not have been read."""
+    found: list[tuple[Layer, ...]] = []
+    for chunk in column.chunks:
+        parts = chunk.flatten()  # one struct a layer
+        names = [field.name for field in parts.type]
+        finals = parts.field("final")
+        values = finals.flatten().to_numpy(zero_copy_only=False)
+        ends = np.cumsum(np.concatenate([[0], pa.compute.list_value_length(finals).to_numpy(zero_copy_only=False)]))
+        rest = {k: parts.field(k).to_pylist() for k in names if k not in ("final", "initial", "curve_keys")}
+        layers = []
+        for i in range(len(parts)):
+            fields = {k: column[i] for k, column in rest.items() if not k.startswith("curve")}
+            if "curve_end" in rest:
+                fields["curve"] = {k: rest[f"curve_{k}"][i] for k in ("start", "end")}
+            fields.setdefault("type", "")
+            layers.append(Layer(final=values[ends[i] : ends[i + 1]], **fields))
+        offsets = np.cumsum(np.concatenate([[0], pa.compute.list_value_length(chunk).to_numpy(zero_copy_only=False)]))
+        found += [tuple(layers[a:b]) for a, b in pairwise(offsets)]
+    return found
