@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from decaybench.results.record import Record
 from decaybench.study.config import RunConfig
 from decaybench.study.study import Study, read_study
 from decaybench.training.data import Data, load
@@ -26,7 +27,7 @@ def one(**overrides: Any) -> RunConfig:
     return run
 
 
-def finish(config: RunConfig, data: Data | None = None) -> tuple[list[Epoch], dict[str, Any]]:
+def finish(config: RunConfig, data: Data | None = None) -> tuple[list[Epoch], Record]:
     """Trains a run to its end: its epochs and its record."""
     *epochs, last = train([config], data or load(config, CPU))
     assert isinstance(last, Finished)

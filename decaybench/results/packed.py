@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from decaybench.registry.hashing import canonical, config_digest
 from decaybench.registry.spec import label_of
-from decaybench.results.record import DamagedRecordError, Layer, Outcomes, Record
+from decaybench.results.record import DamagedRecordError, Layer, Outcomes, Record, content_digest
 
 SPECS = ("dataset", "network", "activation", "strategy", "optimizer", "schedule")
 PLAIN = ("lr", "weight_decay", "epochs", "batch_size", "seed")
@@ -59,23 +59,6 @@ _FIXED = [
     *(("test_correct", pa.binary()), ("test_examples", pa.int64()), ("test_losses", pa.binary())),
 ]
 _COLUMNS = {name for name, _ in _FIXED}
-
-
-def content_digest(record: Record) -> str:
-    """Hashes everything that a record holds, whatever the form it is written in."""
-    layers = [
-        {key: getattr(layer, key) for key in Layer.__dataclass_fields__ if key not in ("final", "initial")}
-        for layer in record.layers
-    ]
-    fields = (record.run_id, record.config, record.fingerprints, record.diverged, record.history)
-    rest = (record.provenance, dict(record.metrics), record.extra, record.protected)
-    hasher = hashlib.sha256(canonical([*fields, *rest, layers]).encode())
-    arrays: list[Any] = [array for layer in record.layers for array in (layer.final, layer.initial)]
-    if record.outcomes is not None:
-        arrays += [record.outcomes.correct, record.outcomes.loss]
-    for array in arrays:
-        hasher.update(b"-" if array is None else f"{array.dtype.str}{array.shape}".encode() + array.tobytes())
-    return hasher.hexdigest()
 
 
 def to_table(records: Sequence[Record]) -> pa.Table:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
-from decaybench.registry.hashing import config_digest
+from decaybench.registry.hashing import canonical, config_digest
 
 SCHEMA = 2
 # Where learned functions are drawn, in units of the activation's input; the bins of its inputs lie between.
@@ -45,7 +45,7 @@ class OtherVersionError(Exception):
     """A record that a newer version wrote, which is no damage."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Layer:
     """The learned activation of one layer of a run.
 
@@ -72,6 +72,18 @@ class Layer:
     inputs: Numbers | None = None
     curve: dict[str, dict[str, Numbers] | None] | None = None
 
+    def content(self) -> tuple[Any, ...]:
+        """Returns everything in it, arrays as bytes."""
+        arrays = [None if a is None else (a.dtype.str, a.shape, a.tobytes()) for a in (self.final, self.initial)]
+        rest = (self.name, self.type, self.quantiles, self.inputs, self.curve)
+        return (*rest, self.distance_from_start, self.distance_from_zero, self.distance_from_relu, *arrays)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Layer) and self.content() == other.content()
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
@@ -86,7 +98,7 @@ class Outcomes:
     loss: npt.NDArray[np.float16] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Record:
     """A finished run.
 
@@ -121,6 +133,12 @@ class Record:
     def seed(self) -> int:
         """The seed of the run."""
         return int(self.config["seed"])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Record) and content_digest(self) == content_digest(other)
+
+    def __hash__(self) -> int:
+        return hash(self.run_id)
 
     def final(self, metric: str) -> float:
         """Returns the last epoch's value of a metric; NaN where it is not finite."""
@@ -208,6 +226,19 @@ class _Record(_Strict):
     provenance: _Provenance
     metrics: dict[str, Direction] | None = None
     outcomes: _Outcomes | None = None
+
+
+def content_digest(record: Record) -> str:
+    """Hashes everything that a record holds, whatever the form it is written in."""
+    fields = (record.run_id, record.config, record.fingerprints, record.diverged, record.history)
+    rest = (record.provenance, dict(record.metrics), record.extra, record.protected)
+    hasher = hashlib.sha256(canonical([*fields, *rest]).encode())
+    for layer in record.layers:
+        hasher.update(repr(layer.content()).encode())
+    if record.outcomes is not None:
+        for array in (record.outcomes.correct, record.outcomes.loss):
+            hasher.update(b"-" if array is None else f"{array.dtype.str}{array.shape}".encode() + array.tobytes())
+    return hasher.hexdigest()
 
 
 def encode(array: npt.NDArray[Any]) -> dict[str, Any]:
@@ -346,7 +377,7 @@ def check_history(config: Mapping[str, Any], history: Mapping[str, Any], diverge
     Raises:
         DamagedRecordError: When they are something else.
     """
-    if not history or not all(map(is_series, history.values())):
+    if not isinstance(history, dict) or not history or not all(map(is_series, history.values())):
         raise DamagedRecordError("its history holds something else than numbers")
     if "script" in config:
         return

@@ -9,13 +9,15 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from decaybench.analysis.comparison import COLUMNS, ComparisonSettings, alpha_columns, summarize
+from decaybench.analysis.comparison import COLUMNS, ComparisonSettings
+from decaybench.analysis.frame import alpha_columns
 from decaybench.analysis.statistics import accuracy_interval, mean_interval
 from decaybench.report.numbers import format_interval, format_number, format_percent, histogram
 from decaybench.report.tables import to_csv, to_json, to_markdown
 from decaybench.report.terminal import print_layers, print_summary
+from decaybench.results.record import Record
 from decaybench.study.config import TRAINING_VERSION
-from made_records import made
+from made_records import made, summary_of
 
 KEYS = [
     *("dataset", "network", "activation", "strategy", "optimizer", "lr", "weight_decay", "epochs", "seeds"),
@@ -26,8 +28,8 @@ KEYS = [
 ]
 
 
-def by_strategy(records: list[dict], **kwargs) -> dict[str, dict]:
-    return {row["strategy"]: row for row in summarize(records, ComparisonSettings(**kwargs)).rows}
+def by_strategy(records: list[Record], **kwargs) -> dict[str, dict]:
+    return {row["strategy"]: row for row in summary_of(records, **kwargs).rows}
 
 
 def test_intervals_against_scipy() -> None:
@@ -72,35 +74,36 @@ def test_seeds_that_only_one_side_has_are_not_paired() -> None:
 def test_runs_whose_fingerprints_differ_are_not_paired(key: str) -> None:
     prints = {"data": "d", "initial": "i0", "batches": "b0"}
     records = [made(0.9, "exclude-alpha", 0, fingerprints={**prints, key: "other"}), made(0.8, "decay-all", 0)]
-    summary = summarize(records)
+    summary = summary_of(records)
     assert all(row["difference"] is None for row in summary.rows)
-    assert any("seed 0 is not paired" in note for note in summary.notes)
+    said = "stands for 2 different data sets" if key == "data" else "seed 0 is not paired"
+    assert any(said in note for note in summary.notes)
 
 
 def test_versions_of_somebodys_own_code_are_different_cells() -> None:
     records = [made(0.9), made(0.1, seed=1)]
     for record, source in zip(records, ("aaaaaaaaaaaa", "bbbbbbbbbbbb"), strict=True):
-        record["config"]["activation"] = {"name": "mine.py:act", "options": {}, "source": source}
-    rows = summarize(records).rows
+        record.config["activation"] = {"name": "mine.py:act", "options": {}, "source": source}
+    rows = summary_of(records).rows
     assert [row["activation"] for row in rows] == ["mine.py:act@aaaaaa", "mine.py:act@bbbbbb"]
     records = [made(0.9), made(0.1, seed=1)]
-    records[1]["config"]["training_version"] = 0
-    assert [row["training_version"] for row in summarize(records).rows] == [0, TRAINING_VERSION]
+    records[1].config["training_version"] = 0
+    assert [row["training_version"] for row in summary_of(records).rows] == [0, TRAINING_VERSION]
 
 
 def test_fewer_pairs_than_seeds_are_said() -> None:
     records = [made(0.9 + 0.01 * s, "exclude-alpha", s) for s in range(3)] + [made(0.8, "decay-all", 0)]
-    assert "the difference is over 1 of 3 seeds" in " ".join(summarize(records).notes)
-    assert "no run has the strategy decay-all" in " ".join(summarize(records[:3]).notes)
+    assert "the difference is over 1 of 3 seeds" in " ".join(summary_of(records).notes)
+    assert "no run has the strategy decay-all" in " ".join(summary_of(records[:3]).notes)
 
 
 def test_diverged_runs_are_counted_named_and_left_out() -> None:
     records = [made(0.9, "decay-all", 0), made(0.1, "decay-all", 1, diverged=1)]
-    summary = summarize(records)
+    summary = summary_of(records)
     (row,) = summary.rows
     assert (row["seeds"], row["diverged"], row["test_accuracy"]) == (2, 1, 0.9)
     assert summary.notes == ["prelu with decay-all: 1 of 2 runs diverged (epoch 1)."]
-    (row,) = summarize([made(0.1, diverged=1)]).rows
+    (row,) = summary_of([made(0.1, diverged=1)]).rows
     assert row["test_accuracy"] is None
     assert row["alpha_mean"] is None
 
@@ -112,7 +115,7 @@ def test_only_cells_of_the_same_question_are_compared() -> None:
         made(0.7, "decay-all", batch_size=32),
         made(0.6, "decay-all", weight_decay=0.3),
     ]
-    summary = summarize(records)
+    summary = summary_of(records)
     assert all(row["difference"] is None for row in summary.rows)
     assert {row["batch_size"] for row in summary.rows} == {32, 64}  # shown, since it differs
 
@@ -120,7 +123,7 @@ def test_only_cells_of_the_same_question_are_compared() -> None:
 def test_the_control_fits_one_decay_and_says_when_there_are_several() -> None:
     control = made(0.9, "no-decay", weight_decay=0.0)
     assert by_strategy([control, made(0.8)])["no-decay"]["difference"] == pytest.approx(0.1)
-    summary = summarize([control, made(0.8), made(0.7, weight_decay=0.3)])
+    summary = summary_of([control, made(0.8), made(0.7, weight_decay=0.3)])
     assert "2 cells of decay-all fit it" in summary.notes[0]
     row = by_strategy([control, made(0.8)], baseline="no-decay")["decay-all"]
     assert row["difference"] == pytest.approx(-0.1)
@@ -136,46 +139,46 @@ def test_activation_columns_against_numpy() -> None:
     assert set(alpha_columns(np.empty(0)).values()) == {None}
 
 
-def everything() -> list[dict]:
+def everything() -> list[Record]:
     records = [made(0.8 + 0.01 * s, st, s) for s in range(3) for st in ("decay-all", "exclude-alpha")]
     return [*records, made(0.5, "decay-all", 0, activation="relu"), made(0.5, "exclude-1d", 0, diverged=1)]
 
 
 def test_json_has_the_promised_keys_in_order_and_fractions() -> None:
-    rows = json.loads(to_json(summarize(everything())))
+    rows = json.loads(to_json(summary_of(everything())))
     assert [list(row) for row in rows] == [KEYS] * 4
     assert list(COLUMNS) == KEYS
     assert rows[0]["test_accuracy"] == pytest.approx(0.81)
-    layers = json.loads(to_json(summarize(everything()), layers=True))[0]["layers"]
+    layers = json.loads(to_json(summary_of(everything()), layers=True))[0]["layers"]
     assert layers[0]["layer"] == "2"
     assert layers[0]["distance_from_zero"] == 1.5
 
 
 def test_csv_reads_back() -> None:
-    rows = list(csv.DictReader(io.StringIO(to_csv(summarize(everything())))))
+    rows = list(csv.DictReader(io.StringIO(to_csv(summary_of(everything())))))
     assert list(rows[0]) == KEYS
     assert float(rows[0]["test_accuracy"]) == pytest.approx(0.81)
-    layers = list(csv.DictReader(io.StringIO(to_csv(summarize(everything()), layers=True))))
+    layers = list(csv.DictReader(io.StringIO(to_csv(summary_of(everything()), layers=True))))
     assert [row["layer"] for row in layers] == ["2", "2"]
 
 
 def test_markdown_is_one_table_and_escapes() -> None:
-    lines = to_markdown(summarize(everything())).splitlines()
+    lines = to_markdown(summary_of(everything())).splitlines()
     widths = {line.count("|") for line in lines if line.startswith("|")}
     assert len(widths) == 1
     assert "| prelu | decay-all |" in lines[2]
     assert lines[-1].startswith("- prelu with exclude-1d: 1 of 1 runs diverged")
     records = [made(0.5)]
-    records[0]["config"]["activation"] = {"name": "a|b<script>", "options": {}, "source": "x"}
-    assert "a\\|b" in to_markdown(summarize(records))
+    records[0].config["activation"] = {"name": "a|b<script>", "options": {}, "source": "x"}
+    assert "a\\|b" in to_markdown(summary_of(records))
 
 
 @pytest.mark.parametrize("width", [80, 160])
 def test_the_terminal_table_shows_every_cell(width: int) -> None:
     out = io.StringIO()
     console = Console(file=out, width=width)
-    print_summary(summarize(everything()), console, ComparisonSettings())
-    print_layers(summarize(everything()), console)
+    print_summary(summary_of(everything()), console, ComparisonSettings())
+    print_layers(summary_of(everything()), console)
     text = out.getvalue()
     for expected in (
         "decay-all",
@@ -195,9 +198,9 @@ def test_a_usual_table_fits_an_old_terminal() -> None:
     strategies = ("no-decay", "decay-all", "exclude-alpha", "two-optimizers")
     records = [made(0.9 + 0.01 * s + 0.001 * i, st, s) for s in range(3) for i, st in enumerate(strategies)]
     for r in records:
-        r["config"]["weight_decay"] *= r["config"]["strategy"]["name"] != "no-decay"
+        r.config["weight_decay"] *= r.config["strategy"]["name"] != "no-decay"
     out = io.StringIO()
-    print_summary(summarize(records), Console(file=out, width=80), ComparisonSettings())
+    print_summary(summary_of(records), Console(file=out, width=80), ComparisonSettings())
     table = [line for line in out.getvalue().splitlines() if line.startswith(strategies)]
     assert len(table) == 4
     assert max(len(line) for line in table) <= 80
@@ -205,9 +208,9 @@ def test_a_usual_table_fits_an_old_terminal() -> None:
 
 def test_markup_in_names_is_text() -> None:
     records = [made(0.5)]
-    records[0]["config"]["activation"] = {"name": "[red]x[/red]:y", "options": {}, "source": "x"}
+    records[0].config["activation"] = {"name": "[red]x[/red]:y", "options": {}, "source": "x"}
     out = io.StringIO()
-    print_summary(summarize(records), Console(file=out, width=160), ComparisonSettings())
+    print_summary(summary_of(records), Console(file=out, width=160), ComparisonSettings())
     assert "[red]x[/red]:y" in out.getvalue()
 
 

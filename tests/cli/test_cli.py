@@ -15,6 +15,7 @@ import decaybench
 from decaybench import registry
 from decaybench.cli import app
 from helpers import REPOSITORY
+from made_records import summary_of
 
 TINY = ["--dataset", "synthetic,samples=200", "--network", "mlp,width=16", "--epochs", "1", "--seeds", "2"]
 TINY += ["--executor", "inline"]
@@ -126,7 +127,7 @@ def test_a_study_goes_on_after_a_run_that_diverges(here: Path) -> None:
     assert done.exit_code == 0
     assert "diverged in epoch 1" in done.stderr
     rows = json.loads(invoke("report", "results/t", "--format", "json").stdout)
-    assert {(r["lr"], r["diverged"]) for r in rows} == {(0.05, 0), (1e20, 2)}
+    assert {(r["lr"], r.diverged) for r in rows} == {(0.05, 0), (1e20, 2)}
     assert "2 of 2 runs diverged" in invoke("report").stdout
 
 
@@ -294,11 +295,11 @@ def test_a_network_that_fails_only_in_training_is_named(here: Path) -> None:
 def test_a_narrow_table_says_what_it_leaves_out(here: Path) -> None:
     from rich.console import Console
 
-    from decaybench.analysis.comparison import ComparisonSettings, summarize
+    from decaybench.analysis.comparison import ComparisonSettings
     from decaybench.report.terminal import print_summary
     from decaybench.results.store import StudyFolder
 
     invoke("run", *TINY)
     console = Console(width=80, record=True, file=io.StringIO())
-    print_summary(summarize(StudyFolder(Path("results/t")).load().records), console, ComparisonSettings())
+    print_summary(summary_of(StudyFolder(Path("results/t")).load().records), console, ComparisonSettings())
     assert "--layers or --format csv shows quantiles" in " ".join(console.export_text().split())

@@ -44,7 +44,7 @@ def test_the_step_is_recorded_and_gives_the_same_numbers(network: str, precision
     assert training.recorded_step is not None
     assert training.recorded_step.replay is not None
     for run_id, record in ours.items():
-        assert record["history"]["train_loss"] == pytest.approx(theirs[run_id]["history"]["train_loss"], rel=1e-3)
+        assert record.history["train_loss"] == pytest.approx(theirs[run_id]["history"]["train_loss"], rel=1e-3)
 
 
 def test_a_study_on_a_gpu_gives_what_it_gives_on_a_cpu(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_a_study_on_a_gpu_gives_what_it_gives_on_a_cpu(tmp_path: Path) -> None:
         list(Scheduler(Inline(device), folder, device).run(runs))
         loaded = folder.load()
         assert not loaded.problems
-        accuracy[device.type] = {r["run_id"]: r["history"]["test_accuracy"][-1] for r in loaded.records}
+        accuracy[device.type] = {r.run_id: r.history["test_accuracy"][-1] for r in loaded.records}
     assert accuracy["cuda"].keys() == accuracy["cpu"].keys()
     for run_id, value in accuracy["cuda"].items():
         assert value == pytest.approx(accuracy["cpu"][run_id], abs=0.03)

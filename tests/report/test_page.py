@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from playwright.sync_api import sync_playwright
 
-from decaybench.analysis.comparison import ComparisonSettings, Summary, summarize
+from decaybench.analysis.comparison import ComparisonSettings, Summary
 from decaybench.report.figures import FIGURES, draw, save
 from decaybench.report.html import to_html
 from decaybench.results.record import INPUT_GRID
-from made_records import made, pairs
+from made_records import made, pairs, summary_of
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +29,7 @@ def summary() -> Summary:
     records += [made(0.9, "exclude-1d", 0, activation="relu")]
     curve = {"mean": list(INPUT_GRID), "low": list(INPUT_GRID), "high": list(INPUT_GRID)}
     for record in records:
-        record["config"]["epochs"] = 1
+        record.config["epochs"] = 1
         for layer in record["layers"]:
             layer |= {
                 "curve": {"start": curve, "end": curve},
@@ -37,7 +37,7 @@ def summary() -> Summary:
                 "quantiles": [[0, 0.1, 0.2, 0.3, 0.4]] * 2,
             }
     records[0]["provenance"]["device_name"] = NASTY
-    return summarize(records, ComparisonSettings())
+    return summary_of(records)
 
 
 def page() -> str:
@@ -108,7 +108,7 @@ def test_the_page_is_small_for_a_thousand_runs() -> None:
         for layer in record["layers"]:
             layer |= {"curve": {"start": None, "end": None}, "inputs": None, "quantiles": [[0, 0.1, 0.2, 0.3, 0.4]] * 2}
     assert len(records) == 1008
-    text = to_html(summarize(records, ComparisonSettings()), ComparisonSettings(), "many", "", "decaybench run many")
+    text = to_html(summary_of(records), ComparisonSettings(), "many", "", "decaybench run many")
     assert len(text.encode()) < 5e6
 
 
@@ -120,4 +120,4 @@ def test_every_figure_is_a_file_for_a_paper(name: str) -> None:
         content = save(canvas, format)
         assert content.startswith(start)
         assert len(content) > 5000
-    assert draw(name, summarize([]), "decay-all") is None
+    assert draw(name, summary_of([]), "decay-all") is None

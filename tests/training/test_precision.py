@@ -5,7 +5,6 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from decaybench import registry
-from decaybench.analysis.comparison import summarize
 from decaybench.errors import UsageError
 from decaybench.report.figures import questions
 from decaybench.study.config import RunConfig
@@ -15,6 +14,7 @@ from decaybench.training.precision import check, products
 from decaybench.training.stacked.stack import SingleModel, StackedModels
 from decaybench.training.trainer import Finished, Training, train
 from helpers import CPU, finish, one, tiny
+from made_records import summary_of
 
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution", "mkldnn_convolution")
 
@@ -68,7 +68,7 @@ def test_bfloat16_products_and_float32_parameters(network: str, activation: str,
 def test_bfloat16_runs_learn_what_float32_runs_learn() -> None:
     fields = {"activation": "kaf", "network": "forum,width=8", "epochs": 6}
     runs = [one(**fields), one(**fields, precision="bfloat16")]
-    losses = [finish(run)[1]["history"]["train_loss"] for run in runs]
+    losses = [finish(run)[1].history["train_loss"] for run in runs]
     assert losses[0] != losses[1]
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
 
@@ -81,14 +81,14 @@ def test_bfloat16_runs_have_the_same_bits_whatever_trains_beside_them(activation
     data = load(runs[0], CPU)
     torch.set_num_threads(1)
     together = [e.record for e in train(runs, data) if isinstance(e, Finished)]
-    assert {r["run_id"]: r for r in together} == {r.run_id: finish(r, data)[1] for r in runs}
+    assert {r.run_id: r for r in together} == {r.run_id: finish(r, data)[1] for r in runs}
 
 
 def test_two_precisions_are_never_compared_with_each_other() -> None:
     study = tiny(
         activation="prelu", strategy=["decay-all", "exclude-alpha"], precision=["float32", "bfloat16"], seeds=2
     )
-    summary = summarize(finish(run)[1] for run in study.runs())
+    summary = summary_of(finish(run)[1] for run in study.runs())
     assert [row["precision"] for row in summary.rows] == ["bfloat16", "bfloat16", "float32", "float32"]
     assert [title.rpartition(" · ")[2] for title, _ in questions(summary)] == [
         "precision=bfloat16",

@@ -22,7 +22,7 @@ STEPS = 50
 
 def double(data: Data) -> Data:
     parts = (Part(p.x.double(), p.y) for p in (data.train, data.validation, data.test))
-    return Data(*parts, classes=data.classes, fingerprint=data.fingerprint)
+    return Data(*parts, classes=data.classes, fingerprint=data.fingerprint, source=data.source)
 
 
 def alone(config: RunConfig, data: Data) -> Training:
@@ -101,8 +101,8 @@ def test_every_activation_and_network_is_the_same_in_a_cohort(network: str, acti
     many = records(Training(runs, data))
     for run in runs:
         (single,) = records(alone(run, data)).values()
-        for part, series in single["history"].items():
-            assert many[run.run_id]["history"][part] == pytest.approx(series, rel=1e-9), part
+        for part, series in single.history.items():
+            assert many[run.run_id].history[part] == pytest.approx(series, rel=1e-9), part
 
 
 @pytest.mark.parametrize("activation", registry.ACTIVATIONS)
@@ -125,7 +125,7 @@ def test_a_run_that_diverges_does_not_touch_the_others() -> None:
     data = load(calm[0], CPU)
     torch.set_num_threads(1)
     alone_, beside = records(Training(calm, data)), records(Training([*calm, *wild], data))
-    assert all(beside[run.run_id]["diverged"] for run in wild)
+    assert all(beside[run.run_id].diverged for run in wild)
     assert {run.run_id: beside[run.run_id] for run in calm} == alone_
 
 

@@ -12,7 +12,7 @@ from decaybench.errors import UsageError
 from decaybench.optimizers import lr_scheduler, optimizer_factory
 from decaybench.parameter_roles.roles import mark_activation, mark_by_behaviour
 from decaybench.registry.spec import parse
-from decaybench.results.record import decode, dumps, loads
+from decaybench.results.record import dumps, loads
 from decaybench.strategies.plan import Plan, Setup, make_plan, strategy_setup
 from decaybench.training.activation_statistics import curve
 from decaybench.training.data import load
@@ -27,11 +27,11 @@ STRATEGIES = [*registry.STRATEGIES, "loss-penalty,penalty=l1", "two-optimizers,a
 
 
 def test_one_seed_gives_every_strategy_the_same_start_and_batches() -> None:
-    prints = {s: finish(one(strategy=s, augment="crop-flip"))[1]["fingerprints"] for s in STRATEGIES}
+    prints = {s: finish(one(strategy=s, augment="crop-flip"))[1].fingerprints for s in STRATEGIES}
     assert len({tuple(p.values()) for p in prints.values()}) == 1
     other = one().model_copy(update={"seed": 1, "augment": "crop-flip"})
-    for key, value in finish(other)[1]["fingerprints"].items():
-        assert (value == prints["no-decay"][key]) == (key == "data")
+    for key, value in finish(other)[1].fingerprints.items():
+        assert (value == prints["no-decay"][key]) == (key in ("data", "source"))
 
 
 def test_fingerprints_see_a_single_changed_bit() -> None:
@@ -54,24 +54,24 @@ def test_two_runs_of_one_configuration_give_the_same_bits(network: str, activati
 
 def test_dropout_draws_from_its_own_stream() -> None:
     with_dropout, without = (finish(one(network=n))[1] for n in ("mlp,dropout=0.5", "mlp"))
-    assert with_dropout["fingerprints"]["batches"] == without["fingerprints"]["batches"]
-    assert with_dropout["history"] != without["history"]
+    assert with_dropout.fingerprints["batches"] == without.fingerprints["batches"]
+    assert with_dropout.history != without.history
 
 
 def test_excluding_by_groups_and_by_a_second_optimizer_are_the_same_bits() -> None:
     first, second = (finish(one(strategy=s, activation="kaf"))[1] for s in ("exclude-alpha", "two-optimizers"))
-    assert first["layers"] == second["layers"]
-    assert first["history"] == second["history"]
+    assert first.layers == second.layers
+    assert first.history == second.history
     decayed = finish(one(strategy="decay-all", activation="kaf"))[1]
-    assert decayed["layers"] != first["layers"]
+    assert decayed.layers != first.layers
 
 
 def test_a_run_that_diverges_is_recorded_and_stops() -> None:
     epochs, record = finish(one(lr=1e20, epochs=5))
     assert epochs[-1].diverged
-    assert record["diverged"] == len(epochs) < 5
-    assert all(len(series) == record["diverged"] for series in record["history"].values())
-    assert loads(dumps({**record, "provenance": {}}), record["run_id"])["history"]["test_loss"][-1] is None
+    assert record.diverged == len(epochs) < 5
+    assert all(len(series) == record.diverged for series in record.history.values())
+    assert loads(dumps(record), record.run_id).history["test_loss"][-1] is None
 
 
 def test_a_record_holds_the_parameters_as_they_were_and_became() -> None:
@@ -80,29 +80,27 @@ def test_a_record_holds_the_parameters_as_they_were_and_became() -> None:
     _, record = finish(config, data)
     model = build_model(config, data.shape, data.classes)
     s, (first, second) = data.validation.x.flatten(1), [m for m in model if isinstance(m, nn.Linear)][:2]
-    for linear, layer in zip((first, second), record["layers"], strict=True):
+    for linear, layer in zip((first, second), record.layers, strict=True):
         s = linear(s).detach()
-        assert (decode(layer["initial"]) == torch.tensor(0.4).numpy()).all()
-        assert (decode(layer["final"]) == decode(layer["initial"])).all()
-        assert layer["distance_from_start"] == 0
-        assert len(layer["quantiles"]) == config.epochs + 1
+        assert (layer.initial == torch.tensor(0.4).numpy()).all()
+        assert (layer.final == layer.initial).all()
+        assert layer.distance_from_start == 0
+        assert len(layer.quantiles) == config.epochs + 1
         # f(s) = s above 0 and 0.4·s below, on the inputs that the layer gets from the validation images.
         f = torch.where(s > 0, s, 0.4 * s)
-        assert layer["distance_from_zero"] == pytest.approx(float(f.square().mean().sqrt()), rel=1e-4)
-        assert layer["distance_from_relu"] == pytest.approx(
-            0.4 * float(s.clamp(max=0).square().mean().sqrt()), rel=1e-4
-        )
+        assert layer.distance_from_zero == pytest.approx(float(f.square().mean().sqrt()), rel=1e-4)
+        assert layer.distance_from_relu == pytest.approx(0.4 * float(s.clamp(max=0).square().mean().sqrt()), rel=1e-4)
         counts, _ = np.histogram(s.clamp(-6, 6), np.linspace(-6, 6, 49))
-        assert layer["inputs"] == pytest.approx(counts / counts.sum(), abs=1e-3)
-        assert layer["curve"]["end"]["mean"][::12] == pytest.approx([-2.4, -1.2, 0, 3, 6])
+        assert layer.inputs == pytest.approx(counts / counts.sum(), abs=1e-3)
+        assert layer.curve["end"]["mean"][::12] == pytest.approx([-2.4, -1.2, 0, 3, 6])
         s = f
 
 
 def test_history_ends_with_what_the_model_scores() -> None:
     epochs, record = finish(one(epochs=3))
     assert [e.number for e in epochs] == [1, 2, 3]
-    assert record["history"]["test_accuracy"] == [e.scores["test_accuracy"] for e in epochs]
-    assert 0.3 < record["history"]["train_accuracy"][-1] <= 1  # four classes: chance is 0.25
+    assert record.history["test_accuracy"] == [e.scores["test_accuracy"] for e in epochs]
+    assert 0.3 < record.history["train_accuracy"][-1] <= 1  # four classes: chance is 0.25
 
 
 def test_evaluate_against_a_loop() -> None:
@@ -137,8 +135,8 @@ def test_without_decay_all_strategies_give_the_same_bits() -> None:
         s: finish(one(strategy=s, weight_decay=0.0, activation="kaf", clip_norm=1.0))[1] for s in registry.STRATEGIES
     }
     for strategy, record in records.items():
-        assert record["layers"] == records["no-decay"]["layers"], strategy
-        assert record["history"] == records["no-decay"]["history"], strategy
+        assert record.layers == records["no-decay"].layers, strategy
+        assert record.history == records["no-decay"].history, strategy
 
 
 def forgets(setup: Setup) -> Plan:
@@ -241,5 +239,5 @@ def test_an_activation_that_a_network_brings_along_is_found_by_what_it_does(tmp_
     mark_by_behaviour(model, data.train.x[:16])
     assert strategy_setup(config, model).alphas == {"2.frequency"}
     before = torch.get_rng_state()
-    assert [layer["name"] for layer in finish(config, data)[1]["layers"]] == ["2"]
+    assert [layer.name for layer in finish(config, data)[1].layers] == ["2"]
     assert torch.equal(torch.get_rng_state(), before)
