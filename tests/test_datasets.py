@@ -37,9 +37,12 @@ def write_idx(path: Path, array: np.ndarray) -> None:
     path.write_bytes(gzip.compress(raw) if path.suffix == ".gz" else raw)
 
 
-def write_mnist(folder: Path, suffix: str = "") -> None:
+def write_mnist(folder: Path, suffix: str = "") -> tuple[str, ...]:
+    """Writes four small files, and returns the checksums of their content."""
     for name in files.IDX_FILES:
         write_idx(folder / f"{name}{suffix}", GREY if "images" in name else LABELS)
+    contents = [(folder / f"{name}{suffix}").read_bytes() for name in files.IDX_FILES]
+    return tuple(hashlib.md5(gzip.decompress(c) if suffix else c).hexdigest() for c in contents)
 
 
 def check(arrays: Arrays, images: np.ndarray) -> None:
@@ -51,21 +54,52 @@ def check(arrays: Arrays, images: np.ndarray) -> None:
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 @pytest.mark.parametrize("below", ["", "fashion-mnist", "FashionMNIST/raw"])
-def test_fashion_mnist_is_found(data_dir: Path, below: str, suffix: str) -> None:
-    write_mnist(data_dir / below, suffix)
+def test_fashion_mnist_is_found(data_dir: Path, monkeypatch: pytest.MonkeyPatch, below: str, suffix: str) -> None:
+    monkeypatch.setitem(files.CHECKSUMS, "Fashion-MNIST", write_mnist(data_dir / below, suffix))
     check(files.fashion_mnist(), GREY[:, None])
 
 
-def test_mnist_through_torchvision(data_dir: Path) -> None:
-    write_mnist(data_dir / "MNIST" / "raw")
+def test_mnist_is_found_where_torchvision_puts_it(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(files.CHECKSUMS, "MNIST", write_mnist(data_dir / "MNIST" / "raw"))
     check(files.mnist(), GREY[:, None])
 
 
-def test_files_that_are_there_but_damaged_are_not_called_missing(data_dir: Path) -> None:
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+def test_files_of_another_data_set_are_not_taken_for_it(data_dir: Path, name: str) -> None:
+    """Four files with the right names and shapes, such as MNIST's for Fashion-MNIST."""
+    write_mnist(data_dir / "MNIST" / "raw")
+    write_mnist(data_dir)
+    with pytest.raises(UsageError, match=r"train-images-idx3-ubyte is not the file of (Fashion-)?MNIST"):
+        getattr(files, name)()
+
+
+def test_the_real_fashion_mnist_is_what_it_is_known_to_be() -> None:
+    arrays = files._idx_data_set("Fashion-MNIST", files._idx_folder([files.DEBIAN]) or [])
+    assert (arrays.train_x.shape, arrays.test_x.shape) == ((60_000, 1, 28, 28), (10_000, 1, 28, 28))
+
+
+def test_a_folder_that_was_named_is_used_or_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Debian's copy is there, and is not taken silently."""
+    monkeypatch.setenv("DECAYBENCH_DATA", str(tmp_path))
+    monkeypatch.setattr("torchvision.datasets.utils._urlretrieve", lambda *a, **k: 1 / 0)
+    (tmp_path / "somewhere" / "else").mkdir(parents=True)
+    write_mnist(tmp_path / "somewhere" / "else")
+    with pytest.raises(DecaybenchError, match="is not in"):
+        files.fashion_mnist()
+
+
+@pytest.mark.parametrize(("name", "file"), [("svhn", "train_32x32.mat"), ("cifar10", "cifar-10-python.tar.gz")])
+def test_files_that_are_there_but_damaged_are_not_called_missing(data_dir: Path, name: str, file: str) -> None:
+    (data_dir / file).write_text("<html>404 Not Found</html>")
+    with pytest.raises(DecaybenchError, match=rf"is damaged: {file} cannot be read or is not what"):
+        getattr(files, name)()
+
+
+def test_a_damaged_file_of_mnist_is_named(data_dir: Path) -> None:
     write_mnist(data_dir / "MNIST" / "raw")
     victim = data_dir / "MNIST" / "raw" / "train-images-idx3-ubyte"
     victim.write_bytes(victim.read_bytes()[:-5])
-    with pytest.raises(DecaybenchError, match=r"The data set MNIST in .* cannot be read .*; replace its files"):
+    with pytest.raises(UsageError, match="train-images-idx3-ubyte is not a whole idx file"):
         files.mnist()
 
 

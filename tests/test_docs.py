@@ -15,6 +15,7 @@ from rich.console import Console
 import decaybench
 from decaybench import registry
 from decaybench.analysis.comparison import ComparisonSettings, summarize
+from decaybench.analysis.frame import runs_frame
 from decaybench.cli import app
 from decaybench.report.formats import Report, print_report
 from decaybench.results.store import StudyFolder
@@ -90,7 +91,7 @@ def test_how_to_add_one(family: str, cli: Cli, tmp_path: Path) -> None:
 def test_the_output_shown_is_what_the_tool_prints_for_the_committed_records() -> None:
     (shown,) = [c for lang, f, c in BLOCKS if (lang, f) == ("text", "output")]
     settings = ComparisonSettings()
-    summary = summarize(StudyFolder(REPOSITORY / "results" / "first-look").load().records, settings)
+    summary = summarize(runs_frame(StudyFolder(REPOSITORY / "results" / "first-look").load()), settings)
     console = Console(width=88, file=io.StringIO(), record=True)
     print_report(Report(summary, settings), console)
     printed = [line.rstrip() for line in console.export_text().splitlines()]

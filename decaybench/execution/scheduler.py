@@ -237,5 +237,11 @@ def make_scheduler(
         name = "processes" if local_workers(options, runs)[1] > 1 else "inline"
     placed: Placement = imports.load(EXECUTORS[name].target)(options, runs)
     return Scheduler(
-        placed.executor, folder, placed.device, placed.workers, options.checkpoint_every, placed.jobs_per_gpu
+        executor=placed.executor,
+        folder=folder,
+        device=placed.device,
+        workers=placed.workers,
+        checkpoint_seconds=options.checkpoint_every,
+        jobs_per_gpu=placed.jobs_per_gpu,
+        asked=asked,
     )

@@ -128,8 +128,9 @@ def read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
             table = file.read(columns=columns)
     except (pa.ArrowException, OSError, ValueError, UnicodeDecodeError) as error:
         raise DamagedRecordError(f"it is no readable Parquet file ({str(error).splitlines()[0]})") from error
-    if "run_id" not in table.column_names:
-        raise DamagedRecordError("it has no column run_id")
+    wanted = [name for name, _ in _FIXED] if columns is None else [name.partition(".")[0] for name in columns]
+    if lacking := [name for name in wanted if name not in table.column_names]:
+        raise DamagedRecordError(f"it has no column {lacking[0]}")
     return table
 
 

@@ -250,6 +250,11 @@ class StudyFolder:
                 for run_id in damaged
                 if wanted is None or run_id in wanted
             ]
+            if not damaged:
+                loaded.problems.append(
+                    f"{self.packed_file} is not the file that {self.packed_digest_file.name} belongs to; its "
+                    f"{len(records)} runs were checked one by one and are whole. decaybench pack writes it anew."
+                )
             return
         ids = table["run_id"].to_pylist()
         keep = [i not in loose and (wanted is None or i in wanted) for i in ids]
@@ -295,10 +300,9 @@ class StudyFolder:
         from decaybench.results import packed
 
         with self._locked():
-            # Those that are packed are read from the file and not from what `load` filters.
-            before = {path: _content(path) for path in self._loose(None) if path.is_file()}
+            before = {path: path.read_bytes() for path in self._loose(None) if path.is_file()}
             loaded = self.load()
-            if not before or not loaded.records:
+            if not loaded.records:
                 return self.count(), loaded.problems
             old = [] if loaded.packed is None else packed.records_of(loaded.packed, check=False)[0]
             table = packed.to_table(loaded.records + old)

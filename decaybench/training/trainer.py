@@ -16,7 +16,7 @@ from decaybench.activations.compiled import any_size
 from decaybench.errors import DecaybenchError
 from decaybench.optimizers import lr_scheduler
 from decaybench.parameter_roles.roles import mark_by_behaviour
-from decaybench.results.record import Record
+from decaybench.results.record import Layer, Record
 from decaybench.strategies.plan import Plan, make_plan
 from decaybench.study.config import RunConfig
 from decaybench.training.activation_statistics import ActivationStatistics
@@ -263,8 +263,12 @@ class Training:
             fingerprints={**prints, "batches": self._batches[run.config.seed].fingerprint},
             diverged=last.number if last.diverged else None,
             history={key: [_json(e.scores[key]) for e in run.history] for key in last.scores},
-            layers=run.statistics.summary(self._data.validation.x[:STATISTICS_IMAGES]),
+            layers=self._layers(run),
         )
+
+    def _layers(self, run: Run) -> tuple[Layer, ...]:
+        with seeded(stream_seed(run.config.seed, "statistics")):  # a user's own network may draw in forward
+            return run.statistics.summary(self._data.validation.x[:STATISTICS_IMAGES])
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:

@@ -86,7 +86,7 @@ def test_fresh_says_what_it_deletes_and_asks(here: Path) -> None:
     invoke("run", *TINY)
     refused = invoke("run", *TINY, "--fresh")
     assert refused.exit_code == 2
-    assert "--fresh deletes 4 finished runs in results/t/runs." in refused.stderr
+    assert "--fresh deletes 4 finished runs in results/t." in refused.stderr
     assert "add --yes" in refused.stderr
     assert len(list(Path("results/t/runs").iterdir())) == 4
     for wrong in (["--device", "cuda:99"], ["--dataset", "synthetic,samples=200", "--network", "kafnet"]):
@@ -127,7 +127,7 @@ def test_a_study_goes_on_after_a_run_that_diverges(here: Path) -> None:
     assert done.exit_code == 0
     assert "diverged in epoch 1" in done.stderr
     rows = json.loads(invoke("report", "results/t", "--format", "json").stdout)
-    assert {(r["lr"], r.diverged) for r in rows} == {(0.05, 0), (1e20, 2)}
+    assert {(r["lr"], r["diverged"]) for r in rows} == {(0.05, 0), (1e20, 2)}
     assert "2 of 2 runs diverged" in invoke("report").stdout
 
 
