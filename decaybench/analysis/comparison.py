@@ -97,12 +97,14 @@ def summarize(runs: pd.DataFrame, settings: ComparisonSettings | None = None) ->
 
 def _one_version(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Keeps, of runs that several versions of the training code computed, those of the newest, and says so."""
-    versions = [config_of(config).get("training_version") for config in runs["config"]]
-    if len({*versions}) <= 1:
+    first = runs.drop_duplicates("cell_id").set_index("cell_id")["config"].map(config_of)
+    versions = first.map(lambda config: config.get("training_version", -1))
+    if versions.nunique() <= 1:
         return runs, []
-    whole = pd.Series([-1 if v is None else v for v in versions], index=runs.index)
-    keys = [config_digest({k: v for k, v in config_of(c).items() if k != "training_version"}) for c in runs["config"]]
-    newest = whole.groupby(keys).transform("max")
+    without = ("training_version", "seed")
+    keys = first.map(lambda config: config_digest({k: v for k, v in config.items() if k not in without}))
+    whole = runs["cell_id"].map(versions)
+    newest = whole.groupby([runs["cell_id"].map(keys), runs["seed"]]).transform("max")
     kept = runs[whole == newest]
     text = ", ".join(f"{(newest[kept.index] == v).sum()} of version {v}" for v in sorted({*newest[kept.index]}))
     return kept, [f"runs of several versions of the training code are shown and never averaged: {text}."]

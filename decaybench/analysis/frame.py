@@ -46,7 +46,7 @@ def load(directory: str | Path) -> pd.DataFrame:
 
     A record that cannot be read is named in a warning and left out.
     """
-    loaded = find_study_folder(Path(directory)).load(curves=False)
+    loaded = find_study_folder(Path(directory)).load(detail="summary")
     for problem in loaded.problems:
         warnings.warn(problem, stacklevel=2)
     runs = runs_frame(loaded)
@@ -70,7 +70,8 @@ def runs_frame(loaded: Loaded) -> pd.DataFrame:
     """Makes a DataFrame of the records of a study.
 
     Returns:
-        Columns ``run_id``, ``cell_id``, ``config`` (see `config_of`), ``seed``, ``diverged`` (NaN where it did not),
+        Columns ``run_id``, ``cell_id``, ``config`` (of the first run of its cell: the seed is apart; see `config_of`),
+        ``seed``, ``diverged`` (NaN where it did not),
         the last value of each metric, ``…_fingerprint``, ``data_key`` (equal where the data are), ``device``,
         ``seconds``, ``provenance`` (JSON), ``protected``, ``layers`` (a tuple of `Layer` each).
     """
@@ -108,11 +109,14 @@ def _from_table(table: "pa.Table") -> pd.DataFrame:
 
     names = [name for name in table.column_names if name not in _NOT_METRICS and not name.endswith("_fingerprint")]
     prints = [f"{key}_fingerprint" for key in (*FINGERPRINTS, "source")]
-    chosen = ["run_id", "cell_id", "config", "seed", "diverged", *names, *prints]
+    chosen = ["run_id", "cell_id", "seed", "diverged", *names, *prints]
     chosen += ["device", "device_name", "seconds", "provenance", "protected"]
     runs: pd.DataFrame = table.select(chosen).to_pandas(strings_to_categorical=True)
     runs = runs.astype({key: object for key in runs.columns if isinstance(runs[key].dtype, pd.CategoricalDtype)})
     runs["diverged"] = runs["diverged"].astype(float)
+    first = runs["cell_id"].drop_duplicates()
+    configs = dict(zip(first, table["config"].take(first.index.to_numpy()).to_pylist(), strict=True))
+    runs["config"] = runs["cell_id"].map(configs)
     runs["layers"] = pd.Series(layers_of(table["layers"]), index=runs.index, dtype=object)
     return runs
 

@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -20,6 +20,7 @@ from decaybench.results.store import Loaded, StudyFolder, find_study_folder
 from decaybench.study.config import RunConfig
 from decaybench.study.study import read_study
 
+Detail = Literal["summary", "figures"]
 POLL_SECONDS = 2.0  # seconds between two looks at a study that runs
 
 
@@ -43,13 +44,13 @@ def report(
     """Show what a study found: accuracies, differences with intervals, activation parameters."""
     if baseline.split(",")[0] not in STRATEGIES and not is_target(baseline):
         raise unknown("strategy", baseline, STRATEGIES)
-    curves = FORMATS[check_choice("format", format, FORMATS)].needs_curves
+    detail: Detail = "figures" if FORMATS[check_choice("format", format, FORMATS)].needs_curves else "summary"
     check_choice("figure", figure, FIGURE_NAMES)
     folder = find_study_folder(directory)
     if directory is None:
         say(f"Reporting {folder.path}.")
     settings = _settings(folder, baseline, margin)
-    loaded = folder.load(curves=curves)
+    loaded = folder.load(detail=detail)
     while waiting := _unfinished(folder, loaded):
         if not follow:
             loaded.problems.append(waiting)
@@ -57,7 +58,7 @@ def report(
         if len(loaded):
             _write(folder, loaded, settings, format, output, figure, layers)
         say(waiting)
-        loaded = _more(folder, len(loaded), curves)
+        loaded = _more(folder, len(loaded), detail)
     if not len(loaded):
         raise DecaybenchError(" ".join([*loaded.problems, f"{folder.path} holds no finished run."]))
     _write(folder, loaded, settings, format, output, figure, layers)
@@ -80,11 +81,11 @@ def _write(
     write_report(report, format, output)
 
 
-def _more(folder: StudyFolder, before: int, curves: bool) -> Loaded:
+def _more(folder: StudyFolder, before: int, detail: Detail) -> Loaded:
     """Waits until more runs are finished."""
     while folder.count() <= before:
         time.sleep(POLL_SECONDS)
-    return folder.load(curves=curves)
+    return folder.load(detail=detail)
 
 
 def _about(folder: StudyFolder) -> tuple[str, str]:

@@ -119,7 +119,7 @@ def run(
         for sentence in folder.set_aside_damaged(ids):
             say(f"Warning: {sentence}")
         _take_over(folder, results, ids)
-    loaded = folder.load(ids, curves=False)
+    loaded = folder.load(ids, detail="summary")
     for problem in loaded.problems:
         say(f"Warning: {problem}")
     frame = runs_frame(loaded)
@@ -135,7 +135,7 @@ def run(
     machine = {k: given[k] for k in ("device", "workers", "checkpoint_every", "patience", "ray_address", "ray_gpus")}
     plan = RunPlan(asked, folder, runs, missing, finished, fresh, {**machine, "executor": executor})
     whole = _compute(plan) if missing else True
-    found = folder.load(ids, curves=False)
+    found = folder.load(ids, detail="summary")
     for problem in found.problems:
         say(f"Warning: {problem}")
     settings = ComparisonSettings(BASELINE, anytime=asked.until is not None)
@@ -244,7 +244,7 @@ def _until(study: "Scheduler", plan: RunPlan, until: float) -> Iterator["Event"]
     failed: set[str] = set()
     while True:
         runs = [run for run in plan.runs if run.run_id not in failed]
-        finished = runs_frame(plan.folder.load((run.run_id for run in runs), curves=False))
+        finished = runs_frame(plan.folder.load((run.run_id for run in runs), detail="summary"))
         batch = next_runs(runs, finished, until, BASELINE)
         if not batch:
             return

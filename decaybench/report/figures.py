@@ -217,7 +217,7 @@ def _curves(cell: Cell, index: int) -> Any:
 
 def _density(axes: Axes, cell: Cell, index: int) -> None:
     """Draws the inputs of a layer, in grey, on an axis of its own."""
-    seen = [layer.inputs for layer in cell.layer(index) if layer.inputs]
+    seen = [layer.inputs for layer in cell.layer(index) if layer.inputs is not None]
     if seen:
         other = axes.twinx()
         other.stairs(np.array(seen, dtype=float).mean(0), INPUT_GRID, fill=True, color="#808080", alpha=0.25)

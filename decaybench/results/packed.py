@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -22,8 +22,10 @@ from decaybench.results.record import DamagedRecordError, Layer, Outcomes, Recor
 SPECS = ("dataset", "network", "activation", "strategy", "optimizer", "schedule")
 PLAIN = ("lr", "weight_decay", "epochs", "batch_size", "seed")
 FINGERPRINTS = ("data", "initial", "batches", "source")
-# What a table or a verdict needs; figures need the curves, too.
-SUMMARY_LAYER = ("name", "final", "distance_from_start", "distance_from_zero", "distance_from_relu")
+Detail = Literal["summary", "figures", "all"]
+# What a table or a verdict needs of a layer, and what figures need, too.
+_SUMMARY = ("name", "final", "distance_from_start", "distance_from_zero", "distance_from_relu")
+_FIGURES = (*_SUMMARY, "quantiles", "inputs", "curve_end.mean")
 
 _SERIES = pa.list_(pa.float64())
 _DRAWN = pa.struct([(key, _SERIES) for key in ("mean", "low", "high")])
@@ -134,11 +136,21 @@ def read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     return table
 
 
-def summary_columns(path: Path) -> list[str]:
-    """Returns the columns that a table of results needs, without those that only figures need."""
-    names = pq.read_schema(path).names
+def columns_for(detail: Detail, path: Path) -> list[str] | None:
+    """Returns the columns to read for a table or for figures; None, which means all, for whole records.
+
+    Raises:
+        DamagedRecordError: When it is no such file.
+    """
+    if detail == "all":
+        return None
+    try:
+        names = pq.read_schema(path).names
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DamagedRecordError(f"it is no readable Parquet file ({str(error).splitlines()[0]})") from error
     unneeded = {"history", "layers", "test_correct", "test_examples", "test_losses", "digest", "extra"}
-    return [name for name in names if name not in unneeded] + [f"layers.list.element.{key}" for key in SUMMARY_LAYER]
+    fields = _SUMMARY if detail == "summary" else _FIGURES
+    return [name for name in names if name not in unneeded] + [f"layers.list.element.{field}" for field in fields]
 
 
 def records_of(table: pa.Table, check: bool) -> tuple[list[Record], list[str]]:
@@ -197,22 +209,45 @@ def _layer(row: dict[str, Any]) -> Layer:
 
 
 def layers_of(column: pa.ChunkedArray) -> list[tuple[Layer, ...]]:
-    """Makes the layers of every row from the column ``layers``, of which some fields may not have been read."""
+    """Makes the layers of every row from the column ``layers``, of which `columns_for` has read some fields.
+
+    Long series are views of one array.
+    """
     found: list[tuple[Layer, ...]] = []
     for chunk in column.chunks:
         parts = chunk.flatten()  # one struct a layer
         names = [field.name for field in parts.type]
-        finals = parts.field("final")
-        values = finals.flatten().to_numpy(zero_copy_only=False)
-        ends = np.cumsum(np.concatenate([[0], pa.compute.list_value_length(finals).to_numpy(zero_copy_only=False)]))
-        rest = {k: parts.field(k).to_pylist() for k in names if k not in ("final", "initial", "curve_keys")}
-        layers = []
-        for i in range(len(parts)):
-            fields = {k: column[i] for k, column in rest.items() if not k.startswith("curve")}
-            if "curve_end" in rest:
-                fields["curve"] = {k: rest[f"curve_{k}"][i] for k in ("start", "end")}
-            fields.setdefault("type", "")
-            layers.append(Layer(final=values[ends[i] : ends[i + 1]], **fields))
-        offsets = np.cumsum(np.concatenate([[0], pa.compute.list_value_length(chunk).to_numpy(zero_copy_only=False)]))
-        found += [tuple(layers[a:b]) for a, b in pairwise(offsets)]
+        plain = ("name", "distance_from_start", "distance_from_zero", "distance_from_relu")
+        fields = {key: parts.field(key).to_pylist() for key in plain}
+        fields |= {key: _views(parts.field(key)) for key in ("final", "inputs") if key in names}
+        if "quantiles" in names:
+            fields["quantiles"] = _tables(parts.field("quantiles"))
+            means = _views(parts.field("curve_end").field("mean"))
+            fields["curve"] = [None if mean is None else {"end": {"mean": mean}} for mean in means]
+        layers = [Layer(type="", **dict(zip(fields, row, strict=True))) for row in zip(*fields.values(), strict=True)]
+        found += [tuple(layers[a:b]) for a, b in pairwise(_ends(chunk))]
     return found
+
+
+def _ends(lists: pa.ListArray) -> list[int]:
+    """Returns where each list begins in the flattened values, and where the last one ends."""
+    lengths = pa.compute.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False)
+    ends: list[int] = np.concatenate([[0], np.cumsum(lengths)]).tolist()
+    return ends
+
+
+def _views(lists: pa.ListArray) -> list[Any]:
+    """Cuts the flattened values into one array a list; None where there is no list."""
+    values = lists.flatten().to_numpy(zero_copy_only=False)
+    valid = lists.is_valid().to_numpy(zero_copy_only=False)
+    return [values[a:b] if ok else None for (a, b), ok in zip(pairwise(_ends(lists)), valid, strict=True)]
+
+
+def _tables(lists: pa.ListArray) -> list[Any]:
+    """Cuts lists of lists of one width into two-dimensional arrays."""
+    inner = lists.flatten()
+    values = inner.flatten().to_numpy(zero_copy_only=False)
+    width = len(values) // max(len(inner), 1)
+    rows = values.reshape(-1, width) if width else values.reshape(len(inner), 0)
+    valid = lists.is_valid().to_numpy(zero_copy_only=False)
+    return [rows[a:b] if ok else None for (a, b), ok in zip(pairwise(_ends(lists)), valid, strict=True)]

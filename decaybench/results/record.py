@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -33,7 +33,8 @@ METRICS = {f"{part}_{what}": direction for part in PARTS for what, direction in 
 MAX_TEXT = 1 << 28  # bytes of one record; a record of a network that is trained here has some ten thousand
 HEADER = b'{"digest":"'
 _HEX = 64  # digits of a digest
-Numbers = list[float | None]
+Numbers = Sequence[float | None] | npt.NDArray[np.float64]
+Series = list[float | None]
 Floats = npt.NDArray[np.float32]
 
 
@@ -65,12 +66,12 @@ class Layer:
     type: str
     final: Floats
     initial: Floats | None = None
-    quantiles: list[Numbers] | None = None
+    quantiles: Sequence[Numbers] | npt.NDArray[np.float64] | None = None
     distance_from_start: float | None = None
     distance_from_zero: float | None = None
     distance_from_relu: float | None = None
     inputs: Numbers | None = None
-    curve: dict[str, dict[str, Numbers] | None] | None = None
+    curve: Mapping[str, Mapping[str, Numbers] | None] | None = None
 
     def content(self) -> tuple[Any, ...]:
         """Returns everything in it, arrays as bytes."""
@@ -121,7 +122,7 @@ class Record:
     config: dict[str, Any]
     fingerprints: dict[str, str]
     diverged: int | None
-    history: dict[str, Numbers]
+    history: dict[str, Series]
     layers: tuple[Layer, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Direction] = field(default_factory=lambda: METRICS)

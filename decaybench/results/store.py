@@ -29,6 +29,8 @@ from decaybench.results.record import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from decaybench.results.packed import Detail
+
 CHECKPOINT_HEADER = b"decaybench checkpoint\n"
 STALE_SECONDS = 3600.0  # after which a temporary file is of a process that was killed
 
@@ -178,19 +180,20 @@ class StudyFolder:
             file.write(content)
             _flush(file)
 
-    def load(self, run_ids: Iterable[str] | None = None, curves: bool = True) -> Loaded:
+    def load(self, run_ids: Iterable[str] | None = None, detail: "Detail" = "all") -> Loaded:
         """Reads the records, of these runs or of all. Nothing is changed in the folder.
 
         Args:
             run_ids: The runs to read; None means all.
-            curves: Whether to read what only figures need: functions, trajectories, initial values.
+            detail: What to read of each: what a table needs (``summary``), also what figures need (``figures``), or
+                ``all``.
         """
         loaded, wanted = Loaded(), None if run_ids is None else set(run_ids)
         with _no_collection():
             # One by one first: what is packed meanwhile is still found afterwards.
             for path in self._loose(wanted):
-                self._load_one(path, loaded, curves)
-            self._load_packed(loaded, wanted, curves)
+                self._load_one(path, loaded, detail)
+            self._load_packed(loaded, wanted, detail)
         there = loaded.run_ids()
         for path in sorted(self.runs.glob("*.json.damaged")):
             run_id = path.name.partition(".")[0]
@@ -212,10 +215,10 @@ class StudyFolder:
     def _loose(self, wanted: set[str] | None) -> list[Path]:
         return sorted(p for p in self.runs.glob("*.json") if wanted is None or p.stem in wanted)
 
-    def _load_one(self, path: Path, loaded: Loaded, curves: bool) -> None:
+    def _load_one(self, path: Path, loaded: Loaded, detail: "Detail") -> None:
         try:
             record = loads(_content(path), path.stem)
-            loaded.records.append(record if curves else _without_curves(record))
+            loaded.records.append(_without_curves(record) if detail == "summary" else record)
         except FileNotFoundError:
             return  # packed since it was listed
         except OSError as error:  # the file may be whole
@@ -226,7 +229,7 @@ class StudyFolder:
         except DamagedRecordError as error:
             loaded.problems.append(f"{path} cannot be read: {error}; it is left out.")
 
-    def _load_packed(self, loaded: Loaded, wanted: set[str] | None, curves: bool) -> None:
+    def _load_packed(self, loaded: Loaded, wanted: set[str] | None, detail: "Detail") -> None:
         if not self.packed_file.is_file():
             return
         import pyarrow as pa
@@ -236,7 +239,7 @@ class StudyFolder:
         loose = {record.run_id for record in loaded.records}
         try:
             whole = self._digest_agrees()
-            columns = None if curves or not whole else packed.summary_columns(self.packed_file)
+            columns = packed.columns_for(detail, self.packed_file) if whole else None
             table = packed.read(self.packed_file, columns)
         except DamagedRecordError as error:
             loaded.problems.append(f"{self.packed_file} cannot be read: {error}; its runs are left out.")
@@ -244,7 +247,7 @@ class StudyFolder:
         if not whole:  # row by row
             records, damaged = packed.records_of(table, check=True)
             chosen = [r for r in records if r.run_id not in loose and (wanted is None or r.run_id in wanted)]
-            loaded.records += chosen if curves else [_without_curves(r) for r in chosen]
+            loaded.records += [_without_curves(r) for r in chosen] if detail == "summary" else chosen
             loaded.problems += [
                 f"run {run_id} in {self.packed_file} cannot be read: its content was changed; it is left out."
                 for run_id in damaged

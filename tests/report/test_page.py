@@ -1,6 +1,7 @@
 """The HTML page in a real browser, and the figures as files."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from playwright.sync_api import sync_playwright
 from decaybench.analysis.comparison import ComparisonSettings, Summary
 from decaybench.report.figures import FIGURES, draw, save
 from decaybench.report.html import to_html
-from decaybench.results.record import INPUT_GRID
+from decaybench.results.record import INPUT_GRID, Record
 from made_records import made, pairs, summary_of
 
 pytestmark = pytest.mark.slow
@@ -20,7 +21,7 @@ NASTY = "<script>window.hacked=1</script>"
 
 
 def summary() -> Summary:
-    records: list[dict[str, Any]] = []
+    records: list[Record] = []
     for activation in ("prelu", "kaf"):
         for decay in (0.01, 0.1):
             noise = np.random.default_rng(0).normal(0.02, 0.01, 6)
@@ -28,15 +29,13 @@ def summary() -> Summary:
     records += [made(0.5 + 0.01 * s, "no-decay", s, weight_decay=0.0) for s in range(6)]
     records += [made(0.9, "exclude-1d", 0, activation="relu")]
     curve = {"mean": list(INPUT_GRID), "low": list(INPUT_GRID), "high": list(INPUT_GRID)}
-    for record in records:
-        record.config["epochs"] = 1
-        for layer in record["layers"]:
-            layer |= {
-                "curve": {"start": curve, "end": curve},
-                "inputs": [1 / 48] * 48,
-                "quantiles": [[0, 0.1, 0.2, 0.3, 0.4]] * 2,
-            }
-    records[0]["provenance"]["device_name"] = NASTY
+    drawn = {
+        "curve": {"start": curve, "end": curve},
+        "inputs": [1 / 48] * 48,
+        "quantiles": [[0, 0.1, 0.2, 0.3, 0.4]] * 2,
+    }
+    records = [replace(r, layers=tuple(replace(layer, **drawn) for layer in r.layers)) for r in records]
+    records[0].provenance["device_name"] = NASTY
     return summary_of(records)
 
 
