@@ -10,9 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.special import stdtr, stdtrit
-from scipy.stats import nct
+from scipy.special import nctdtrinc, stdtr, stdtrit
 
 TIE_TOLERANCE = 1e-12  # differences of equal fractions differ by rounding
 
@@ -129,11 +127,8 @@ def minimum_detectable_difference(
     if error is None or n < 3:
         return None
     critical = float(stdtrit(n - 1, 1 - level / 2))
-
-    def missing(effect: float) -> float:  # in standard errors; the other tail is empty where there is any power
-        return float(nct.sf(critical, n - 1, effect)) - power
-
-    return error * float(brentq(missing, 0.0, 2 * critical + 2))
+    # The noncentrality, in standard errors; the other tail is empty where there is any power.
+    return error * float(nctdtrinc(n - 1, 1 - power, critical))
 
 
 def equivalent(differences: Sequence[float], margin: float) -> float | None:

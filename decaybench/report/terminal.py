@@ -10,7 +10,7 @@ from rich.text import Text
 
 from decaybench.analysis.cells import Cell, strategy_name
 from decaybench.analysis.comparison import COLUMNS, CONFIG_COLUMNS, ComparisonSettings, Summary, distances, layer_rows
-from decaybench.analysis.frame import Row
+from decaybench.analysis.frame import Row, pooled
 from decaybench.analysis.tuning import TUNED_FIELDS, tuned
 from decaybench.report.numbers import format_interval, format_number, format_percent, histogram
 from decaybench.report.verdicts import tuned_table, verdicts
@@ -132,11 +132,12 @@ def _print(title: str, table: Table, console: Console) -> None:
 
 def _edges(cells: list[Cell]) -> list[float]:
     """Computes common bins, so that the histograms of one table can be compared; none where nothing is learned."""
-    alphas = np.concatenate([cell.alphas() for cell in cells])
-    alphas = alphas[np.isfinite(alphas)]
+    alphas = pooled([layer for cell in cells for layers in cell.layers for layer in layers])
+    if not np.isfinite(alphas).all():
+        alphas = alphas[np.isfinite(alphas)]
     if not len(alphas):
         return []
-    low, high = (float(q) for q in np.quantile(alphas, [0.005, 0.995]))
+    low, high = (float(q) for q in np.quantile(alphas, [0.005, 0.995], overwrite_input=True))
     spread = max(high - low, 1e-6)
     return [float(e) for e in np.linspace(low - 0.02 * spread, high + 0.02 * spread, BINS + 1)]
 
