@@ -127,7 +127,9 @@ def read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """
     try:
         with pq.ParquetFile(path) as file:
-            table = file.read(columns=columns)
+            # One group of rows at a time: what unpacking needs beside the result is then small.
+            groups = [file.read_row_group(i, columns) for i in range(file.num_row_groups)]
+            table = pa.concat_tables(groups) if groups else file.read(columns=columns)
     except (pa.ArrowException, OSError, ValueError, UnicodeDecodeError) as error:
         raise DamagedRecordError(f"it is no readable Parquet file ({str(error).splitlines()[0]})") from error
     wanted = [name for name, _ in _FIXED] if columns is None else [name.partition(".")[0] for name in columns]
