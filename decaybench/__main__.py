@@ -3,11 +3,43 @@
 import sys
 
 
+def _safe_path() -> None:
+    """Moves the current folder, which ``python -m`` puts first, behind the standard library, which it may hide."""
+    import os  # imported by Python itself before this
+
+    here = os.getcwd()  # noqa: PTH109
+    if not sys.flags.safe_path and sys.path and sys.path[0] in ("", here):
+        sys.path.pop(0)
+        names = ("site-packages", "dist-packages")
+        first = next((i for i, entry in enumerate(sys.path) if entry.endswith(names)), len(sys.path))
+        sys.path.insert(first, here)
+
+
+def _streams() -> None:
+    """Makes stdout and stderr take any text, also where they are closed or know few characters."""
+    import codecs
+
+    plain = {"−": "-", "–": "-", "λ": "lambda", "α": "alpha", "×": "x", "·": "|", "…": "...", "≈": "~", "Δ": "d"}
+    plain |= dict(zip("▁▂▃▄▅▆▇█", "12345678", strict=True))  # the bars of a small histogram
+
+    def simpler(error: UnicodeError) -> tuple[str, int]:
+        assert isinstance(error, UnicodeEncodeError)
+        return "".join(plain.get(c, "?") for c in error.object[error.start : error.end]), error.end
+
+    codecs.register_error("decaybench", simpler)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever started this
+            setattr(sys, name, open("/dev/null" if sys.platform != "win32" else "nul", "w", encoding="utf-8"))  # noqa: SIM115, PTH123
+        else:
+            stream.reconfigure(errors="decaybench")
+
+
 def main() -> None:
     """Runs the command line, and ends quietly on Ctrl-C while modules are still being imported."""
     try:
-        for stream in (sys.stdout, sys.stderr):
-            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+        _safe_path()
+        _streams()
         from decaybench.cli import app
 
         app(prog_name="decaybench")

@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from decaybench.errors import DecaybenchError, UsageError, unknown
+from decaybench.errors import DecaybenchError, UsageError, printable, unknown
 
 INTERRUPTED = 130
 DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
@@ -23,8 +23,14 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         try:
             return command(*args, **kwargs)
-        except (typer.Exit, SystemExit):
+        except typer.Exit:
             raise
+        except SystemExit as error:
+            if not isinstance(error.__context__, BrokenPipeError):  # rich's way to end when nobody reads on
+                say(f"Error: the program was to end with sys.exit({error.code!r}), which is no result.")
+                code = error.code if isinstance(error.code, int) and error.code else 1
+            else:
+                code = 0
         except (KeyboardInterrupt, typer.Abort):
             say("Interrupted.")
             code = INTERRUPTED
@@ -51,7 +57,7 @@ def _sentence(error: Exception) -> str:
 
 def say(text: str) -> None:
     """Writes a line to stderr, since stdout is for results."""
-    typer.echo(text, err=True)
+    typer.echo(printable(text), err=True)
 
 
 def check_device(name: str) -> None:

@@ -1,7 +1,11 @@
-"""The errors that a user can act on."""
+"""The errors that a user can act on, and texts that can be shown to one."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+# Control characters but tab and newline, and those that change the direction of writing.
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 class DecaybenchError(Exception):
@@ -36,3 +40,8 @@ def unknown(what: str, given: str, allowed: Iterable[str]) -> UsageError:
     listing = f"It is one of: {', '.join(names)}." if some is names else f"Near it: {', '.join(some) or 'nothing'}."
     listing = listing if names else "There is none."
     return UsageError(f"Unknown {what} {given!r}: {hint}{listing}")
+
+
+def printable(text: str) -> str:
+    """Shows control characters and changes of writing direction as their escapes: texts come from anywhere."""
+    return UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)

@@ -3,19 +3,34 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 
 from helpers import REPOSITORY
+
+settings.register_profile("long", max_examples=int(os.environ.get("FUZZ_EXAMPLES", "3000")), deadline=None)
 
 collect_ignore = []
 if not torch.cuda.is_available():
     collect_ignore.append("execution/test_cuda.py")
     os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when it is imported first
+
+
+@pytest.fixture(autouse=True)
+def imports_as_before(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Takes the modules and folders of a test's own code off the import path after it."""
+    yield
+    base = tmp_path_factory.getbasetemp()
+    sys.path[:] = [p for p in sys.path if not Path(p).is_relative_to(base)]
+    for name, module in list(sys.modules.items()):
+        if (file := getattr(module, "__file__", None)) and Path(file).is_relative_to(base):
+            del sys.modules[name]
+
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from decaybench.errors import DecaybenchError, UsageError, unknown
 from decaybench.parameter_roles.inference import captured_calls
 from decaybench.registry import imports
+from decaybench.registry.user_code import user_code
 from decaybench.vision import torchvision
 
 FORMS = "package.module:factory, path/to/file.py:factory, timm:NAME, torchvision:NAME or hf:CONFIG_OR_FOLDER"
@@ -38,7 +39,7 @@ def build(target: str, options: Options, *, shapes_only: bool = False) -> nn.Mod
     if library is None:
         return _own(target, options)
     make = library(name, options)
-    try:
+    with user_code(f"{target}, built with {dict(options)},"):
         if shapes_only:
             try:
                 with torch.device("meta"):
@@ -46,8 +47,6 @@ def build(target: str, options: Options, *, shapes_only: bool = False) -> nn.Mod
             except (RuntimeError, NotImplementedError):  # it looks at its own numbers while it is built
                 pass
         return make()
-    except Exception as error:
-        raise UsageError(f"{target} cannot be built: {_reason(error)}.") from error
 
 
 def _own(target: str, options: Options) -> nn.Module:
@@ -62,10 +61,8 @@ def _own(target: str, options: Options) -> nn.Module:
         raise UsageError(
             f"{target} takes {inspect.signature(factory)}: {error}; give arguments as --kwargs name=value."
         ) from error
-    try:
+    with user_code(target):
         model = factory(**options)
-    except Exception as error:
-        raise UsageError(f"{target} fails: {_reason(error)}.") from error
     if not isinstance(model, nn.Module):
         raise UsageError(f"{target} returned {type(model).__name__}, not a torch.nn.Module.")
     return model
@@ -95,11 +92,9 @@ def optimizers_of(target: str, model: nn.Module) -> list[Optimizer]:
         UsageError: When it fails, or returns neither an optimizer nor several.
     """
     factory = imports.load(target)
-    try:
+    with user_code(f"{target}, called with the model,"):
         made = factory(model)
-    except Exception as error:
-        raise UsageError(f"{target}, called with the model, fails: {_reason(error)}.") from error
-    several = list(made) if isinstance(made, list | tuple) else [made]
+        several = list(made) if isinstance(made, list | tuple) else [made]
     for one in several:
         if not isinstance(one, Optimizer):
             raise UsageError(f"{target} returned {type(one).__name__}; it must return one or several torch optimizers.")

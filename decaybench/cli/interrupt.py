@@ -10,6 +10,7 @@ from typing import Self
 
 from decaybench.console import INTERRUPTED, say
 
+EXIT = os._exit  # the real one, whatever a user's own code is kept from
 GRACE_SECONDS = 1.0  # seconds that an operation under way has to end by itself
 
 
@@ -41,5 +42,5 @@ class InterruptHandler:
         while number := self._ours.recv(1):
             if number[0] == signal.SIGINT and not self._handled.wait(GRACE_SECONDS):
                 say(self._farewell())
-                os._exit(INTERRUPTED)
+                EXIT(INTERRUPTED)
         self._ours.close()

@@ -5,13 +5,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from decaybench.console import guarded
 from decaybench.errors import unknown
 from decaybench.registry import FAMILIES, RECIPES
 from decaybench.registry.entry import Entry
 from decaybench.registry.strategies import StrategyEntry
+from decaybench.report.numbers import rich_text
 from decaybench.study.study import builtin_studies
 
 PLURALS = {
@@ -43,9 +43,9 @@ def print_catalog(
     if what in (None, "studies"):
         _print(console, "studies", [(n, str(s.get("description", ""))) for n, s in builtin_studies().items()])
     if what is None:
-        console.print(Text("Options: decaybench list activations, and so on; give them as kaf,D=8,kernel=relu."))
+        console.print(rich_text("Options: decaybench list activations, and so on; give them as kaf,D=8,kernel=relu."))
         console.print(
-            Text(
+            rich_text(
                 "Your own strategy, activation, network or data set: package.module:factory or path/to/file.py:factory."
             )
         )
@@ -58,10 +58,12 @@ def _describe(entry: Entry, detailed: bool) -> str:
 
 
 def _print(console: Console, title: str, rows: list[tuple[str, str]]) -> None:
-    table = Table(title=Text(title, style="bold"), title_justify="left", box=None, show_header=False, pad_edge=False)
+    table = Table(
+        title=rich_text(title, style="bold"), title_justify="left", box=None, show_header=False, pad_edge=False
+    )
     table.add_column(no_wrap=True, style="cyan", min_width=16)
     table.add_column()
     for name, summary in rows:
-        table.add_row(Text(name), Text(summary))
+        table.add_row(rich_text(name), rich_text(summary))
     console.print(table)
     console.print()

@@ -1,7 +1,9 @@
 """Shows progress on stderr while a study runs: live in a terminal, plain lines elsewhere."""
 
+import re
 import sys
 import time
+from collections import Counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -9,6 +11,8 @@ from rich.console import Console
 from rich.live import Live as Screen
 from rich.text import Text
 
+from decaybench.console import say
+from decaybench.errors import printable
 from decaybench.execution.progress import Progress
 from decaybench.results.record import Record
 from decaybench.results.store import StudyFolder
@@ -23,8 +27,9 @@ PROGRESS_SECONDS = 1.0  # seconds between two notes for ``decaybench status``
 class Live:
     """Shows the events of a study, and keeps them in a file for ``decaybench status``."""
 
-    def __init__(self, progress: Progress, folder: StudyFolder) -> None:
-        self.progress, self._folder = progress, folder
+    def __init__(self, progress: Progress, folder: StudyFolder, debug: bool = False) -> None:
+        self.progress, self._folder, self._debug = progress, folder, debug
+        self._said: Counter[str] = Counter()
         console = Console(file=sys.stderr)
         self._screen = Screen(console=console, transient=True) if console.is_terminal else None
         self._noted = -PROGRESS_SECONDS
@@ -40,6 +45,9 @@ class Live:
     ) -> None:
         if self._screen is not None:
             self._screen.stop()
+        for trouble, count in self._said.items():
+            if count > 1:
+                self._print(f"Warning: the same {count - 1} more times: {trouble.strip()}")
         if self._begun:
             self._folder.write_progress(self.progress.dumps())
 
@@ -60,7 +68,7 @@ class Live:
         """Shows one event of the study."""
         self.progress.on(event)
         if event.trouble is not None:
-            self._print(f"Warning: {event.trouble}")
+            self._say(event.trouble, event.details)
         if self._screen is not None:
             self._screen.update(Text("\n".join(self.progress.lines()), overflow="ellipsis", no_wrap=True))
         else:
@@ -69,6 +77,16 @@ class Live:
         if time.monotonic() - self._noted > PROGRESS_SECONDS:
             self._noted = time.monotonic()
             self._folder.write_progress(self.progress.dumps())
+
+    def _say(self, trouble: str, details: str) -> None:
+        """Says what went wrong, once for all runs in which it is the same but for seed and step."""
+        _before, fails, after = trouble.partition(" fails")
+        kind = re.sub(r" The traceback is in .*", "", f"{fails.strip()}{after}" if fails else trouble)
+        self._said[kind] += 1
+        if self._said[kind] == 1:
+            self._print(f"Warning: {trouble}")
+            if self._debug and details:
+                self._print(details.rstrip())
 
     def _line(self, record: Record, number: int) -> str:
         validation, loss = record.final("validation_accuracy"), record.final("train_loss")
@@ -85,6 +103,6 @@ class Live:
 
     def _print(self, line: str) -> None:
         if self._screen is not None:
-            self._screen.console.print(Text(line))
+            self._screen.console.print(Text(printable(line)))
         else:
-            print(line, file=sys.stderr, flush=True)
+            say(line)

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from decaybench.console import say
-from decaybench.errors import DecaybenchError, UsageError
+from decaybench.errors import DecaybenchError, UsageError, printable
 from decaybench.report.formats import FORMATS, Report, print_report
 
 
@@ -30,6 +30,7 @@ def write_report(report: Report, format: str = "table", output: Path | None = No
         print_report(report, Console())
         return
     content = chosen.write(report)
+    content = printable(content) if isinstance(content, str) else content
     if chosen.says_notes:
         for note in report.summary.notes:
             say(f"Note: {note}")

@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,6 +55,8 @@ class RunPlan:
     finished: dict[str, str]  # fingerprints of the data of finished runs
     fresh: bool
     machine: dict[str, Any]  # the fields of `decaybench.execution.options.ExecutionOptions`, which imports torch
+    fail_fast: bool = False
+    debug: bool = False
 
 
 @guarded
@@ -95,6 +97,9 @@ def run(
     results: Annotated[Path, _option("Folder of all studies.", "DIR")] = Path("results"),
     name: Annotated[str | None, _option("Folder of this study in it.")] = None,
     data_dir: Annotated[Path | None, _option("Where data sets are, or are downloaded to.", "DIR")] = None,
+    fail_fast: Annotated[
+        bool, typer.Option("--fail-fast", help="End the study with the first run that fails.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete this study's results first.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
@@ -134,8 +139,11 @@ def run(
         _confirm_fresh(folder, yes)
     machine = {k: given[k] for k in ("device", "workers", "checkpoint_every", "patience", "ray_address", "ray_gpus")}
     plan = RunPlan(asked, folder, runs, missing, finished, fresh, {**machine, "executor": executor})
+    plan = replace(plan, fail_fast=fail_fast, debug=debug)
     whole = _compute(plan) if missing else True
     found = folder.load(ids, detail="summary")
+    if not len(found):
+        raise DecaybenchError("No run was finished, so there is nothing to report.")
     for problem in found.problems:
         say(f"Warning: {problem}")
     settings = ComparisonSettings(BASELINE, anytime=asked.until is not None)
@@ -203,7 +211,7 @@ def _compute(plan: RunPlan) -> bool:
     asked, folder, missing = plan.asked, plan.folder, plan.missing
     cells = len({run.cell_id for run in plan.runs})
     progress = Progress(asked.name, cells, len(plan.runs), before=len(plan.runs) - len(missing))
-    live = Live(progress, folder)
+    live = Live(progress, folder, plan.debug)
 
     def farewell() -> str:
         again = ["decaybench", *(word for word in sys.argv[1:] if word not in ("--fresh", "--yes"))]
@@ -233,6 +241,10 @@ def _compute(plan: RunPlan) -> bool:
             live.begin()
             for event in study.run(missing) if asked.until is None else _until(study, plan, asked.until / 100):
                 live.on(event)
+                if event.failed is not None and plan.fail_fast:
+                    raise DecaybenchError(
+                        "--fail-fast: the study ends with the first run that failed; the others wait."
+                    )
     except KeyboardInterrupt:
         say(farewell())
         os._exit(INTERRUPTED)  # at once: taking torch and the workers' server down in order takes a second

@@ -61,9 +61,14 @@ def _latest(results: Path = Path("results")) -> Path:
 
 def _noted(folder: StudyFolder) -> Progress | None:
     try:
-        return loads(folder.progress_file.read_text("utf-8"))
-    except (OSError, ValueError, TypeError):
-        return None
+        if not folder.progress_file.is_file():
+            return None
+        progress = loads(folder.progress_file.read_text("utf-8"))
+        progress.lines()
+        os.path.join(progress.host, str(int(progress.pid)))  # noqa: PTH118
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, IndexError, OverflowError):
+        return None  # what another version or somebody else wrote
+    return progress
 
 
 def _alive(progress: Progress, folder: StudyFolder) -> bool:
@@ -74,6 +79,6 @@ def _alive(progress: Progress, folder: StudyFolder) -> bool:
         os.kill(progress.pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # it exists and belongs to another user
+    except (OSError, OverflowError):  # it exists and belongs to another user, or is no number of a process
         return True
     return True

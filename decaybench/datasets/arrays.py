@@ -11,6 +11,9 @@ from decaybench.errors import UsageError
 Array = npt.NDArray[Any]
 
 
+MAX_CLASSES = 100_000  # of a data set, each an output of its networks
+
+
 @dataclass(frozen=True)
 class Arrays:
     """A classification data set as NumPy arrays.
@@ -50,6 +53,7 @@ def checked(value: object, origin: str) -> Arrays:
             value = Arrays(*(np.asarray(part) for part in value))
         except Exception as error:  # ragged lists, tensors that want a gradient …
             raise UsageError(f"The data set {origin}: numpy cannot read what it returned: {error}.") from error
+    value = Arrays(*(_native(part) for part in (value.train_x, value.train_y, value.test_x, value.test_y)))
     for part in ("train", "test"):
         x, y = getattr(value, f"{part}_x"), getattr(value, f"{part}_y")
         if x.ndim != 4 or y.shape != (len(x),) or len(x) == 0:
@@ -61,12 +65,28 @@ def checked(value: object, origin: str) -> Arrays:
             raise UsageError(f"The data set {origin}: {part}_x holds {x.dtype}, not real numbers.")
         if not np.issubdtype(y.dtype, np.integer) or y.min() < 0:
             raise UsageError(f"The data set {origin}: {part}_y must hold whole numbers from 0.")
-        if not np.isfinite(x).all():
-            raise UsageError(f"The data set {origin}: {part}_x holds NaN or infinite values.")
+        if 0 in x.shape:
+            raise UsageError(f"The data set {origin}: {part}_x has the shape {x.shape}, which holds no numbers.")
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(x.astype(np.float32)).all()
+        if not finite:
+            raise UsageError(f"The data set {origin}: {part}_x holds NaN or values that are infinite in float32.")
+        if y.max() >= MAX_CLASSES:
+            raise UsageError(
+                f"The data set {origin}: {part}_y holds the class {y.max()}; allowed are 0 … {MAX_CLASSES - 1}."
+            )
     if value.train_x.shape[1:] != value.test_x.shape[1:]:
         shapes = f"{value.train_x.shape[1:]} and {value.test_x.shape[1:]}"
         raise UsageError(f"The data set {origin}: images for training and test differ in shape, {shapes}.")
     return value
+
+
+def _native(part: Any) -> Any:
+    """Returns an array in the machine's byte order and in C order, as torch wants it."""
+    array = np.asarray(part)
+    if array.dtype.kind in "biufc":
+        array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return np.ascontiguousarray(array) if array.ndim else array
 
 
 def split(arrays: Arrays, validation: float, train_limit: int | None) -> tuple[Array, Array]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from decaybench.datasets.arrays import Array, Arrays
 from decaybench.errors import DecaybenchError, UsageError
+from decaybench.paths import user_cache
 from decaybench.vision import torchvision
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -40,7 +41,7 @@ CHECKSUMS = {
 
 def data_dir() -> Path:
     """Returns the folder of data files: ``--data-dir``, $DECAYBENCH_DATA, or the user's cache."""
-    return Path(os.environ.get("DECAYBENCH_DATA") or Path.home() / ".cache" / "decaybench")
+    return Path(os.environ.get("DECAYBENCH_DATA") or user_cache())
 
 
 def read_idx(path: Path) -> Array:

@@ -2,6 +2,7 @@
 
 import gc
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import torch
 from decaybench.errors import DecaybenchError, UsageError
 from decaybench.execution.device import provenance
 from decaybench.registry import imports
+from decaybench.registry.user_code import place_of
 from decaybench.results.record import Record
 from decaybench.study.config import RunConfig
 from decaybench.training import checkpoint
@@ -30,6 +32,7 @@ class Failure(StrEnum):
     memory = "memory"  # fewer runs at once may fit
     lost = "lost"  # the worker died or hung
     device = "device"  # the GPU takes no more work from this process
+    user_code = "user_code"  # the user's own code, which would fail again
     failed = "failed"  # anything else
 
 
@@ -72,6 +75,7 @@ class Message:
         ended: Whether the job is done or cannot go on.
         failure: Why it cannot go on.
         error: The same in words.
+        details: The traceback.
     """
 
     job_id: str
@@ -82,11 +86,12 @@ class Message:
     ended: bool = False
     failure: Failure | None = None
     error: str = ""
+    details: str = ""
 
 
-def failed(job_id: str, worker: str, failure: Failure, error: str) -> Message:
+def failed(job_id: str, worker: str, failure: Failure, error: str, details: str = "") -> Message:
     """Makes the last message of a job that cannot go on."""
-    return Message(job_id, worker, ended=True, failure=failure, error=error)
+    return Message(job_id, worker, ended=True, failure=failure, error=error, details=details)
 
 
 class Executor(Protocol):
@@ -145,11 +150,11 @@ def run_job(job: Job, data: Data, worker: str = "") -> Iterator[Message]:
     except torch.OutOfMemoryError as error:
         last = failed(job.id, worker, Failure.memory, str(error).partition("\n")[0])
     except UsageError as error:
-        last = failed(job.id, worker, Failure.usage, str(error))
+        last = failed(job.id, worker, Failure.usage, str(error), traceback.format_exc())
     except DecaybenchError as error:
-        last = failed(job.id, worker, _failure(error.__cause__), str(error))
+        last = failed(job.id, worker, _failure(error.__cause__), str(error), traceback.format_exc())
     except Exception as error:
-        last = failed(job.id, worker, _failure(error), f"{type(error).__name__}: {error}")
+        last = failed(job.id, worker, _failure(error), f"{type(error).__name__}: {error}", traceback.format_exc())
     if data.train.x.is_cuda and last.failure is not Failure.device:  # the next job needs the memory, graphs included
         gc.collect()
         torch.cuda.empty_cache()
@@ -157,7 +162,9 @@ def run_job(job: Job, data: Data, worker: str = "") -> Iterator[Message]:
 
 
 def _failure(error: BaseException | None) -> Failure:
-    return Failure.device if isinstance(error, torch.AcceleratorError) else Failure.failed
+    if isinstance(error, torch.AcceleratorError):
+        return Failure.device
+    return Failure.user_code if error is not None and place_of(error) else Failure.failed
 
 
 def _train(job: Job, data: Data, worker: str) -> Iterator[Message]:

@@ -2,12 +2,14 @@
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from decaybench.execution.device import resolve
 from decaybench.execution.job import Executor
 
+CGROUPS = Path("/sys/fs/cgroup")
 PATIENCE_SECONDS = 600.0  # without a message; then a worker counts as hung
 
 
@@ -52,8 +54,30 @@ class Placement:
 
 
 def available_cores() -> int:
-    """Counts the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Counts the cores that this process may use: by affinity, and by the CPU quota of its container."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _quota()
+    return count if quota is None else max(1, min(count, int(quota)))
+
+
+def _quota() -> float | None:
+    """Reads the number of cores that the cgroup of this process may use; None where there is no limit."""
+    try:
+        for line in Path("/proc/self/cgroup").read_text("utf-8").splitlines():
+            _, controllers, path = line.split(":", 2)
+            if not controllers:  # version 2
+                for folder in (CGROUPS / path.lstrip("/"), CGROUPS):
+                    if (file := folder / "cpu.max").is_file():
+                        quota, period = file.read_text("utf-8").split()
+                        return None if quota == "max" else int(quota) / int(period)
+            elif "cpu" in controllers.split(","):
+                for folder in (CGROUPS / "cpu" / path.lstrip("/"), CGROUPS / "cpu"):
+                    if (folder / "cpu.cfs_quota_us").is_file():
+                        quota, period = ((folder / f"cpu.cfs_{k}_us").read_text("utf-8") for k in ("quota", "period"))
+                        return None if int(quota) < 0 else int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+    return None
 
 
 def local_workers(options: ExecutionOptions, runs: int) -> tuple[torch.device, int]:

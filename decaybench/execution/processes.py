@@ -1,10 +1,12 @@
 """Trains jobs in processes of this machine; one that dies or hangs costs only its job."""
 
 import multiprocessing
+import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +19,39 @@ if TYPE_CHECKING:
 PRELOAD = ["decaybench.execution.job", "torch._dynamo"]  # torch imports the second with the first optimizer
 
 
+START_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+
+
+@contextmanager
+def _safe_start() -> Iterator[None]:
+    """Keeps new interpreters from putting the current folder first on their path, and Ctrl-C from stopping them.
+
+    A file called random.py there would hide the standard library's; and only this process acts on Ctrl-C.
+    """
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main_thread else None
+    try:
+        yield
+    finally:
+        if in_main_thread:
+            signal.signal(signal.SIGINT, handler)
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
+
+
 def start_forkserver() -> None:
     """Starts the server that workers are forked from, which imports torch meanwhile so that workers start at once."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
+    if START_METHOD != "forkserver":
+        return
+    multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOAD)
     from multiprocessing.forkserver import ensure_running
 
-    ensure_running()
+    with _safe_start():
+        ensure_running()
 
 
 class Worker:
@@ -35,13 +63,16 @@ class Worker:
     """
 
     def __init__(self, number: int, device: str) -> None:
-        context = multiprocessing.get_context("forkserver")
+        context = multiprocessing.get_context(START_METHOD)
         self.name = f"worker {number}"
         self.number, self.last_message = number, time.monotonic()
         self.job: Job | None = None
         self.connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, device, self.name), daemon=True)
-        self._process.start()
+        self._process: Any = context.Process(  # type: ignore[attr-defined]
+            target=_serve, args=(theirs, device, self.name), daemon=True
+        )
+        with _safe_start():
+            self._process.start()
         theirs.close()
         self._data_key: Any = None
 

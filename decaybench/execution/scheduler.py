@@ -35,6 +35,7 @@ class Event:
         epochs: Epochs that ended.
         records: Records of runs that are finished and written.
         trouble: A sentence about what went wrong; the study goes on.
+        details: The traceback of what went wrong.
         failed: A run that is given up.
         ended: Whether the worker is done with these runs.
     """
@@ -44,6 +45,7 @@ class Event:
     epochs: tuple[Epoch, ...] = ()
     records: tuple[Record, ...] = ()
     trouble: str | None = None
+    details: str = ""
     failed: RunConfig | None = None
     ended: bool = False
 
@@ -189,12 +191,15 @@ class Scheduler:
             for part in (left[: len(left) // 2], left[len(left) // 2 :]):
                 jobs.add(replace(job, configs=part, saved=None))
             yield Event(message.worker, left, trouble=f"{what}. Trying again in two halves.")
-        elif left and tries < MAX_TRIES and message.failure is not Failure.memory:
+        elif left and tries < MAX_TRIES and message.failure not in (Failure.memory, Failure.user_code):
             jobs.add(replace(job, configs=left, saved=None))
             yield Event(message.worker, left, trouble=f"{what}. Trying again.")
         elif left:
-            times = "once" if tries == 1 else f"{tries} times"
-            yield Event(message.worker, left, trouble=f"{what}. It failed {times}.", failed=left[0])
+            times = "" if tries == 1 else f" It failed {tries} times."
+            where = self.folder.write_error(left[0].run_id, message.details) if message.details else None
+            where_text = f" The traceback is in {where}." if where else ""
+            trouble = f"{what}.{times}{where_text}"
+            yield Event(message.worker, left, trouble=trouble, details=message.details, failed=left[0])
 
 
 def _sources(configs: Iterable[RunConfig]) -> dict[str, bytes]:

@@ -8,9 +8,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from decaybench.errors import UsageError
 from decaybench.parameter_roles.library_rules import Role
 from decaybench.parameter_roles.probe import copied, probe, tensors
+from decaybench.registry.user_code import user_code
 
 AFFINE_TOLERANCE = 1e-7  # of the output's size: far above float64's rounding, far below any nonlinearity
 AFFINE_STEPS = (0.5, 1.0, 3.0, 30.0)
@@ -53,11 +53,8 @@ def captured_calls(model: nn.Module, owners: Iterable[nn.Module], example: Tenso
 
     handles = [owner.register_forward_pre_hook(hook, with_kwargs=True) for owner in owners]
     try:
-        probe(model, example)
-    except Exception as error:
-        raise UsageError(
-            f"The model fails on an example input of {tuple(example.shape)}: {type(error).__name__}: {error}."
-        ) from error
+        with user_code(f"The model, given an example input of {tuple(example.shape)},"):
+            probe(model, example)
     finally:
         for handle in handles:
             handle.remove()

@@ -12,6 +12,7 @@ from decaybench.errors import UsageError
 from decaybench.errors import unknown as no_such
 from decaybench.parameter_roles.library_rules import Role
 from decaybench.parameter_roles.roles import roles
+from decaybench.registry.user_code import user_code
 
 Unknown = Literal["raise", "decay", "exclude"]
 ACTIVATION: tuple[Role, ...] = ("activation",)
@@ -179,6 +180,8 @@ def _named_by_the_model(model: nn.Module) -> set[str]:
     for prefix, module in model.named_modules():
         method = getattr(type(module), "no_weight_decay", None)
         if callable(method):
-            full = (clean(f"{prefix}.{name}" if prefix else name) for name in method(module))
+            with user_code(f"no_weight_decay() of {type(module).__name__}"):
+                own = list(method(module))
+            full = (clean(f"{prefix}.{name}" if prefix else str(name)) for name in own)
             named |= {names[name] for name in full if name in names}
     return named

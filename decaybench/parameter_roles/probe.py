@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from decaybench.registry.user_code import no_exit
+
 
 @torch.no_grad()
 def probe(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -16,7 +18,10 @@ def probe(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     try:
         with torch.random.fork_rng(devices=devices):
             module.eval()  # apart from the call: what a user's own train() returns cannot be relied on
-            return module(*args, **kwargs)
+            with no_exit():
+                return module(*args, **kwargs)
+    except SystemExit as error:
+        raise RuntimeError(f"it calls sys.exit({error.code!r})") from error
     finally:
         for m, training in modes:
             m.training = training

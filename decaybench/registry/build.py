@@ -4,9 +4,10 @@ import inspect
 from typing import Any
 
 from decaybench import registry
-from decaybench.errors import DecaybenchError, UsageError
+from decaybench.errors import UsageError
 from decaybench.registry import imports
 from decaybench.registry.spec import Spec
+from decaybench.registry.user_code import user_code
 
 
 def construct(family: str, spec: Spec, *args: Any) -> Any:
@@ -19,13 +20,8 @@ def construct(family: str, spec: Spec, *args: Any) -> Any:
     own = imports.is_target(spec.name)
     function = imports.load(spec.name if own else registry.FAMILIES[family][spec.name].target)
     options = _checked_options(function, family, spec, args) if own else spec.options
-    try:
+    with user_code(f"The {family} {spec.label}"):
         return function(*args, **options)
-    except DecaybenchError:
-        raise
-    except Exception as error:
-        reason = str(error).partition("\n")[0]
-        raise UsageError(f"The {family} {spec.label} fails: {type(error).__name__}: {reason}.") from error
 
 
 def _checked_options(function: Any, family: str, spec: Spec, args: tuple[Any, ...]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from decaybench.errors import UsageError, unknown
+from decaybench.registry.user_code import user_code
 
 Sources = Mapping[str, bytes]  # contents of files by their absolute paths
 INSTALLED = ("site-packages", "dist-packages")
@@ -48,11 +49,21 @@ def _origin(module: str) -> Path | None:
         path = Path(module)
         return path if path.is_file() or str(path.resolve()) in _pinned else None
     _look_here()
+    top, *rest = module.split(".")
     try:
-        spec = importlib.util.find_spec(module)
-    except Exception:  # a package whose own code fails; importing it will say how
+        spec = importlib.util.find_spec(top)  # of a top-level name: nothing is imported for it
+    except (ImportError, ValueError):
         return None
-    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+    if spec is None:
+        return None
+    if not rest:
+        return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
+    for folder in map(Path, spec.submodule_search_locations or ()):
+        base = folder.joinpath(*rest)
+        for file in (base.with_name(f"{base.name}.py"), base / "__init__.py"):
+            if file.is_file() or str(file.resolve()) in _pinned:
+                return file
+    return None
 
 
 def source_files(target: str) -> Sources:
@@ -117,13 +128,9 @@ def load(target: str) -> Any:
     """
     module_name, attribute = split_target(target)
     path = _origin(module_name)
-    try:
+    where = "" if path else f" (looked in {Path.cwd()} and the installed packages)"
+    with user_code(f"Importing {module_name!r} of {target!r}{where}"):
         module = _import_file(path) if path and module_name.endswith(".py") else importlib.import_module(module_name)
-    except Exception as error:
-        where = "" if path else f" (looked in {Path.cwd()} and the installed packages)"
-        raise UsageError(
-            f"Cannot import {module_name!r} of {target!r}: {type(error).__name__}: {error}{where}."
-        ) from error
     if not hasattr(module, attribute):
         public = [n for n in vars(module) if not n.startswith("_")]
         raise unknown(f"attribute of {module_name}", attribute, public)

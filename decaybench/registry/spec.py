@@ -15,6 +15,7 @@ from decaybench import registry
 from decaybench.errors import UsageError, unknown
 from decaybench.registry import imports
 
+MAX_COMBINATIONS = 10_000  # of the options of one table
 Scalar = bool | int | float | str | None
 
 
@@ -123,6 +124,8 @@ def parse(family: str, value: object) -> list[Spec]:
         if empty := [k for k in keys if value[k] == []]:
             raise UsageError(f"{family} {name}: {empty[0]} = [] needs at least one value.")
         choices = [v if isinstance(v, list) else [v] for v in (value[k] for k in keys)]
+        if math.prod(map(len, choices)) > MAX_COMBINATIONS:
+            raise UsageError(f"{family} {name}: its lists of options make more than {MAX_COMBINATIONS:,} combinations.")
         return [
             Spec.make(family, name, dict(zip(keys, combination, strict=True)))
             for combination in itertools.product(*choices)

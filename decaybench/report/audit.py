@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from decaybench.report.numbers import csv_table, markdown_table
+from decaybench.report.numbers import csv_table, markdown_table, rich_text
 
 if TYPE_CHECKING:
     from decaybench.audit.audit import Audit, AuditedParameter
@@ -68,17 +67,17 @@ def print_audit(audit: "Audit", console: Console) -> None:
         table.add_column(name, no_wrap=name != "parameter", overflow="fold")
     for row in _ordered(audit):
         cells = [row.name, _shape(row), row.module, row.role]
-        texts = [Text(cell, style=STYLES.get(row.role, "")) for cell in cells]
+        texts = [rich_text(cell, style=STYLES.get(row.role, "")) for cell in cells]
         for recipe in audit.recipes:
             harm = row.decayed[recipe] and row.role == "activation"
-            texts.append(Text(DECAYED if row.decayed[recipe] else SPARED, style="bold red" if harm else "dim"))
+            texts.append(rich_text(DECAYED if row.decayed[recipe] else SPARED, style="bold red" if harm else "dim"))
         table.add_row(*texts)
     console.print(table)
     console.print()
     for line in summary(audit):
-        console.print(Text(line))
+        console.print(rich_text(line))
     for line in remarks(audit):
-        console.print(Text(line, style="yellow"))
+        console.print(rich_text(line, style="yellow"))
 
 
 def audit_to_json(audit: "Audit") -> str:

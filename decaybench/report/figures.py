@@ -134,8 +134,14 @@ def decay(summary: Summary, baseline: str) -> Canvas | None:
         axes.set_xlabel("decay λ")
         axes.set_ylabel("test accuracy, %")
         axes.set_title(title, fontsize=9, loc="left")
-    canvas.axes[0][0].legend(fontsize=6)
+    _legend(canvas.axes[0][0], 6)
     return canvas
+
+
+def _legend(axes: Axes, size: int) -> None:
+    """Draws a legend, unless there is nothing to name: every run may have diverged."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=size)
 
 
 def _learned(summary: Summary) -> list[Member]:
@@ -164,7 +170,7 @@ def _panels(members: list[Member], label: str, panel: Panel) -> Canvas | None:
             panel(canvas, axes, group, index)
             axes.set_title(f"{title} · layer {index + 1}", fontsize=7, loc="left")
         row_axes[0].set_ylabel(label)
-    canvas.axes[0][0].legend(fontsize=5)
+    _legend(canvas.axes[0][0], 5)
     return canvas
 
 

@@ -1,8 +1,10 @@
 """Writes the report as one HTML page without external resources."""
 
+import base64
+import hashlib
 import json
 import re
-from html import escape
+from html import escape as html_escape
 from itertools import groupby
 from typing import Any
 
@@ -10,9 +12,16 @@ import pandas as pd
 
 from decaybench.analysis.comparison import ComparisonSettings, Summary
 from decaybench.analysis.tuning import tuned
+from decaybench.errors import printable
 from decaybench.report.figures import draw, questions, save
 from decaybench.report.numbers import format_interval, format_number, format_percent
 from decaybench.report.verdicts import tuned_table, verdicts
+
+
+def escape(text: str) -> str:
+    """Escapes a text for HTML, control characters included."""
+    return html_escape(printable(text))
+
 
 CAPTIONS = {
     "differences": "Differences to the baseline, 95% intervals; what is clear after Holm's correction is orange.",
@@ -67,6 +76,7 @@ document.querySelector('#filter').addEventListener('input', e => {
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 <title>{title}</title><style>{style}</style></head>
 <body>
 {body}
@@ -99,7 +109,14 @@ def to_html(summary: Summary, settings: ComparisonSettings, name: str, descripti
         "<h2>Provenance</h2>" + _provenance(summary, command),
     ]
     page = "\n".join(part for part in body if part)
-    return PAGE.format(title=escape(name), style=STYLE, body=page, script=SCRIPT)
+    return PAGE.format(title=escape(printable(name)), style=STYLE, body=page, script=SCRIPT, policy=_policy())
+
+
+def _policy() -> str:
+    """Lets the page load nothing and run its own script only."""
+    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+    inline = "style-src 'unsafe-inline'"  # the figures' styles
+    return f"default-src 'none'; {inline}; script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
 
 
 def _verdicts(summary: Summary, settings: ComparisonSettings) -> str:

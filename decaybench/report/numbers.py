@@ -4,9 +4,21 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from decaybench.errors import printable
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 MISSING = "–"
+
+
+def rich_text(value: str, style: str = "") -> "Text":
+    """Makes a rich ``Text``, in which nothing is markup and nothing controls the terminal."""
+    from rich.text import Text
+
+    return Text(printable(value), style=style)
 
 
 def format_interval(low: float | None, high: float | None, signed: bool = False) -> str:
@@ -52,10 +64,19 @@ def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> list
     return [line(header), "|" + " --- |" * len(header), *(line(row) for row in body)]
 
 
+def _harmless(value: Any) -> Any:
+    """Marks a text that a spreadsheet would take for a formula as text."""
+    return (
+        f"'{printable(value)}"
+        if isinstance(value, str) and value[:1] in "=+-@\t\r" and value
+        else (printable(value) if isinstance(value, str) else value)
+    )
+
+
 def csv_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Writes rows of the same keys as comma-separated values."""
     out = io.StringIO()
     writer = csv.DictWriter(out, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: _harmless(value) for key, value in row.items()} for row in rows)
     return out.getvalue()

@@ -6,13 +6,12 @@ import numpy as np
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
-from rich.text import Text
 
 from decaybench.analysis.cells import Cell, strategy_name
 from decaybench.analysis.comparison import COLUMNS, CONFIG_COLUMNS, ComparisonSettings, Summary, distances, layer_rows
 from decaybench.analysis.frame import Row, pooled
 from decaybench.analysis.tuning import TUNED_FIELDS, tuned
-from decaybench.report.numbers import format_interval, format_number, format_percent, histogram
+from decaybench.report.numbers import format_interval, format_number, format_percent, histogram, rich_text
 from decaybench.report.verdicts import tuned_table, verdicts
 
 BINS = 12
@@ -44,15 +43,15 @@ def print_summary(summary: Summary, console: Console, settings: ComparisonSettin
         for name in columns:
             table.add_column(name, justify="left" if name in ("strategy", "α") else "right", no_wrap=True)
         for line in zip(*columns.values(), strict=True):
-            table.add_row(*(Text(value) for value in line))
+            table.add_row(*(rich_text(value) for value in line))
         _print(" · ".join([title, *common]), table, console)
         for sentence in verdicts([row for row, _ in members], baseline):
-            console.print(Text(sentence))
+            console.print(rich_text(sentence))
     print_tuned(tuned(summary.cells, baseline), baseline, console)
     how = HOW_ANYTIME if settings.anytime else HOW_TO_READ
-    console.print(Text(how + LEGEND + (WIDE_LEGEND if console.width >= WIDE else NARROW_LEGEND), style="dim"))
+    console.print(rich_text(how + LEGEND + (WIDE_LEGEND if console.width >= WIDE else NARROW_LEGEND), style="dim"))
     for note in summary.notes:
-        console.print(Text(f"Note: {note}", style="yellow"))
+        console.print(rich_text(f"Note: {note}", style="yellow"))
 
 
 def print_tuned(rows: list[Row], baseline: str, console: Console) -> None:
@@ -64,7 +63,7 @@ def print_tuned(rows: list[Row], baseline: str, console: Console) -> None:
         for name in columns:
             table.add_column(name, justify="left" if name == "strategy" else "right", no_wrap=True)
         for line in lines:
-            table.add_row(*(Text(value) for value in line))
+            table.add_row(*(rich_text(value) for value in line))
         _print(title, table, console)
 
 
@@ -125,7 +124,7 @@ def _table(width: int) -> Table:
 
 def _print(title: str, table: Table, console: Console) -> None:
     """Prints a table whole: one too wide for the terminal is wrapped by it, never cut."""
-    console.print(Text(title, style="bold"), soft_wrap=True)
+    console.print(rich_text(title, style="bold"), soft_wrap=True)
     table.width = Measurement.get(console, console.options.update(width=10_000), table).maximum
     console.print(table, soft_wrap=True)
 
@@ -162,5 +161,5 @@ def print_layers(summary: Summary, console: Console) -> None:
             numbers = [format_number(layer[k]) for k in ("alpha_mean", "alpha_q05", "alpha_q50", "alpha_q95")]
             numbers += [format_percent(layer["alpha_near_zero"]), format_percent(layer["share_of_norm"])]
             numbers += [format_number(layer[f"distance_from_{k}"]) for k in ("start", "zero", "relu")]
-            table.add_row(*(Text(value) for value in [layer["layer"], *numbers, _picture(cell, edges, index)]))
+            table.add_row(*(rich_text(value) for value in [layer["layer"], *numbers, _picture(cell, edges, index)]))
         _print(f"{_question(row)} · {row['strategy']} · decay {format_number(row['weight_decay'])}", table, console)

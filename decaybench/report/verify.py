@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from decaybench.report.numbers import rich_text
+
 if TYPE_CHECKING:
     from decaybench.verify.lockstep import MethodComparison
 
@@ -24,12 +26,15 @@ def verify_to_json(rows: Sequence["MethodComparison"]) -> str:
 
 def print_verify(rows: Sequence["MethodComparison"], answer: str, known: Sequence["Known"], console: Console) -> None:
     """Prints the answer, what is known with its measurement, and a matrix for every clipping."""
-    console.print(Text(answer, style="bold"))
+    console.print(rich_text(answer, style="bold"))
     table = _table("When are two methods the same?", "statement", "measured", "holds", "why")
     for text, same, row in known:
         holds = (row.verdict != "different") == same
         table.add_row(
-            Text(text), _verdict(row), Text("yes" if holds else "NO", style="" if holds else "red"), Text(row.reason)
+            rich_text(text),
+            _verdict(row),
+            rich_text("yes" if holds else "NO", style="" if holds else "red"),
+            rich_text(row.reason),
         )
     _print(table, console)
     for clipping in dict.fromkeys(row.clipping for row in rows):
@@ -42,7 +47,7 @@ def print_verify(rows: Sequence["MethodComparison"], answer: str, known: Sequenc
     table = _table("Why two methods part", "why", "for example")
     for reason, row in reversed(reasons.items()):
         clipped = "" if row.clipping == "none" else f", {row.clipping} clipping"
-        table.add_row(Text(reason), Text(f"{row.left} against {row.right} ({row.optimizer}{clipped})"))
+        table.add_row(rich_text(reason), rich_text(f"{row.left} against {row.right} ({row.optimizer}{clipped})"))
     _print(table, console)
 
 
@@ -52,7 +57,7 @@ def _matrix(rows: Sequence["MethodComparison"], title: str) -> Table:
     table = _table(title, "left", "right", *optimizers)
     for pair in dict.fromkeys((r.left, r.right) for r in rows):
         cells = {r.optimizer: _verdict(r) for r in rows if (r.left, r.right) == pair}
-        table.add_row(*map(Text, pair), *(cells.get(o, Text("")) for o in optimizers))
+        table.add_row(*map(rich_text, pair), *(cells.get(o, rich_text("")) for o in optimizers))
     return table
 
 
@@ -60,11 +65,11 @@ def _verdict(row: "MethodComparison") -> Text:
     """Writes ``identical``, ``equal 3e-17``, or ``2e-02 from 1``: the difference and the step of parting."""
     number = f"{row.max_difference:.0e}"
     text = {"identical": "identical", "equal": f"equal {number}"}.get(row.verdict, f"{number} from {row.parted}")
-    return Text(text, style=STYLES[row.verdict])
+    return rich_text(text, style=STYLES[row.verdict])
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=Text(title, style="bold"), title_justify="left", box=None, pad_edge=False)
+    table = Table(title=rich_text(title, style="bold"), title_justify="left", box=None, pad_edge=False)
     for name in columns:
         table.add_column(name, overflow="fold")
     return table

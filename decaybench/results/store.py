@@ -170,6 +170,15 @@ class StudyFolder:
                 if time.time() - path.stat().st_mtime > STALE_SECONDS:
                     path.unlink()
 
+    def write_error(self, run_id: str, text: str) -> Path | None:
+        """Writes the traceback of a run that failed; failing to is no error."""
+        path = self.path / "errors" / f"{run_id}.txt"
+        try:
+            self._write(path, text.encode("utf-8", "replace"))
+        except DecaybenchError:
+            return None
+        return path
+
     def write_progress(self, text: str) -> None:
         """Writes the progress of a study; failing to is no error."""
         with contextlib.suppress(DecaybenchError):

@@ -76,6 +76,11 @@ def make_plan(config: RunConfig, model: nn.Module, shared: Mapping[str, Paramete
     plan = construct("strategy", config.strategy, given)
     if not isinstance(plan, Plan):
         raise UsageError(f"The strategy {config.strategy.name} returned {type(plan).__name__}, not a decaybench.Plan.")
+    if not isinstance(plan.optimizers, list | tuple) or not all(isinstance(o, Optimizer) for o in plan.optimizers):
+        raise UsageError(f"The strategy {config.strategy.name}: Plan.optimizers must be a list of torch optimizers.")
+    for name, function in (("penalty", plan.penalty), ("after_step", plan.after_step)):
+        if function is not None and not callable(function):
+            raise UsageError(f"The strategy {config.strategy.name}: Plan.{name} must be a function or None.")
     held = Counter(id(p) for o in plan.optimizers for group in o.param_groups for p in group["params"])
     wrong = [f"{name} is in {held[id(p)]} param groups" for name, p in given.named.items() if held[id(p)] != 1]
     if wrong:

@@ -1,6 +1,7 @@
 """A study: a grid of runs, from a TOML file or the same fields as options."""
 
 import itertools
+import math
 import re
 import tomllib
 from collections.abc import Mapping
@@ -28,6 +29,7 @@ from decaybench.registry.optimizers import default_lr
 from decaybench.registry.spec import Spec, explain, parse
 from decaybench.study.config import Augmentation, Precision, RunConfig
 
+MAX_RUNS = 1_000_000
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 # Shorthands for an option of a strategy: the study's field, and the option it sets wherever there is one.
 STRATEGY_OPTIONS = ("penalty", "alpha_optimizer", "alpha_lr")
@@ -103,6 +105,9 @@ class Study(BaseModel):
             for key in type(self).model_fields
             if key not in ("name", "description", "seeds", "until", "lr", *STRATEGY_OPTIONS)
         }
+        size = math.prod(len(values) for values in axes.values()) * self.seeds * max(1, len(self.lr))
+        if size > MAX_RUNS:
+            raise UsageError(f"The study {self.name} asks for {size:,} runs; at most {MAX_RUNS:,} are possible.")
         unique: dict[str, RunConfig] = {}
         for seed in range(self.seeds):
             for values in itertools.product(*axes.values()):

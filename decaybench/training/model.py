@@ -11,6 +11,7 @@ from decaybench.parameter_roles.probe import probe
 from decaybench.parameter_roles.roles import mark_activation
 from decaybench.registry.build import construct
 from decaybench.registry.spec import Spec
+from decaybench.registry.user_code import user_code
 from decaybench.study.config import RunConfig
 from decaybench.training.seeding import seeded, stream_seed
 
@@ -33,17 +34,13 @@ def build_model(config: RunConfig, shape: tuple[int, int, int], classes: int) ->
         model = construct("network", config.network, shape, classes, _maker(config.activation, config.seed))
     if not isinstance(model, nn.Module):
         raise UsageError(f"The network {config.network.name} returned {type(model).__name__}, not a torch.nn.Module.")
-    try:
-        with seeded(stream_seed(config.seed, "init/lazy")):  # lazy layers are initialized by the first call
-            out = probe(model, torch.zeros(2, *shape))
-    except Exception as error:
+    what = f"The network {config.network.label} with {config.activation.label}, given two images of {shape},"
+    with user_code(what), seeded(stream_seed(config.seed, "init/lazy")):  # the first call initializes lazy layers
+        out = probe(model, torch.zeros(2, *shape))
+    if not isinstance(out, torch.Tensor) or out.shape != (2, classes):
+        given = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
         raise UsageError(
-            f"The network {config.network.label} with {config.activation.label} fails on two images of {shape}: "
-            f"{type(error).__name__}: {error}."
-        ) from error
-    if out.shape != (2, classes):
-        raise UsageError(
-            f"The network {config.network.name} gives {tuple(out.shape)} for two images; "
+            f"The network {config.network.name} gives {given} for two images; "
             f"it must give (2, {classes}), one number per class."
         )
     return model
@@ -57,6 +54,8 @@ def _maker(activation: Spec, seed: int) -> Callable[[int], nn.Module]:
             module = construct("activation", activation, channels)
         if not isinstance(module, nn.Module):
             raise UsageError(f"The activation {activation.name} returned {type(module).__name__}, not a module.")
+        if empty := [name for name, parameter in module.named_parameters() if not parameter.numel()]:
+            raise UsageError(f"The activation {activation.label} has an empty parameter: {empty[0]}.")
         return mark_activation(module) if list(module.parameters()) else module
 
     return make

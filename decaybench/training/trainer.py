@@ -16,6 +16,7 @@ from decaybench.activations.compiled import any_size
 from decaybench.errors import DecaybenchError
 from decaybench.optimizers import lr_scheduler
 from decaybench.parameter_roles.roles import mark_by_behaviour
+from decaybench.registry.user_code import failure, no_exit
 from decaybench.results.record import Layer, Record
 from decaybench.strategies.plan import Plan, make_plan
 from decaybench.study.config import RunConfig
@@ -284,14 +285,16 @@ class Training:
             if self._own:
                 self._others.restore()
             try:
-                with products(self._first.precision, device), nullcontext() if alone else any_size():
+                inside = nullcontext() if alone else any_size()
+                with products(self._first.precision, device), inside, no_exit() if self._own else nullcontext():
                     yield
-            except torch.OutOfMemoryError:
+            except (torch.OutOfMemoryError, DecaybenchError, KeyboardInterrupt, GeneratorExit):
                 raise
-            except Exception as error:
+            except BaseException as error:
                 parts = ", ".join(s.label for s in (self._first.network, self._first.activation, self._first.strategy))
-                reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-                raise DecaybenchError(f"Training {parts} (seed {self._first.seed}) fails: {reason}.") from error
+                step = f"epoch {self.epoch + 1}, step {self.done + 1}"
+                what = f"Training {parts} (seed {self._first.seed}, {step})"
+                raise DecaybenchError(f"{what} {failure(error)}") from error
             finally:
                 if alone:
                     self._random = torch.get_rng_state()

@@ -12,6 +12,7 @@ from decaybench.errors import UsageError
 from decaybench.optimizers import lr_scheduler, optimizer_factory
 from decaybench.registry.optimizers import default_lr
 from decaybench.registry.spec import parse
+from decaybench.registry.user_code import user_code
 from decaybench.strategies.plan import Setup
 from decaybench.verify.conditions import OPTIMIZERS, Condition, cause
 from decaybench.verify.methods import Method, method
@@ -53,11 +54,8 @@ class ModelUnderTest:
         """Computes the mean squared distance to fixed random targets, a loss for any shape of output."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(step)  # the same dropout on every side
-            try:
+            with user_code(f"The model, in training on {tuple(self.batches[step].shape)},"):
                 out = model(self.batches[step])
-            except Exception as error:
-                shape = tuple(self.batches[step].shape)
-                raise UsageError(f"The model fails in training on {shape}: {type(error).__name__}: {error}.") from error
         if not isinstance(out, Tensor):
             raise UsageError(f"The model returns {type(out).__name__}; verify needs one tensor.")
         target = torch.randn(out.shape, generator=torch.Generator().manual_seed(step), dtype=out.dtype)

@@ -1,0 +1,103 @@
+"""Calls a user's own code: whatever it does becomes one sentence with her file and line."""
+
+import contextlib
+import os
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import NoReturn
+
+from decaybench.errors import DecaybenchError, UsageError
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_NOT_THEIRS = tuple(
+    {
+        str(_PACKAGE),
+        *(str(Path(p).resolve()) for k, p in sysconfig.get_paths().items() if k.endswith(("lib", "stdlib"))),
+    }
+)
+
+
+@contextlib.contextmanager
+def user_code(what: str, error: type[DecaybenchError] = UsageError) -> Iterator[None]:
+    """Runs a user's own code, whose output goes to stderr.
+
+    Args:
+        what: What is called, for the sentence, such as "The network net.py:make".
+        error: The error to raise.
+
+    Raises:
+        DecaybenchError: For whatever the code raises, `SystemExit` included, with the user's file and line. What this
+            package raises itself passes as it is, and so does Ctrl-C.
+    """
+    try:
+        with no_exit(), contextlib.redirect_stdout(sys.stderr):
+            yield
+    except (DecaybenchError, KeyboardInterrupt):
+        raise
+    except BaseException as raised:
+        raise error(f"{what} {failure(raised)}") from raised
+
+
+def failure(raised: BaseException) -> str:
+    """Describes what went wrong in a user's code: the error, and the file and line of hers that it came from."""
+    place = place_of(raised)
+    where = f" at {place}" if place else ""
+    if isinstance(raised, SystemExit):
+        return f"ends the program{where} (sys.exit({raised.code!r})), which code that is called here must not."
+    reason = str(raised).strip().partition("\n")[0].rstrip(".")
+    return f"fails{where}: {type(raised).__name__}{': ' + reason if reason else ''}."
+
+
+def place_of(raised: BaseException) -> str | None:
+    """Finds the last line of a user's own in a traceback, as ``file.py:9``; None where there is none."""
+    error: BaseException | None = raised
+    while error is not None:
+        if place := _last_line(error.__traceback__):
+            return place
+        if isinstance(error, SyntaxError) and error.filename and _theirs(error.filename):
+            return f"{_short(error.filename)}:{error.lineno}"
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _last_line(trace: TracebackType | None) -> str | None:
+    found = None
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if _theirs(file):
+            found = f"{_short(file)}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return found
+
+
+def _theirs(file: str) -> bool:
+    if file.startswith("<"):
+        return False
+    path = str(Path(file).resolve())
+    installed = any(part in ("site-packages", "dist-packages") for part in Path(path).parts)
+    return not installed and not path.startswith(_NOT_THEIRS)
+
+
+def _short(file: str) -> str:
+    path = Path(file).resolve()
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+@contextlib.contextmanager
+def no_exit() -> Iterator[None]:
+    """Makes `os._exit` raise `SystemExit`, so that no code can end the program with exit code 0 unseen."""
+    real, process = os._exit, os.getpid()
+
+    def refuse(status: int) -> NoReturn:
+        if os.getpid() != process:  # a child that forked off, and rightly ends so
+            real(status)
+        raise SystemExit(status)
+
+    os._exit = refuse
+    try:
+        yield
+    finally:
+        os._exit = real
