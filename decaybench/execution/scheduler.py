@@ -1,5 +1,6 @@
 """Trains the missing runs of a study on any executor, and writes each record as soon as its run is finished."""
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -111,12 +112,19 @@ class Scheduler:
         check_precision(missing, self.device)
         self.sources = _sources(missing)
         imports.pin(self.sources)
+        unseen = imports.unseen()
         for config in self.asked:
             if finished and config.run_id in finished:
                 self._fingerprints.setdefault(config.data_key(), finished[config.run_id])
         for config in {(c.data_key(), *_parts(c)): c for c in missing}.values():
             data = self.data(config)
             make_plan(config, build_model(config, data.shape, data.classes))
+        if unread := sorted(imports.unseen() - unseen):
+            logging.getLogger(__name__).warning(
+                "Warning: %s is imported in a way that reading your code does not show, so that a change of it will "
+                "not be noticed; a plain import statement is.",
+                ", ".join(unread),
+            )
 
     def run(self, missing: list[RunConfig]) -> Iterator[Event]:
         """Trains runs and writes each record when it is finished.
@@ -210,6 +218,7 @@ def _sources(configs: Iterable[RunConfig]) -> dict[str, bytes]:
     """
     sources: dict[str, bytes] = {}
     own = {spec.name: spec for config in configs for spec in config.specs() if spec.source}
+    imports.check_names(own)
     for name, spec in own.items():
         files = imports.source_files(name)
         if imports.fingerprint_of(name, files) != spec.source:

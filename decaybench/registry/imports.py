@@ -10,17 +10,18 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
 from decaybench.errors import UsageError, unknown
-from decaybench.registry.user_code import user_code
+from decaybench.registry.user_code import PACKAGE, is_standard, user_code
 
 Sources = Mapping[str, bytes]  # contents of files by their absolute paths
 INSTALLED = ("site-packages", "dist-packages")
+_PATH = (*sys.path,)  # as it was given, PYTHONPATH included; own code may change it, which must change no hash
 _pinned: dict[str, bytes] = {}
 
 
@@ -80,16 +81,52 @@ def source_files(target: str) -> Sources:
     if path is None:
         where = "no such file" if module.endswith(".py") else f"looked in {Path.cwd()} and the installed packages"
         raise UsageError(f"Cannot find {module!r} of {target!r}: {where}.")
-    path = path.resolve()
-    roots = _roots(module, path)
+    roots = _roots(module, path.absolute())
     found: dict[str, bytes] = {}
-    waiting = [path]
+    waiting = [path.absolute(), *([] if module.endswith(".py") else _packages(path.absolute(), roots))]
     while waiting:
         file = waiting.pop()
-        if str(file) not in found:
-            found[str(file)] = _pinned.get(str(file)) or _read(file, target)
-            waiting += _imported(file, found[str(file)], roots)
+        if (key := str(file.resolve())) not in found:
+            found[key] = _read(file, target) if file.is_file() or key not in _pinned else _pinned[key]
+            for imported in _imported(file, found[key], roots):
+                waiting += [imported, *_packages(imported, roots)]
     return found
+
+
+def check_names(targets: Iterable[str]) -> None:
+    """Checks that every name which the user's files import is the name of one module.
+
+    Raises:
+        UsageError: When two files of hers would need two modules of one name, of which Python keeps the first.
+    """
+    meant: dict[str, tuple[Path, str]] = {}
+    for target in dict.fromkeys(targets):
+        module, path = _place(target)
+        roots = _roots(module, path)
+        for file, content in source_files(target).items():
+            for name in _top_level_names(Path(file), content):
+                for root in roots:
+                    found = next(_module_files(root, [name]), None)
+                    if found is None or _not_own(found):
+                        continue
+                    first, by = meant.setdefault(name, (found, target))
+                    if found.resolve() != first.resolve():
+                        raise UsageError(
+                            f"{name!r}, which {_short(file)} imports, is both {_short(first)} (for {by}) and "
+                            f"{_short(found)} (for {target}), and Python loads only one module of a name: rename one, "
+                            "or make packages of them."
+                        )
+
+
+def _top_level_names(file: Path, content: bytes) -> set[str]:
+    names = {name.partition(".")[0] for base, name in _names(_parse(content), file) if base is None}
+    return names - sys.stdlib_module_names
+
+
+def unseen() -> set[str]:
+    """Returns the files of imported modules that are the user's own and were not found by reading her code."""
+    files = {str(Path(f).resolve()) for m in list(sys.modules.values()) if (f := getattr(m, "__file__", None))}
+    return {file for file in files if file.endswith(".py") and file not in _pinned and not _not_own(Path(file))}
 
 
 def source_fingerprint(target: str) -> str:
@@ -106,16 +143,21 @@ def fingerprint_of(target: str, files: Sources) -> str:
     if len(files) == 1:
         (content,) = files.values()
         return hashlib.sha256(content).hexdigest()[:12]
-    root = _roots(*_place(target))[0]
+    roots = _roots(*_place(target))
     parts = sorted(
-        (_relative(Path(file), root), hashlib.sha256(content).hexdigest()) for file, content in files.items()
+        (_relative(Path(file), roots), hashlib.sha256(content).hexdigest()) for file, content in files.items()
     )
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
 
 def pin(sources: Sources) -> None:
-    """Makes every later import of these files use these contents, whatever the files hold then."""
+    """Makes every later import of these files use these contents, whatever the files hold or held."""
+    changed = {file for file, content in sources.items() if _pinned.get(file) != content}
     _pinned.update(sources)
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if file and name != "__main__" and str(Path(file).resolve()) in changed:
+            del sys.modules[name]  # imported before, perhaps from another edit
     if not any(isinstance(finder, _PinnedFinder) for finder in sys.meta_path):
         sys.meta_path.insert(sys.meta_path.index(PathFinder), _PinnedFinder())
 
@@ -200,19 +242,35 @@ def _place(target: str) -> tuple[str, Path]:
     module, _ = split_target(target)
     path = _origin(module)
     assert path is not None, "its files were found before"
-    return module, path.resolve()
+    return module, path.absolute()
 
 
 def _roots(module: str, path: Path) -> list[Path]:
     """Returns the folders in which imports of the user's own modules are looked for; the first names the files."""
-    if module.endswith(".py"):
-        return list(dict.fromkeys([path.parent, Path.cwd()]))
-    depth = module.count(".") + (path.name == "__init__.py")
-    return list(dict.fromkeys([path.parents[depth], Path.cwd()]))
+    first = path.parent if module.endswith(".py") else path.parents[module.count(".") + (path.name == "__init__.py")]
+    others = [Path(entry) for entry in _PATH if entry and Path(entry).is_dir() and not _not_own(Path(entry, "x"))]
+    return list(dict.fromkeys([first, Path.cwd(), *others]))
 
 
-def _relative(file: Path, root: Path) -> str:
-    return file.relative_to(root).as_posix() if file.is_relative_to(root) else file.name
+def _packages(file: Path, roots: Sequence[Path]) -> list[Path]:
+    """Returns the files of the packages that a module is in, which are run before it."""
+    found = []
+    for folder in file.parents:
+        if folder in roots or not (folder / "__init__.py").is_file():
+            break
+        found.append(folder / "__init__.py")
+    return found
+
+
+def _relative(file: Path, roots: Sequence[Path]) -> str:
+    """Names a file by its place below the folder in which it was found, wherever that is on this machine."""
+    root = next((r.resolve() for r in roots if file.is_relative_to(r.resolve())), file.parent)
+    return file.relative_to(root).as_posix()
+
+
+def _short(file: Path | str) -> str:
+    path = Path(file).resolve()
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def _read(file: Path, target: str) -> bytes:
@@ -224,54 +282,71 @@ def _read(file: Path, target: str) -> bytes:
 
 def _imported(file: Path, content: bytes, roots: Sequence[Path]) -> list[Path]:
     """Finds the files of the user's that a file imports."""
-    try:
-        tree = ast.parse(content)
-    except (SyntaxError, ValueError):  # importing it will say so
-        return []
     found: list[Path] = []
-    for base, name in _names(tree, file):
+    for base, name in _names(_parse(content), file):
+        if base is None and name.partition(".")[0] in sys.stdlib_module_names:
+            continue
         for root in [base] if base else roots:
             found += _module_files(root, name.split("."))
     # An installed package may import itself; what other packages it imports is no user's code.
-    return [f for f in found if not _installed(f) or (_installed(file) and f.is_relative_to(roots[0]))]
+    return [f for f in found if not _not_own(f) or (_not_own(file) and f.is_relative_to(roots[0]))]
+
+
+def _parse(content: bytes) -> ast.AST:
+    try:
+        return ast.parse(content)
+    except (SyntaxError, ValueError, MemoryError, RecursionError):  # importing it will say so
+        return ast.Module([], [])
 
 
 def _names(tree: ast.AST, file: Path) -> Iterator[tuple[Path | None, str]]:
-    """Yields the dotted names that are imported, with the folder of relative ones."""
+    """Yields the dotted names that are imported, with the folder of relative ones; the last may be ``*``."""
+    calls = {"import_module", "__import__"}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((None, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = file.parents[node.level - 1] if 0 < node.level <= len(file.parents) else None
             prefix = [node.module] if node.module else []
-            yield from ((base, ".".join([*prefix, alias.name])) for alias in node.names)
-        elif isinstance(node, ast.Call) and _is_import_call(node.func) and node.args:
-            first = node.args[0]
-            if isinstance(first, ast.Constant) and isinstance(first.value, str):
-                yield None, first.value.lstrip(".")
+            yield from ((_base(file, node.level), ".".join([*prefix, alias.name])) for alias in node.names)
+            calls |= {alias.asname for alias in node.names if alias.name == "import_module" and alias.asname}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and _name_of(node.func) in calls:
+            for value in [*node.args[:1], *(k.value for k in node.keywords if k.arg == "name")]:
+                if isinstance(value, ast.Constant) and isinstance(value.value, str) and value.value.strip("."):
+                    name = value.value.lstrip(".")
+                    yield _base(file, len(value.value) - len(name)), name
 
 
-def _is_import_call(function: ast.expr) -> bool:
-    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
-    return name in ("import_module", "__import__")
+def _base(file: Path, level: int) -> Path | None:
+    """Returns the folder in which an import of so many dots looks; None for one without."""
+    return file.parents[level - 1] if 0 < level <= len(file.parents) else None
+
+
+def _name_of(function: ast.expr) -> str:
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
 
 
 def _module_files(root: Path, parts: Sequence[str]) -> Iterator[Path]:
     """Yields the files below a folder that importing a dotted name would run."""
-    if parts[0] in sys.stdlib_module_names:
-        return
     folder = root
+    if (root / "__init__.py").is_file() and parts == ["*"]:
+        yield root / "__init__.py"
     for part in parts:
+        if part == "*":  # its __all__ may name any module that is in the package
+            yield from sorted(folder.glob("*.py")) if (folder / "__init__.py").is_file() else ()
+            return
         module, package = folder / f"{part}.py", folder / part / "__init__.py"
         if package.is_file():
-            yield package.resolve()
+            yield package
         elif module.is_file():
-            yield module.resolve()
+            yield module
             return
         folder = folder / part
         if not folder.is_dir():
             return
 
 
-def _installed(file: Path) -> bool:
-    return any(part in INSTALLED for part in file.parts)
+def _not_own(file: Path) -> bool:
+    """Tells whether a file is of an installed package, the standard library, or this package."""
+    parts = file.parts
+    return any(part in INSTALLED for part in parts) or file.is_relative_to(PACKAGE) or is_standard(file)

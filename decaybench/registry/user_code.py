@@ -11,13 +11,13 @@ from typing import NoReturn
 
 from decaybench.errors import DecaybenchError, UsageError
 
-_PACKAGE = Path(__file__).resolve().parents[1]
-_NOT_THEIRS = tuple(
-    {
-        str(_PACKAGE),
-        *(str(Path(p).resolve()) for k, p in sysconfig.get_paths().items() if k.endswith(("lib", "stdlib"))),
-    }
-)
+PACKAGE = Path(__file__).resolve().parents[1]
+_STANDARD = {Path(p).resolve() for k, p in sysconfig.get_paths().items() if k.endswith(("lib", "stdlib"))}
+
+
+def is_standard(file: Path) -> bool:
+    """Tells whether a file is part of Python itself."""
+    return any(file.is_relative_to(folder) for folder in _STANDARD)
 
 
 @contextlib.contextmanager
@@ -76,9 +76,9 @@ def _last_line(trace: TracebackType | None) -> str | None:
 def _theirs(file: str) -> bool:
     if file.startswith("<"):
         return False
-    path = str(Path(file).resolve())
-    installed = any(part in ("site-packages", "dist-packages") for part in Path(path).parts)
-    return not installed and not path.startswith(_NOT_THEIRS)
+    path = Path(file).resolve()
+    installed = any(part in ("site-packages", "dist-packages") for part in path.parts)
+    return not (installed or is_standard(path) or path.is_relative_to(PACKAGE))
 
 
 def _short(file: str) -> str:

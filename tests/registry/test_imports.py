@@ -116,3 +116,93 @@ def test_a_target_is_split_at_its_last_colon() -> None:
 def test_a_missing_file_is_named() -> None:
     with pytest.raises(UsageError, match="no such file"):
         imports.source_files("nothing.py:x")
+
+
+OTHER_WAYS = {
+    "the package of a module": ({"pkg/__init__.py": "K = 1\n", "pkg/net.py": "from . import K\n"}, "pkg.net:x"),
+    "what a package imports": (
+        {"pkg/__init__.py": "import helper\n", "pkg/net.py": "x = 1\n", "helper.py": "K = 1\n"},
+        "pkg.net:x",
+    ),
+    "the package above": (
+        {"pkg/__init__.py": "K = 1\n", "pkg/a/__init__.py": "", "pkg/a/net.py": "from .. import K\n"},
+        "pkg.a.net:x",
+    ),
+    "a relative module of a standard name": (
+        {"pkg/__init__.py": "", "pkg/types.py": "K = 1\n", "pkg/net.py": "from .types import K\n"},
+        "pkg.net:x",
+    ),
+    "a relative import by a call": (
+        {
+            "pkg/__init__.py": "",
+            "pkg/helper.py": "K = 1\n",
+            "pkg/net.py": "import importlib\nimportlib.import_module('.helper', __package__)\n",
+        },
+        "pkg.net:x",
+    ),
+    "by keyword and another name": (
+        {
+            "net.py": "from importlib import import_module as im\nim(name='helper')\n",
+            "helper.py": "K = 1\n",
+        },
+        "net.py:x",
+    ),
+    "a star": (
+        {"net.py": "from pkg import *\n", "pkg/__init__.py": "__all__ = ['helper']\n", "pkg/helper.py": "K = 1\n"},
+        "net.py:x",
+    ),
+    "very deep": ({"net.py": "x = " + "-" * 200_000 + "1\nimport helper\n"}, "net.py:x"),
+}
+
+
+@pytest.mark.parametrize("way", OTHER_WAYS)
+def test_whatever_runs_when_it_is_imported_counts(here: Path, way: str) -> None:
+    files, target = OTHER_WAYS[way]
+    write(files)
+    before = imports.source_fingerprint(target)
+    for name, content in files.items():
+        Path(name).write_text(content.replace("K = 1", "K = 2") + "# changed\n")
+        assert imports.source_fingerprint(target) != before, name
+        Path(name).write_text(content)
+
+
+def test_files_that_change_places_are_another_hash(here: Path) -> None:
+    write({"sub/net.py": "import u, v\n", "u/__init__.py": "K = 1\n", "v/__init__.py": "K = 2\n"})
+    before = imports.source_fingerprint("sub/net.py:x")
+    write({"u/__init__.py": "K = 2\n", "v/__init__.py": "K = 1\n"})
+    assert imports.source_fingerprint("sub/net.py:x") != before
+
+
+def test_what_was_imported_before_does_not_change_a_hash(here: Path) -> None:
+    write(
+        {f"v{k}/{name}.py": content for k in (1, 2) for name, content in {"net": "import h\nx = 1\n", "h": ""}.items()}
+    )
+    before = imports.source_fingerprint("v2/net.py:x")
+    imports.load("v1/net.py:x")
+    assert imports.source_fingerprint("v2/net.py:x") == before
+
+
+def test_two_modules_of_one_name_are_refused(here: Path) -> None:
+    write({"v1/net.py": "import helper\n", "v1/helper.py": "", "v2/net.py": "import helper\n", "v2/helper.py": ""})
+    imports.check_names(["v1/net.py:x"])
+    with pytest.raises(UsageError, match=r"'helper'.* is both v1/helper.py .* and v2/helper.py"):
+        imports.check_names(["v1/net.py:x", "v2/net.py:x"])
+    write({"helper.py": ""})
+    with pytest.raises(UsageError, match=r"is both v1/helper.py \(for v1/net.py:x\) and helper.py"):
+        imports.check_names(["v1/net.py:x"])
+
+
+def test_an_edit_between_two_studies_of_one_process_is_imported(here: Path) -> None:
+    write({"net.py": "from helper import K\n", "helper.py": "K = 1\n"})
+    for k in (1, 2):
+        write({"helper.py": f"K = {k}\n"})
+        imports.pin(imports.source_files("net.py:K"))
+        assert imports.load("net.py:K") == k
+
+
+def test_what_reading_does_not_show_is_known_after_the_import(here: Path) -> None:
+    write({"net.py": "import importlib\nh = importlib.import_module('hel' + 'per')\n", "helper.py": ""})
+    imports.pin(imports.source_files("net.py:h"))
+    before = imports.unseen()
+    imports.load("net.py:h")
+    assert {Path(file).name for file in imports.unseen() - before} == {"helper.py"}
