@@ -72,6 +72,7 @@ def test_the_study_file_is_a_study(tmp_path: Path) -> None:
     assert study.epochs == [10]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["strategy", "activation", "network", "dataset"])
 def test_how_to_add_one(family: str, cli: Cli, tmp_path: Path) -> None:
     (file, code), *rest = [(f, c) for lang, f, c in BLOCKS if lang == "python" and f == f"my_{family}.py"]

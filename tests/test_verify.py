@@ -212,7 +212,7 @@ def test_ones_own_model_with_dropout_and_batch_norm(here: Path) -> None:
         (["--strategy", "decay-all", "--strategy", "decay-al"], "did you mean 'decay-all'"),
         (["--target", "net.py:net"], "--target and --input belong together"),
         (["--target", "net.py:nets", "--input", "8,6"], "did you mean 'net'"),
-        (["--target", "net.py:net", "--input", "8,7"], "The model fails on an example input of (8, 7)"),
+        (["--target", "net.py:net", "--input", "8,7"], "The model, given an example input of (8, 7), fails"),
         (["--target", "net.py:pair", "--input", "8,6"], "The model returns tuple; verify needs one tensor."),
         (["--steps", "0"], "Invalid value for '--steps'"),
         (["--lr", "1e200"], "training diverges; give a smaller --lr"),

@@ -249,7 +249,14 @@ def _machine_notes(runs: pd.DataFrame) -> list[str]:
     return [f"runs of different means are compared, whose numbers may differ by rounding: {', '.join(mixed)}."]
 
 
-MACHINE = {"device": "device", "cpu_capability": "CPU capability", "blas": "BLAS", "onednn": "oneDNN"}
+MACHINE = {
+    "device": "device",
+    "device_name": "processor",
+    "threads": "threads",
+    "cpu_capability": "CPU capability",
+    "blas": "BLAS",
+    "onednn": "oneDNN",
+}
 
 
 def _digest_notes(runs: pd.DataFrame) -> list[str]:

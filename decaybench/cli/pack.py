@@ -26,7 +26,9 @@ def pack(
         for problem in problems:
             say(f"Warning: {problem}")
         failed |= bool(problems)
-        size = folder.packed_file.stat().st_size / 1e6 if folder.packed_file.exists() else 0.0
+        if not folder.packed_file.exists():
+            raise DecaybenchError(f"{directory} holds no finished run.")
+        size = folder.packed_file.stat().st_size / 1e6
         typer.echo(f"{folder.packed_file}: {count:,} runs, {size:.1f} MB")
     if failed:
-        raise DecaybenchError("Some records could not be packed and stay where they are.")
+        raise DecaybenchError("Some records could not be packed; their files stay.")

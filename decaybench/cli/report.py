@@ -76,7 +76,8 @@ def _write(
     for problem in loaded.problems:
         say(f"Warning: {problem}")
     name, description = _about(folder)
-    command = f"decaybench run {folder.study_file}"
+    elsewhere = "" if folder.path.parent == Path("results") else f" --results {folder.path.parent}"
+    command = f"decaybench run {folder.study_file}{elsewhere}"
     report = Report(summarize(runs_frame(loaded), settings), settings, layers, figure, name, description, command)
     write_report(report, format, output)
 
@@ -113,13 +114,15 @@ def _unfinished(folder: StudyFolder, loaded: Loaded) -> str:
         asked = study.runs()
     except DecaybenchError:  # none there, or code it names has moved
         return ""
-    missing = {run.run_id: run for run in asked if run.run_id not in loaded.run_ids()}
+    there = loaded.run_ids() | loaded.newer
+    missing = {run.run_id: run for run in asked if run.run_id not in there}
     if study.until is not None and not next_runs(asked, runs_frame(loaded), study.until / 100, "decay-all"):
         return ""  # it stopped because it knew enough
     if not missing:
         return ""
     older = _of_older_versions(loaded, missing)
-    command = f"decaybench run {folder.study_file}"
+    elsewhere = "" if folder.path.parent == Path("results") else f" --results {folder.path.parent}"
+    command = f"decaybench run {folder.study_file}{elsewhere}"
     if older == len(missing):
         return f"{older} runs are those of an older version of the training code; {command} computes them anew."
     return f"{len(missing) - older} of the study's {len(asked)} runs are not finished; {command} goes on."

@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -123,12 +123,13 @@ def run(
     if not (dry_run or fresh):
         for sentence in folder.set_aside_damaged(ids):
             say(f"Warning: {sentence}")
-        _take_over(folder, results, ids)
+        _take_over(folder, results, runs)
     loaded = folder.load(ids, detail="summary")
     for problem in loaded.problems:
         say(f"Warning: {problem}")
     frame = runs_frame(loaded)
     finished = {} if fresh else dict(zip(frame["run_id"], frame.get("data_fingerprint", ()), strict=False))
+    _check_own_data(runs, finished, folder)
     missing = [r for r in runs if r.run_id not in finished and (fresh or r.run_id not in loaded.newer)]
     if asked.until is not None and not fresh and not next_runs(runs, frame, asked.until / 100, BASELINE):
         missing = []  # everything is known well enough
@@ -138,12 +139,13 @@ def run(
     if fresh:
         _confirm_fresh(folder, yes)
     machine = {k: given[k] for k in ("device", "workers", "checkpoint_every", "patience", "ray_address", "ray_gpus")}
-    plan = RunPlan(asked, folder, runs, missing, finished, fresh, {**machine, "executor": executor})
-    plan = replace(plan, fail_fast=fail_fast, debug=debug)
-    whole = _compute(plan) if missing else True
+    machine["executor"] = executor
+    plan = RunPlan(asked, folder, runs, missing, finished, fresh, machine, fail_fast, debug)
+    whole = _compute(plan)
     found = folder.load(ids, detail="summary")
     if not len(found):
         raise DecaybenchError("No run was finished, so there is nothing to report.")
+    whole &= asked.until is not None or ids <= found.run_ids() | found.newer
     for problem in found.problems:
         say(f"Warning: {problem}")
     settings = ComparisonSettings(BASELINE, anytime=asked.until is not None)
@@ -159,7 +161,8 @@ def _check(asked: Study, data_dir: Path | None, workers: str, device: str) -> No
         raise UsageError(f"--until: differences are those to {BASELINE}, which is not among this study's strategies.")
     if data_dir is not None:
         if not data_dir.is_dir():
-            raise UsageError(f"--data-dir {data_dir}: there is no such folder.")
+            what = "it is no folder" if data_dir.exists() else "there is no such folder"
+            raise UsageError(f"--data-dir {data_dir}: {what}.")
         os.environ["DECAYBENCH_DATA"] = str(data_dir)
     if not re.fullmatch(r"auto|[1-9]\d{0,3}", workers):
         raise UsageError(f"--workers {workers!r}: allowed are auto and whole numbers from 1 on.")
@@ -177,13 +180,14 @@ def _check_folder(folder: StudyFolder, asked: Study, runs: list[RunConfig], fres
     try:
         there = read_study(str(folder.study_file), {})
         other = {run.run_id for run in there.runs()}
-    except DecaybenchError:  # of another version, or code that it names has moved
+    except DecaybenchError as error:  # damaged, of another version, or code that it names has moved
+        say(f"Note: {folder.study_file} cannot be read and is written anew: {error}")
         return
-    fields = [key for key in COMPARED if to_fields(there).get(key) != to_fields(asked).get(key)]
-    if not fields:
+    ids = {run.run_id for run in runs}
+    fields = [key for key in COMPARED if repr(to_fields(there).get(key)) != repr(to_fields(asked).get(key))]
+    if not fields or other <= ids:
         return
-    common = other & {run.run_id for run in runs}
-    if not common:
+    if not other & ids:
         raise UsageError(
             f"{folder.path} holds another study, which differs in {', '.join(fields)}; give --name for another folder, "
             "or --fresh to delete what is there."
@@ -191,14 +195,52 @@ def _check_folder(folder: StudyFolder, asked: Study, runs: list[RunConfig], fres
     say(f"Note: {folder.path} held a study that differs in {', '.join(fields)}; its other runs stay there.")
 
 
-def _take_over(folder: StudyFolder, results: Path, ids: set[str]) -> None:
-    """Copies records of these runs from other studies below the same folder: a run is the same wherever it was done."""
-    wanted = {run_id for run_id in ids if not folder.has(run_id)}
+def _data_now(run: RunConfig, known: dict[str, str]) -> str:
+    """Computes the fingerprint of the data of a run, whose data set is the user's own code."""
+    key = repr(run.data_key())
+    if key not in known:
+        import torch
+
+        from decaybench.training.data import load
+
+        with redirect_stdout(sys.stderr):
+            known[key] = load(run, torch.device("cpu")).fingerprint
+    return known[key]
+
+
+def _check_own_data(runs: list[RunConfig], finished: dict[str, str], folder: StudyFolder) -> None:
+    """Checks that the data of the user's own code are those that finished runs were trained on.
+
+    Raises:
+        UsageError: When they are not.
+    """
+    known: dict[str, str] = {}
+    for run in runs:
+        if run.dataset.source and run.run_id in finished and finished[run.run_id] != _data_now(run, known):
+            raise UsageError(
+                f"The data set {run.dataset.label} is not the one that finished runs in {folder.path} were trained on "
+                f"(fingerprint {finished[run.run_id]} then, {_data_now(run, known)} now); give --name for another "
+                "folder, or --fresh to compute every run again."
+            )
+
+
+def _take_over(folder: StudyFolder, results: Path, runs: list[RunConfig]) -> None:
+    """Copies records of these runs from other studies below the same folder: a run is the same wherever it was done.
+
+    Not those whose data are of the user's own code and have changed since.
+    """
+    known: dict[str, str] = {}
+    by_id = {run.run_id: run for run in runs}
+    wanted = {run_id for run_id in by_id if not folder.has(run_id)}
     for path in sorted(results.glob("*")):
         other = StudyFolder(path)
         if not wanted or path == folder.path or not any(other.has(run_id) for run_id in wanted):
             continue
-        found = other.load_records(wanted)
+        found = [
+            record
+            for record in other.load_records(wanted)
+            if not (run := by_id[record.run_id]).dataset.source or record.fingerprints["data"] == _data_now(run, known)
+        ]
         for record in found:
             folder.write(record)
         wanted -= {record.run_id for record in found}
@@ -209,6 +251,9 @@ def _take_over(folder: StudyFolder, results: Path, ids: set[str]) -> None:
 def _compute(plan: RunPlan) -> bool:
     """Trains what is missing, with progress on stderr, and tells whether every run was finished."""
     asked, folder, missing = plan.asked, plan.folder, plan.missing
+    if not missing:
+        folder.write_study(to_toml(asked))
+        return True
     cells = len({run.cell_id for run in plan.runs})
     progress = Progress(asked.name, cells, len(plan.runs), before=len(plan.runs) - len(missing))
     live = Live(progress, folder, plan.debug)

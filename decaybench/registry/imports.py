@@ -152,11 +152,11 @@ def fingerprint_of(target: str, files: Sources) -> str:
 
 def pin(sources: Sources) -> None:
     """Makes every later import of these files use these contents, whatever the files hold or held."""
-    changed = {file for file, content in sources.items() if _pinned.get(file) != content}
+    changed = any(_pinned.get(file) != content for file, content in sources.items())
     _pinned.update(sources)
-    for name, module in list(sys.modules.items()):
+    for name, module in list(sys.modules.items()) if changed else ():
         file = getattr(module, "__file__", None)
-        if file and name != "__main__" and str(Path(file).resolve()) in changed:
+        if file and name != "__main__" and str(Path(file).resolve()) in sources:
             del sys.modules[name]  # imported before, perhaps from another edit
     if not any(isinstance(finder, _PinnedFinder) for finder in sys.meta_path):
         sys.meta_path.insert(sys.meta_path.index(PathFinder), _PinnedFinder())

@@ -161,9 +161,9 @@ Panel = Callable[[Canvas, Axes, list[Member], int], None]
 def _panels(members: list[Member], label: str, panel: Panel) -> Canvas | None:
     """Lays out panels: a row for each activation and optimizer, a panel for each layer of its network."""
     titles = [(t, list(g)) for t, g in groupby(members, key=lambda m: _title(m[0], "activation", "optimizer"))]
-    if not titles:
+    layers = max((len(m[1].layers[0]) for m in members), default=0)
+    if not layers:
         return None
-    layers = max(len(m[1].layers[0]) for m in members)
     canvas = Canvas(len(titles), layers, (2.6, 2.2))
     for row_axes, (title, group) in zip(canvas.axes, titles, strict=True):
         for index, axes in enumerate(row_axes):

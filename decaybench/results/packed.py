@@ -20,7 +20,7 @@ from decaybench.registry.spec import label_of
 from decaybench.results.record import DamagedRecordError, Layer, Outcomes, Record, content_digest
 
 SPECS = ("dataset", "network", "activation", "strategy", "optimizer", "schedule")
-PLAIN = ("lr", "weight_decay", "epochs", "batch_size", "seed")
+PLAIN = {"lr": float, "weight_decay": float, "epochs": int, "batch_size": int, "seed": int}
 FINGERPRINTS = ("data", "initial", "batches", "source")
 Detail = Literal["summary", "figures", "all"]
 # What a table or a verdict needs of a layer, and what figures need, too.
@@ -74,15 +74,17 @@ def to_table(records: Sequence[Record]) -> pa.Table:
 
 def _row(record: Record, cell_id: str, metrics: Iterable[str]) -> dict[str, Any]:
     config, about, outcomes = record.config, record.provenance, record.outcomes
+    others = {key: value for key, value in record.fingerprints.items() if key not in FINGERPRINTS}
     return {
         "run_id": record.run_id,
         "cell_id": cell_id,
         **{key: label_of(config[key]) if isinstance(config.get(key), dict) else config.get(key) for key in SPECS},
-        **{key: config.get(key) for key in PLAIN},
+        **{key: None if config.get(key) is None else kind(config[key]) for key, kind in PLAIN.items()},
         "diverged": record.diverged,
         **{f"{key}_fingerprint": record.fingerprints.get(key) for key in FINGERPRINTS},
         **{key: about.get(key) for key in ("device", "device_name", "seconds")},
-        **{key: canonical(getattr(record, key)) for key in ("provenance", "extra")},
+        "provenance": canonical(record.provenance),
+        "extra": canonical({**record.extra, **({"fingerprints": others} if others else {})}),
         "config": json.dumps(config, ensure_ascii=False, separators=(",", ":")),
         "metrics": canonical(dict(record.metrics)),
         "protected": record.protected,
@@ -167,17 +169,41 @@ def records_of(table: pa.Table, check: bool) -> tuple[list[Record], list[str]]:
     """
     records, damaged = [], []
     for batch in table.to_batches(max_chunksize=256):
-        for row in batch.to_pylist(maps_as_pydicts="strict"):
+        for row in _rows(batch):
             try:
                 record = _record(row)
                 whole = not check or content_digest(record) == row["digest"]
-            except (KeyError, TypeError, ValueError):
+            except (KeyError, TypeError, ValueError, OverflowError):
                 whole = False
             if whole:
                 records.append(record)
             else:
-                damaged.append(str(row.get("run_id")))
+                damaged.append(str(row.get("run_id", "of an unreadable row")))
     return records, damaged
+
+
+def _rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    """Makes Python values of rows; an empty dict for a row that cannot be read."""
+    try:
+        rows: list[dict[str, Any]] = batch.to_pylist(maps_as_pydicts="strict")
+        return rows
+    except (pa.ArrowException, ValueError, KeyError):  # a UnicodeDecodeError is a ValueError
+        return [{}] if batch.num_rows == 1 else [r for i in range(batch.num_rows) for r in _rows(batch.slice(i, 1))]
+
+
+def ids_of(path: Path, whole: bool) -> frozenset[str]:
+    """Reads the ids of the runs in a packed file that can be believed.
+
+    Args:
+        path: The file.
+        whole: Whether it is known to be what was written; otherwise every row is checked.
+    """
+    try:
+        if whole:
+            return frozenset(read(path, ["run_id"])["run_id"].to_pylist())
+        return frozenset(record.run_id for record in records_of(read(path), check=True)[0])
+    except (DamagedRecordError, ValueError):
+        return frozenset()
 
 
 def _record(row: dict[str, Any]) -> Record:
@@ -186,10 +212,12 @@ def _record(row: dict[str, Any]) -> Record:
     if correct is not None:
         bits = np.unpackbits(np.frombuffer(correct, np.uint8), count=row["test_examples"]).astype(bool)
         outcomes = Outcomes(bits, None if losses is None else np.frombuffer(losses, np.float16))
+    extra = json.loads(row["extra"])
+    known = {k: v for k in FINGERPRINTS if (v := row[f"{k}_fingerprint"]) is not None}
     return Record(
         run_id=row["run_id"],
         config=json.loads(row["config"]),
-        fingerprints={k: v for k in FINGERPRINTS if (v := row[f"{k}_fingerprint"]) is not None},
+        fingerprints={**known, **extra.pop("fingerprints", {})},
         diverged=row["diverged"],
         history=row["history"],
         layers=tuple(_layer(layer) for layer in row["layers"]),
@@ -197,7 +225,7 @@ def _record(row: dict[str, Any]) -> Record:
         metrics=json.loads(row["metrics"]),
         outcomes=outcomes,
         protected=row["protected"],
-        extra=json.loads(row["extra"]),
+        extra=extra,
     )
 
 

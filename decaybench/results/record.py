@@ -151,6 +151,9 @@ class _Strict(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
 
+Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+
+
 class _Name(_Strict):
     name: str
     options: dict[str, bool | int | float | str | None]
@@ -168,16 +171,16 @@ class _Config(_Strict):
     schedule: _Name
     lr: float
     weight_decay: float
-    epochs: int
-    batch_size: int
-    seed: Annotated[int, Field(ge=0)]
+    epochs: Count
+    batch_size: Count
+    seed: Count
     training_version: int
 
 
 class _ScriptConfig(_Strict):
     script: str
     strategy: str
-    seed: Annotated[int, Field(ge=0)]
+    seed: Count
 
 
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
@@ -211,11 +214,16 @@ class _Outcomes(_Strict):
     loss: _Array | None = None
 
 
-class _Provenance(_Strict):
+class _Means(_Strict):
     device: str | None = None
     device_name: str | None = None
-    seconds: float | int | None = None
+    backends: dict[str, str] = {}
     versions: dict[str, str] = {}
+
+
+class _Provenance(_Means):
+    seconds: Annotated[float, Field(ge=0, le=1e12)] | None = None
+    resumed_from: _Means = _Means()
 
 
 class _Record(_Strict):
@@ -291,6 +299,8 @@ def dumps(record: Record) -> bytes:
         correct, loss = record.outcomes.correct, record.outcomes.loss
         bits = {**encode(np.packbits(correct)), "count": len(correct)}
         body["outcomes"] = {"correct": bits} | ({} if loss is None else {"loss": encode(loss)})
+    if not record.protected:  # a digest of today says nothing of what was before it
+        body["protected"] = False
     text = json.dumps({**body, **record.extra}, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
     return HEADER + hashlib.sha256(text).hexdigest().encode() + b'",' + text[1:] + b"\n"
 
@@ -348,11 +358,19 @@ def _is_protected(text: bytes) -> bool:
     return True
 
 
-KNOWN = {"digest", "schema", *Record.__dataclass_fields__} - {"protected", "extra"}
+def _check_names(config: Mapping[str, Any]) -> None:
+    """Checks that every table in a configuration is the name of something, with its options."""
+    for key, value in config.items():
+        if isinstance(value, dict) and not value.keys() >= {"name", "options", "source"}:
+            raise DamagedRecordError(f"config.{key} is no name with options")
+
+
+KNOWN = {"digest", "schema", *Record.__dataclass_fields__} - {"extra"}
 
 
 def _record(body: dict[str, Any], protected: bool) -> Record:
     config, history = body["config"], body["history"]
+    _check_names(config)
     if config_digest(config) != body["run_id"]:
         raise DamagedRecordError("its configuration is not the one of its run")
     check_history(config, history, body["diverged"])
@@ -367,7 +385,7 @@ def _record(body: dict[str, Any], protected: bool) -> Record:
         provenance=body["provenance"],
         metrics=body.get("metrics") or METRICS,
         outcomes=_outcomes(body.get("outcomes")),
-        protected=protected,
+        protected=protected and body.get("protected") is not False,
         extra={key: value for key, value in body.items() if key not in KNOWN},
     )
 
@@ -393,8 +411,10 @@ def check_history(config: Mapping[str, Any], history: Mapping[str, Any], diverge
 
 
 def is_series(series: Any) -> bool:
-    """Tells whether this is a list of numbers and nulls."""
-    return isinstance(series, list) and set(map(type, series)) <= {float, int, type(None)}
+    """Tells whether this is a list of numbers that a float can hold, and nulls."""
+    if not isinstance(series, list) or not (types := set(map(type, series))) <= {float, int, type(None)}:
+        return False
+    return int not in types or all(abs(x) < 1 << 63 for x in series if type(x) is int)
 
 
 def _layer(body: dict[str, Any], epochs: int) -> Layer:
@@ -423,7 +443,11 @@ def _layer(body: dict[str, Any], epochs: int) -> Layer:
 
 
 def _check_curve(curve: Any) -> None:
-    for drawn in (curve or {}).values():
+    if curve is None:
+        return
+    if not isinstance(curve, dict) or not curve.keys() <= {"start", "end"}:
+        raise DamagedRecordError("the drawn functions of a layer are something else")
+    for drawn in curve.values():
         lines = [drawn[key] for key in ("mean", "low", "high")] if drawn is not None else []
         if not _is_table(lines, len(lines), len(INPUT_GRID)):
             raise DamagedRecordError("a drawn function has the wrong shape")

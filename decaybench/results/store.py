@@ -101,7 +101,7 @@ class StudyFolder:
         return len({path.stem for path in self.runs.glob("*.json")} | self._packed_ids())
 
     def _packed_ids(self) -> frozenset[str]:
-        """Reads which runs are packed; once for each version of the file."""
+        """Reads which runs are packed and can be read; once for each version of the file."""
         try:
             stat = self.packed_file.stat()
         except OSError:
@@ -111,10 +111,7 @@ class StudyFolder:
             from decaybench.results import packed
 
             _IDS.clear()
-            try:
-                _IDS[key] = frozenset(packed.read(self.packed_file, ["run_id"])["run_id"].to_pylist())
-            except DamagedRecordError:
-                _IDS[key] = frozenset()
+            _IDS[key] = packed.ids_of(self.packed_file, self._digest_agrees())
         return _IDS[key]
 
     def write_study(self, text: str) -> None:
@@ -260,7 +257,7 @@ class StudyFolder:
             loaded.problems += [
                 f"run {run_id} in {self.packed_file} cannot be read: its content was changed; it is left out."
                 for run_id in damaged
-                if wanted is None or run_id in wanted
+                if run_id not in loose and (wanted is None or run_id in wanted)
             ]
             if not damaged:
                 loaded.problems.append(
@@ -286,6 +283,9 @@ class StudyFolder:
 
         Returns:
             A sentence for each.
+
+        Raises:
+            DecaybenchError: When one cannot be renamed.
         """
         said = []
         for path in self._loose(set(run_ids)):
@@ -293,8 +293,13 @@ class StudyFolder:
                 loads(_content(path), path.stem)
             except DamagedRecordError as error:
                 aside = path.with_name(f"{path.name}.damaged")
-                with contextlib.suppress(OSError):
+                try:
                     path.rename(aside)
+                except OSError as problem:
+                    raise DecaybenchError(
+                        f"{path} cannot be read ({error}), nor set aside as {aside.name}: {problem.strerror}; "
+                        "move it away."
+                    ) from problem
                 said.append(f"{path} cannot be read: {error}; it is set aside as {aside.name}.")
             except (OSError, OtherVersionError):
                 continue
@@ -319,8 +324,9 @@ class StudyFolder:
             old = [] if loaded.packed is None else packed.records_of(loaded.packed, check=False)[0]
             table = packed.to_table(loaded.records + old)
             there = set(table["run_id"].to_pylist())
-            if self._packed_ids() - there or (self.packed_file.exists() and self._unreadable()):
-                shutil.copy2(self.packed_file, self.packed_file.with_suffix(".parquet.damaged"))
+            if self.packed_file.exists() and (self._packed_ids() - there or self._unreadable()):
+                digest = packed.file_digest(self.packed_file)
+                shutil.copy2(self.packed_file, self.path / f"runs.parquet.{digest[:8]}.damaged")
             with _writing(self.packed_file) as temporary:
                 digest = packed.write(table, temporary)
                 again, damaged = packed.records_of(packed.read(temporary), check=True)
@@ -338,13 +344,13 @@ class StudyFolder:
             return table.num_rows, loaded.problems
 
     def _unreadable(self) -> bool:
+        """Tells whether a row of the packed file cannot be read."""
         from decaybench.results import packed
 
         try:
-            packed.read(self.packed_file, ["run_id"])
+            return not self._digest_agrees() and bool(packed.records_of(packed.read(self.packed_file), check=True)[1])
         except DamagedRecordError:
             return True
-        return False
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -365,7 +371,9 @@ class StudyFolder:
             DecaybenchError: When something cannot be deleted.
         """
         try:
-            if self.runs.exists():
+            if self.runs.is_symlink():
+                self.runs.unlink()
+            elif self.runs.exists():
                 shutil.rmtree(self.runs)
             for path in (self.packed_file, self.packed_digest_file, self.study_file, self.progress_file):
                 path.unlink(missing_ok=True)

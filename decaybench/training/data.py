@@ -12,7 +12,7 @@ from torch import Tensor
 from decaybench.datasets.arrays import Array, checked, split
 from decaybench.registry.build import construct
 from decaybench.study.config import RunConfig
-from decaybench.training.seeding import generator
+from decaybench.training.seeding import generator, seeded
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ def load(config: RunConfig, device: torch.device) -> Data:
     Raises:
         DecaybenchError: When it is missing, damaged, or not a classification data set.
     """
-    arrays = checked(construct("dataset", config.dataset), config.dataset.name)
+    with seeded(0):  # what a user's own code draws without a seed of its own is the same every time
+        arrays = checked(construct("dataset", config.dataset), config.dataset.name)
     train, validation = split(arrays, config.validation, config.train_limit)
     pieces = {
         "train": (arrays.train_x[train], arrays.train_y[train]),

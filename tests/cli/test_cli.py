@@ -168,8 +168,12 @@ def test_a_study_goes_on_after_a_run_that_diverges(here: Path) -> None:
         (["run", "latin.toml"], 2, "latin.toml is not valid TOML: it is not UTF-8 (at line 2, column 9)."),
         (["report"], 2, "start with: decaybench run"),
         (["run", "--device", "foo", "--dry-run"], 2, "--device 'foo': allowed are auto"),
-        (["run", "--dataset", "broken2.py:fails"], 2, "dataset broken2.py:fails fails: ValueError: no such luck."),
-        (["run", "--network", "broken2.py:crashes"], 2, "fails on two images of (1, 8, 8): RuntimeError"),
+        (
+            ["run", "--dataset", "broken2.py:fails"],
+            2,
+            "dataset broken2.py:fails fails at broken2.py:7: ValueError: no such luck.",
+        ),
+        (["run", "--network", "broken2.py:crashes"], 2, "given two images of (1, 8, 8), fails: RuntimeError"),
         (["run", "--strategy", "broken2.py:gg"], 2, "The strategy broken2.py:gg takes ()"),
         (["report", "--baseline", "decay-al"], 2, "did you mean 'decay-all'"),
         (["report", "nowhere"], 2, "nowhere is no study folder"),
@@ -218,6 +222,7 @@ def test_an_absent_cuda_is_an_error_and_no_silent_cpu_run(cli: Cli, tmp_path: Pa
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 def test_damaged_records_are_named_and_the_rest_is_reported(cli: Cli, tmp_path: Path) -> None:
     assert cli("run", *TINY).returncode == 0
     victim = sorted((tmp_path / "results/t/runs").iterdir())[0]
@@ -255,6 +260,7 @@ def test_the_console_script_and_the_module_are_the_same(cli: Cli) -> None:
     assert by_script == cli("--version").stdout == f"decaybench {decaybench.__version__}\n"
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_no_fault_of_ours(cli: Cli, tmp_path: Path) -> None:
     cli("run", *TINY)
     command = f"{sys.executable} -m decaybench report results/t > /dev/full"
@@ -265,6 +271,7 @@ def test_a_full_disk_is_no_fault_of_ours(cli: Cli, tmp_path: Path) -> None:
     assert "fault" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_reader_that_stops_early_is_no_error(cli: Cli, tmp_path: Path) -> None:
     cli("run", *TINY)
     command = f"{sys.executable} -m decaybench report results/t --format csv | true"
@@ -289,7 +296,7 @@ def test_a_network_that_fails_only_in_training_is_named(here: Path) -> None:
     )
     done = invoke("run", *TINY, "--network", "net.py:net")
     assert done.exit_code == 1
-    assert "Training net.py:net, prelu, decay-all (seed 0) fails: ValueError: not today." in done.stderr
+    assert "decay-all (seed 0, epoch 1, step 1) fails at net.py:4: ValueError: not today." in done.stderr
 
 
 def test_a_narrow_table_says_what_it_leaves_out(here: Path) -> None:

@@ -120,7 +120,7 @@ def test_a_study_with_a_run_that_fails_ends_with_exit_code_1_and_its_table() -> 
     Path("fails.py").write_text(FAILS)
     code, out, errors = call(*TINY, "--activation", "fails.py:make", "--seeds", "1")
     assert code == 1
-    assert "no further. It failed 3 times" in errors
+    assert "no further. The traceback is in results/t/errors/" in errors
     assert "Traceback" not in errors
     assert "prelu" in out
     assert len(StudyFolder(Path("results/t")).load().records) == 2

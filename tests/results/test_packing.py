@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import decaybench
 from decaybench.registry.hashing import config_digest
+from decaybench.results import packed
 from decaybench.results.record import Record
 from decaybench.results.store import StudyFolder
 from helpers import finish, tiny
@@ -92,8 +95,59 @@ def test_a_damaged_packed_file_is_kept_aside_when_it_is_written_anew(tmp_path: P
     folder.write(second)
     assert "runs.parquet cannot be read" in folder.load().problems[0]
     folder.pack()
-    assert folder.packed_file.with_suffix(".parquet.damaged").read_bytes() == b"rubbish"
+    (aside,) = tmp_path.glob("runs.parquet.*.damaged")
+    assert aside.read_bytes() == b"rubbish"
     assert contents(folder) == {second.run_id: second}
+
+
+def test_a_damaged_row_is_computed_again_and_the_others_stay(tmp_path: Path, record: Record) -> None:
+    folder = StudyFolder(tmp_path)
+    first, second = copies(record, range(2))
+    for one in (first, second):
+        folder.write(one)
+    folder.pack()
+    table = packed.read(folder.packed_file)
+    rows = table.to_pylist(maps_as_pydicts="strict")
+    rows[0]["history"]["test_accuracy"][-1] += 0.001
+    lost, kept = rows[0]["run_id"], rows[1]["run_id"]
+    pq.write_table(
+        pa.Table.from_pylist([{**row, "history": list(row["history"].items())} for row in rows], table.schema),
+        folder.packed_file,
+    )
+    assert not folder.has(lost)
+    assert folder.has(kept)
+    assert folder.load().run_ids() == {kept}
+    folder.write({first.run_id: first, second.run_id: second}[lost])
+    assert folder.load().problems == []
+    folder.pack()
+    assert folder.load().run_ids() == {lost, kept}
+    assert list(tmp_path.glob("runs.parquet.*.damaged"))
+
+
+def test_what_a_record_lacks_or_has_more_survives_packing(tmp_path: Path, record: Record) -> None:
+    folder = StudyFolder(tmp_path)
+    old = replace(record, protected=False, fingerprints={**record.fingerprints, "weights": "w"})
+    folder.write(old)
+    assert not folder.load().records[0].protected  # writing it anew gives it a digest, and no past
+    folder.pack()
+    (again,) = folder.load_records()
+    assert not again.protected
+    assert again.fingerprints == old.fingerprints
+
+
+@pytest.mark.parametrize("place", [31, 6446, 900, 3000])
+def test_a_text_that_does_not_decode_is_no_crash(tmp_path: Path, record: Record, place: int) -> None:
+    folder = StudyFolder(tmp_path)
+    for one in copies(record, range(3)):
+        folder.write(one)
+    folder.pack()
+    content = bytearray(folder.packed_file.read_bytes())
+    for bit in range(8):
+        content[place % len(content)] ^= 1 << bit
+        folder.packed_file.write_bytes(bytes(content))
+        assert len(folder.load().run_ids()) <= 3
+        folder.has("x")
+        content[place % len(content)] ^= 1 << bit
 
 
 def _pack(path: str) -> None:
