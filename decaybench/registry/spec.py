@@ -44,6 +44,8 @@ class Spec(BaseModel):
         if imports.is_target(name):
             if family in ("optimizer", "schedule"):
                 raise unknown(family, name, registry.FAMILIES[family])
+            if not all(imports.split_target(name)):
+                raise UsageError(f"{family} {name!r}: write package.module:name or path/to/file.py:name.")
             return cls(name=name, options=_own_options(family, name, options), source=imports.source_fingerprint(name))
         if name not in registry.FAMILIES[family]:
             raise unknown(family, name, registry.FAMILIES[family])
@@ -66,7 +68,12 @@ class Spec(BaseModel):
     @property
     def label(self) -> str:
         """The name and the options that are not defaults, as a person writes them."""
-        return ",".join([self.name, *(f"{k}={v}" for k, v in self.chosen.items())])
+        return ",".join([self.name, *(f"{k}={self._shown(v)}" for k, v in self.chosen.items())])
+
+    def _shown(self, value: Scalar) -> str:
+        """Writes a value; a text of a user's own option that would be read as something else, in quotes."""
+        own_text = self.source is not None and isinstance(value, str)
+        return repr(value) if own_text and not isinstance(plain_value(str(value)), str) else str(value)
 
     def as_toml(self) -> str | dict[str, Scalar]:
         """Returns a TOML value that `parse` reads as this Spec."""

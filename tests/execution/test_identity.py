@@ -169,6 +169,10 @@ def test_values_that_python_calls_equal_are_not_merged_and_numbers_have_one_form
     runs = read_study(None, {**base, "activation": [table]}).runs()
     assert len({run.cell_id for run in runs}) == 2  # true is not 1, and 1 is 1.0
     assert ids(activation=[{"name": "own.py:Scaled", "beta": 1}]) == ids(activation=["own.py:Scaled,beta=1.0"])
+    texts = read_study(None, {**base, "activation": [{"name": "own.py:Scaled", "norm": ["1", 1]}]}).runs()
+    assert len({run.activation.label for run in texts}) == 2  # the text 1 is not the number
+    with pytest.raises(UsageError, match=r"write package\.module:name or path/to/file\.py:name"):
+        ids(activation=["own.py:"])
     assert ids(activation=["own.py:Scaled,beta=2,norm=3"]) == ids(activation=["own.py:Scaled,norm=3,beta=2"])
     assert ids(weight_decay=0.0) == ids(weight_decay=-0.0)
     assert ids(activation=["prelu,init=0"]) == ids(activation=["prelu,init=-0.0"])
