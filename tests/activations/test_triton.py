@@ -91,12 +91,13 @@ COMPILE = """
 import sys, torch, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from decaybench.activations import KAF, gpu
+from decaybench.activations import KAF
+from decaybench.activations.kaf import triton as gpu
 
 NAMES = {torch.float32: "*fp32", torch.float64: "*fp64", torch.int32: "*i32"}
 calls = []
-triton.launch = lambda kernel, grid, *arguments: calls.append((kernel, arguments))
-triton.DEVICES, triton.works = ("cpu",), lambda device: True
+gpu.launch = lambda kernel, grid, *arguments: calls.append((kernel, arguments))
+gpu.DEVICES, gpu.works = ("cpu",), lambda device: True
 for options in ({}, {"kernel": "relu", "init": "random"}, {"kernel": "softplus"}):
     for dtype in (torch.float32, torch.float64):
         module = KAF(40, **options).to(dtype)

@@ -44,7 +44,7 @@ def test_the_step_is_recorded_and_gives_the_same_numbers(network: str, precision
     assert training.recorded_step is not None
     assert training.recorded_step.replay is not None
     for run_id, record in ours.items():
-        assert record.history["train_loss"] == pytest.approx(theirs[run_id]["history"]["train_loss"], rel=1e-3)
+        assert record.history["train_loss"] == pytest.approx(theirs[run_id].history["train_loss"], rel=1e-3)
 
 
 def test_a_study_on_a_gpu_gives_what_it_gives_on_a_cpu(tmp_path: Path) -> None:
