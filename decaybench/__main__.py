@@ -1,18 +1,18 @@
 """The entry point of ``python -m decaybench`` and of the console script."""
 
+import contextlib
+import os
 import sys
+
+_EXIT = os._exit
 
 
 def _safe_path() -> None:
-    """Moves the current folder, which ``python -m`` puts first, behind the standard library, which it may hide."""
-    import os  # imported by Python itself before this
-
+    """Moves the current folder, which ``python -m`` puts first, to the end: it hides no module of Python or others."""
     here = os.getcwd()  # noqa: PTH109
     if not sys.flags.safe_path and sys.path and sys.path[0] in ("", here):
         sys.path.pop(0)
-        names = ("site-packages", "dist-packages")
-        first = next((i for i, entry in enumerate(sys.path) if entry.endswith(names)), len(sys.path))
-        sys.path.insert(first, here)
+        sys.path.append(here)
 
 
 def _streams() -> None:
@@ -45,6 +45,18 @@ def main() -> None:
         app(prog_name="decaybench")
     except KeyboardInterrupt:
         sys.exit(130)
+    except SystemExit as ended:
+        _end(ended.code)
+
+
+def _end(code: object) -> None:
+    """Ends the process, after a failure at once: what own code registered for the end could change the exit code."""
+    if code in (None, 0):
+        return
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    _EXIT(code if isinstance(code, int) else 1)
 
 
 if __name__ == "__main__":

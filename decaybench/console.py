@@ -10,7 +10,8 @@ from typing import Any
 
 import typer
 
-from decaybench.errors import DecaybenchError, UsageError, printable, unknown
+from decaybench.errors import DecaybenchError, UsageError, one_line, unknown
+from decaybench.registry.user_code import ended_by, failure, no_exit, place_of
 
 INTERRUPTED = 130
 DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
@@ -22,12 +23,13 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         try:
-            return command(*args, **kwargs)
+            with no_exit():
+                return command(*args, **kwargs)
         except typer.Exit:
             raise
         except SystemExit as error:
             if not isinstance(error.__context__, BrokenPipeError):  # rich's way to end when nobody reads on
-                say(f"Error: the program was to end with sys.exit({error.code!r}), which is no result.")
+                say(f"Error: {ended_by(error)}")
                 code = error.code if isinstance(error.code, int) and error.code else 1
             else:
                 code = 0
@@ -42,6 +44,9 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
                 traceback.print_exc()
             say(f"Error: {_sentence(error)}")
             code = error.exit_code if isinstance(error, DecaybenchError) else 1
+        except BaseException as error:  # of a user's own code: GeneratorExit, a group of such
+            say(f"Error: own code {failure(error)}")
+            code = 1
         raise typer.Exit(code)
 
     return wrapper
@@ -52,12 +57,16 @@ def _sentence(error: Exception) -> str:
         return str(error)
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'The output'}: {error.strerror}."
+    if isinstance(error, MemoryError):
+        return f"There is not enough memory ({str(error) or 'no more can be had'})."
+    if place_of(error) is not None:
+        return f"Own code {failure(error)}"
     return f"{type(error).__name__}: {error}. This is a fault of decaybench; --debug shows where."
 
 
 def say(text: str) -> None:
     """Writes a line to stderr, since stdout is for results."""
-    typer.echo(printable(text), err=True)
+    typer.echo(one_line(text), err=True)
 
 
 def check_device(name: str) -> None:

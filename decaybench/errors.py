@@ -4,8 +4,10 @@ import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-# Control characters but tab and newline, and those that change the direction of writing.
-UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# Control characters but tab and newline, those that change the direction of writing or end a line, and halves of
+# characters, which no encoding can write.
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+LONGEST = 2000  # characters of a sentence
 
 
 class DecaybenchError(Exception):
@@ -45,3 +47,9 @@ def unknown(what: str, given: str, allowed: Iterable[str]) -> UsageError:
 def printable(text: str) -> str:
     """Shows control characters and changes of writing direction as their escapes: texts come from anywhere."""
     return UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def one_line(text: str) -> str:
+    """Shows line breaks, too, as their escapes, so that no name can look like a line of ours; long texts are cut."""
+    line = printable(text).replace("\n", "\\n").replace("\t", "\\t")
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]} …"

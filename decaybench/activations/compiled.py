@@ -85,7 +85,11 @@ def _say(why: str) -> None:
 def _compiler() -> list[str] | None:
     """Returns the command of the C compiler, which $CC may give with options."""
     if given := os.environ.get("CC"):
-        return shlex.split(given)
+        try:
+            return shlex.split(given) or None
+        except ValueError:
+            _say(f"CC is {given!r}, which is no command")
+            return None
     found = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     return [found] if found else None
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -83,7 +84,7 @@ def audit_optimizer(model: nn.Module, optimizers: Iterable[Optimizer], example: 
     """Shows what the param groups of real optimizers do to the parameters of a model."""
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     held = Counter(id(p) for group in groups for p in group["params"])
-    pulled = {id(p) for group in groups if group.get("weight_decay") for p in group["params"]}
+    pulled = {id(p) for group in groups if _decay(group) for p in group["params"]}
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     rows = _rows(model, roles(model, example), {OPTIMIZER: {name for name, p in named.items() if id(p) in pulled}})
     return Audit(
@@ -93,6 +94,12 @@ def audit_optimizer(model: nn.Module, optimizers: Iterable[Optimizer], example: 
         repeated=[name for name, p in named.items() if held[id(p)] > 1],
         strangers=len(held.keys() - {id(p) for p in model.parameters()}),
     )
+
+
+def _decay(group: Mapping[str, Any]) -> float:
+    """Returns the weight decay of a param group as a plain number, whatever class it is of."""
+    value = group.get("weight_decay")
+    return 0.0 if value is None else float(value)
 
 
 def _rows(model: nn.Module, found: Mapping[str, Role], decayed: Mapping[str, set[str]]) -> list[AuditedParameter]:

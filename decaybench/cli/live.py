@@ -12,7 +12,7 @@ from rich.live import Live as Screen
 from rich.text import Text
 
 from decaybench.console import say
-from decaybench.errors import printable
+from decaybench.errors import one_line
 from decaybench.execution.progress import Progress
 from decaybench.results.record import Record
 from decaybench.results.store import StudyFolder
@@ -103,6 +103,6 @@ class Live:
 
     def _print(self, line: str) -> None:
         if self._screen is not None:
-            self._screen.console.print(Text(printable(line)))
+            self._screen.console.print(Text(one_line(line)))
         else:
             say(line)

@@ -15,7 +15,7 @@ import typer
 from decaybench.analysis.comparison import ComparisonSettings, summarize
 from decaybench.analysis.frame import runs_frame
 from decaybench.analysis.stopping import next_runs
-from decaybench.cli.interrupt import InterruptHandler
+from decaybench.cli.interrupt import EXIT, InterruptHandler
 from decaybench.cli.live import Live
 from decaybench.cli.output import write_report
 from decaybench.console import INTERRUPTED, check_choice, check_device, guarded, say
@@ -292,7 +292,7 @@ def _compute(plan: RunPlan) -> bool:
                     )
     except KeyboardInterrupt:
         say(farewell())
-        os._exit(INTERRUPTED)  # at once: taking torch and the workers' server down in order takes a second
+        EXIT(INTERRUPTED)  # at once: taking torch and the workers' server down in order takes a second
     return not progress.failed
 
 

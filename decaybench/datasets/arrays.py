@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from decaybench.errors import UsageError
+from decaybench.registry.user_code import user_code
 
 Array = npt.NDArray[Any]
 
@@ -53,7 +54,7 @@ def checked(value: object, origin: str) -> Arrays:
             value = Arrays(*(np.asarray(part) for part in value))
         except Exception as error:  # ragged lists, tensors that want a gradient …
             raise UsageError(f"The data set {origin}: numpy cannot read what it returned: {error}.") from error
-    value = Arrays(*(_native(part) for part in (value.train_x, value.train_y, value.test_x, value.test_y)))
+    value = Arrays(*(_native(part, origin) for part in (value.train_x, value.train_y, value.test_x, value.test_y)))
     for part in ("train", "test"):
         x, y = getattr(value, f"{part}_x"), getattr(value, f"{part}_y")
         if x.ndim != 4 or y.shape != (len(x),) or len(x) == 0:
@@ -81,9 +82,12 @@ def checked(value: object, origin: str) -> Arrays:
     return value
 
 
-def _native(part: Any) -> Any:
+def _native(part: Any, origin: str) -> Any:
     """Returns an array in the machine's byte order and in C order, as torch wants it."""
-    array = np.asarray(part)
+    if np.ma.is_masked(part):
+        raise UsageError(f"The data set {origin} holds masked values; allowed are arrays in which every number counts.")
+    with user_code(f"The data set {origin}, made into arrays,"):
+        array = np.asarray(part)
     if array.dtype.kind in "biufc":
         array = array.astype(array.dtype.newbyteorder("="), copy=False)
     return np.ascontiguousarray(array) if array.ndim else array

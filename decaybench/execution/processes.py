@@ -107,10 +107,11 @@ def _serve(connection: Connection, device: str, name: str) -> None:
 
     from decaybench.execution.job import DeviceData, Failure, failed, run_job, single_thread
     from decaybench.registry import imports
+    from decaybench.registry.user_code import no_exit
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent, which writes the records
     cache = DeviceData(torch.device(device))
-    with suppress(EOFError, OSError), single_thread(cache.device):
+    with suppress(EOFError, OSError), single_thread(cache.device), no_exit():
         while True:
             job, given = connection.recv()
             try:

@@ -37,11 +37,10 @@ def split_target(target: str) -> tuple[str, str]:
 
 
 def _look_here() -> None:
-    """Puts the current folder on the path, behind the standard library and before installed packages."""
+    """Puts the current folder on the path, at the end: nothing in it hides a module of Python or of a package."""
     here = str(Path.cwd())
     if here not in sys.path and "" not in sys.path:
-        first = next((i for i, entry in enumerate(sys.path) if Path(entry).name in INSTALLED), len(sys.path))
-        sys.path.insert(first, here)
+        sys.path.append(here)
 
 
 def _origin(module: str) -> Path | None:

@@ -4,15 +4,18 @@ import contextlib
 import os
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from decaybench.errors import DecaybenchError, UsageError
 
 PACKAGE = Path(__file__).resolve().parents[1]
 _STANDARD = {Path(p).resolve() for k, p in sysconfig.get_paths().items() if k.endswith(("lib", "stdlib"))}
+
+
+ENDS = ("_exit", "execv", "execve")
 
 
 def is_standard(file: Path) -> bool:
@@ -45,10 +48,24 @@ def failure(raised: BaseException) -> str:
     """Describes what went wrong in a user's code: the error, and the file and line of hers that it came from."""
     place = place_of(raised)
     where = f" at {place}" if place else ""
-    if isinstance(raised, SystemExit):
+    if isinstance(raised, SystemExit) and not isinstance(raised.code, DecaybenchError):
         return f"ends the program{where} (sys.exit({raised.code!r})), which code that is called here must not."
-    reason = str(raised).strip().partition("\n")[0].rstrip(".")
+    reason = _text(raised).strip().partition("\n")[0].rstrip(".")
     return f"fails{where}: {type(raised).__name__}{': ' + reason if reason else ''}."
+
+
+def ended_by(raised: SystemExit) -> str:
+    """Describes an exit that no command asked for."""
+    return f"Own code {failure(raised)}"
+
+
+def _text(raised: BaseException) -> str:
+    """Returns the text of an error, which may itself be a user's code."""
+    try:
+        with no_exit():
+            return str(raised)
+    except BaseException:
+        return "(an error without a text)"
 
 
 def place_of(raised: BaseException) -> str | None:
@@ -88,16 +105,23 @@ def _short(file: str) -> str:
 
 @contextlib.contextmanager
 def no_exit() -> Iterator[None]:
-    """Makes `os._exit` raise `SystemExit`, so that no code can end the program with exit code 0 unseen."""
-    real, process = os._exit, os.getpid()
+    """Makes `os._exit` and `os.exec…` raise `SystemExit`, so that no code ends the program unseen with exit code 0."""
+    real, process = {name: getattr(os, name) for name in ENDS}, os.getpid()
+    exit = sys.exit
 
-    def refuse(status: int) -> NoReturn:
-        if os.getpid() != process:  # a child that forked off, and rightly ends so
-            real(status)
-        raise SystemExit(status)
+    def refuse(name: str) -> Callable[..., Any]:
+        def ended(*arguments: Any) -> NoReturn:
+            if os.getpid() != process:  # a child that forked off, and rightly ends so
+                real[name](*arguments)
+            raise SystemExit(arguments[0] if name == "_exit" else name)
 
-    os._exit = refuse
+        return ended
+
+    for name in ENDS:
+        setattr(os, name, refuse(name))
     try:
         yield
     finally:
-        os._exit = real
+        for name, function in real.items():
+            setattr(os, name, function)
+        sys.exit = exit

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from decaybench.errors import printable
 from decaybench.report.numbers import csv_table, markdown_table, rich_text
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def audit_to_json(audit: "Audit") -> str:
         {"name": r.name, "shape": list(r.shape), "module": r.module, "role": r.role, "decayed": r.decayed}
         for r in _ordered(audit)
     ]
-    return json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
+    return printable(json.dumps(rows, indent=1, ensure_ascii=False)) + "\n"
 
 
 def audit_to_csv(audit: "Audit") -> str:

@@ -14,6 +14,7 @@ from matplotlib.ticker import FuncFormatter
 from decaybench.analysis.cells import Cell
 from decaybench.analysis.comparison import COLUMNS, Summary
 from decaybench.analysis.frame import Row
+from decaybench.errors import one_line
 from decaybench.report.numbers import format_interval, format_number, format_percent
 from decaybench.results.record import INPUT_GRID
 
@@ -69,7 +70,7 @@ def questions(summary: Summary) -> Iterator[tuple[str, list[Member]]]:
 
 def _title(row: Row, *keys: str) -> str:
     others = (f"{key}={format_number(value)}" for key, value in row.items() if key not in COLUMNS)
-    return " · ".join([*(str(row[key]) for key in keys), *others])
+    return one_line(" · ".join([*(str(row[key]) for key in keys), *others]))
 
 
 def _colors(members: Sequence[Member]) -> dict[str, str]:
@@ -124,10 +125,10 @@ def decay(summary: Summary, baseline: str) -> Canvas | None:
             known = [r for r in rows if r["weight_decay"]]
             if known:
                 x, y = [r["weight_decay"] for r in known], [100 * r["test_accuracy"] for r in known]
-                line = axes.plot(x, y, "o-", color=color, markersize=3, linewidth=1, label=name)
+                line = axes.plot(x, y, "o-", color=color, markersize=3, linewidth=1, label=one_line(name))
                 canvas.tip(line, name + ": " + ", ".join(f"{a:g} → {b:.2f}%" for a, b in zip(x, y, strict=True)))
             elif rows:
-                line_ = axes.axhline(100 * rows[0]["test_accuracy"], color=color, linestyle=":", label=name)
+                line_ = axes.axhline(100 * rows[0]["test_accuracy"], color=color, linestyle=":", label=one_line(name))
                 canvas.tip(line_, f"{name}: {format_percent(rows[0]['test_accuracy'])}%")
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(PLAIN)
@@ -196,7 +197,7 @@ def _trajectory(canvas: Canvas, axes: Axes, cell: Cell, index: int, name: str, c
     if not series:
         return
     q = np.array(series, dtype=float).mean(0)  # (epochs + 1, 5)
-    lines = axes.plot(q[:, 2], color=color, linewidth=1.2, label=name)
+    lines = axes.plot(q[:, 2], color=color, linewidth=1.2, label=one_line(name))
     lines += axes.plot(q[:, 0], color=color, linewidth=0.6) + axes.plot(q[:, 4], color=color, linewidth=0.6)
     canvas.tip(lines, f"{name}: median {q[0, 2]:.3g} → {q[-1, 2]:.3g}, 5% {q[-1, 0]:.3g}, 95% {q[-1, 4]:.3g}")
 
@@ -208,7 +209,7 @@ def functions(summary: Summary, baseline: str) -> Canvas | None:
         for cell, name, color in _lines(group):
             drawn = _curves(cell, index)
             if drawn is not None:
-                line = axes.plot(INPUT_GRID, drawn, color=color, linewidth=1, label=name)
+                line = axes.plot(INPUT_GRID, drawn, color=color, linewidth=1, label=one_line(name))
                 canvas.tip(line, f"{name}: f(−2) = {drawn[16]:.3g}, f(0) = {drawn[24]:.3g}, f(2) = {drawn[32]:.3g}")
         _density(axes, group[0][1], index)
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from decaybench.errors import printable
+from decaybench.errors import one_line, printable
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -18,7 +18,7 @@ def rich_text(value: str, style: str = "") -> "Text":
     """Makes a rich ``Text``, in which nothing is markup and nothing controls the terminal."""
     from rich.text import Text
 
-    return Text(printable(value), style=style)
+    return Text(one_line(value), style=style)
 
 
 def format_interval(low: float | None, high: float | None, signed: bool = False) -> str:
@@ -59,16 +59,21 @@ def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> list
     """Writes the lines of a Markdown table, whatever the texts hold."""
 
     def line(values: Sequence[str]) -> str:
-        return "| " + " | ".join(v.replace("|", "\\|").replace("\n", " ") for v in values) + " |"
+        return "| " + " | ".join(_in_markdown(v) for v in values) + " |"
 
     return [line(header), "|" + " --- |" * len(header), *(line(row) for row in body)]
+
+
+def _in_markdown(text: str) -> str:
+    """Writes a text so that it neither ends a cell nor is a tag."""
+    return printable(text).replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
 
 
 def _harmless(value: Any) -> Any:
     """Marks a text that a spreadsheet would take for a formula as text."""
     return (
         f"'{printable(value)}"
-        if isinstance(value, str) and value[:1] in "=+-@\t\r" and value
+        if isinstance(value, str) and value.lstrip("\ufeff \u200b")[:1] in "=+-@\t\r" and value.strip()
         else (printable(value) if isinstance(value, str) else value)
     )
 

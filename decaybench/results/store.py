@@ -94,7 +94,7 @@ class StudyFolder:
 
     def has(self, run_id: str) -> bool:
         """Tells whether there is a record of a run."""
-        return self._record(run_id).exists() or run_id in self._packed_ids()
+        return self._record(run_id).is_file() or run_id in self._packed_ids()
 
     def count(self) -> int:
         """Counts the records, without reading them."""

@@ -29,7 +29,7 @@ from decaybench.registry.optimizers import default_lr
 from decaybench.registry.spec import Spec, explain, parse
 from decaybench.study.config import Augmentation, Precision, RunConfig
 
-MAX_RUNS = 1_000_000
+MAX_RUNS = 100_000
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 # Shorthands for an option of a strategy: the study's field, and the option it sets wherever there is one.
 STRATEGY_OPTIONS = ("penalty", "alpha_optimizer", "alpha_lr")
@@ -212,10 +212,14 @@ def _read_toml(study: str, builtin: Mapping[str, Any]) -> dict[str, Any]:
         return tomllib.loads(path.read_text("utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{study} is not valid TOML: {error}.") from error
+    except RecursionError as error:
+        raise UsageError(f"{study} is not valid TOML: it is nested too deeply.") from error
     except UnicodeDecodeError as error:
         before = error.object[: error.start]
         line, column = before.count(b"\n") + 1, len(before) - before.rfind(b"\n")
         raise UsageError(f"{study} is not valid TOML: it is not UTF-8 (at line {line}, column {column}).") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise UsageError(f"{study} is not valid TOML: {error}.") from error
     except OSError as error:
         raise UsageError(f"{study} cannot be read: {error.strerror}.") from error
 

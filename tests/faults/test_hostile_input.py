@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from decaybench.analysis.comparison import ComparisonSettings
 from decaybench.cli import app
 from decaybench.datasets.arrays import checked
-from decaybench.errors import UsageError, printable
+from decaybench.errors import UsageError, one_line, printable
 from decaybench.execution.inline import Inline
 from decaybench.execution.scheduler import Scheduler
 from decaybench.report.html import to_html
@@ -131,6 +131,8 @@ ESCAPES = "\x1b[31mred\x07\x1b]0;title\x07 \u202egnp.exe"
 def test_nothing_controls_the_terminal() -> None:
     assert printable(ESCAPES) == "\\x1b[31mred\\x07\\x1b]0;title\\x07 \\u202egnp.exe"
     assert printable("a\tb\nλ − ×") == "a\tb\nλ − ×"
+    assert printable("\u061c\u2028\ufeff\ud800") == "\\u061c\\u2028\\ufeff\\ud800"
+    assert one_line("layer\nTotal: 0") == "layer\\nTotal: 0"
 
 
 def test_names_from_anywhere_are_shown_with_their_escapes(here: Path) -> None:

@@ -111,6 +111,101 @@ def test_what_own_code_prints_is_not_in_the_result(here: Path) -> None:
     assert "hello from own code" in done.stderr
 
 
+SLY = """
+import atexit, os, sys, torch
+from torch import nn
+
+class Names(nn.Sequential):
+    def named_modules(self, *a, **k):
+        os._exit(0)
+def named_modules(*a):
+    return Names(nn.PReLU())
+class State(nn.Sequential):
+    def state_dict(self, *a, **k):
+        os._exit(0)
+def state_dict(shape, classes, activation):
+    return State(nn.Flatten(), nn.Linear(64, classes))
+class Text(Exception):
+    def __str__(self):
+        os._exit(0)
+class Bad(Exception):
+    def __str__(self):
+        raise ValueError("no text")
+def text(*a):
+    raise Text
+def bad_text(*a):
+    raise Bad
+def long_text(*a):
+    raise ValueError("x" * 1_000_000)
+def executes(*a):
+    os.execv("/bin/true", ["true"])
+class Exits:
+    def __array__(self, *a, **k):
+        os._exit(0)
+def array():
+    return Exits(), Exits(), Exits(), Exits()
+class Zero(float):
+    def __bool__(self):
+        return False
+    def __eq__(self, other):
+        return True
+    __hash__ = float.__hash__
+def net():
+    return nn.Sequential(nn.Linear(2, 2), nn.PReLU())
+def zero(model):
+    return torch.optim.SGD([{"params": list(model.parameters()), "weight_decay": Zero(0.1)}], lr=0.1)
+def group(*a):
+    raise BaseExceptionGroup("many", [ValueError("one")])
+def at_exit(*a):
+    atexit.register(lambda: os._exit(0))
+    return net()
+def replaced(*a):
+    sys.exit = lambda *a: os._exit(0)
+    return net()
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["audit", "sly.py:named_modules"],
+        ["audit", "sly.py:text"],
+        ["audit", "sly.py:bad_text"],
+        ["audit", "sly.py:long_text"],
+        ["audit", "sly.py:executes"],
+        ["audit", "sly.py:group"],
+        ["audit", "sly.py:net", "--optimizer", "sly.py:zero"],
+        ["run", "smoke", "--dataset", "sly.py:array"],
+        ["run", "smoke", "--dataset", "synthetic", "--network", "sly.py:state_dict", "--executor", "inline"],
+        ["run", "smoke", "--network", "sly.py:bad_text"],
+        ["verify", "--target", "sly.py:named_modules", "--input", "2,2"],
+    ],
+    ids=lambda a: " ".join(a[:3]),
+)
+def test_nothing_of_own_code_ends_it_unseen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sly.py").write_text(SLY)
+    gate = ["--fail-on", "activation"] if arguments[0] == "audit" else []
+    recipe = ["--recipe", "torch"] if gate and "--optimizer" not in arguments else []
+    done = invoke(*arguments, *recipe, *gate)
+    assert done.exit_code not in (0, None)
+    assert "fault of decaybench" not in done.stderr
+    assert 0 < len(done.stderr) < 5000
+    if "--optimizer" not in arguments:
+        assert "sly.py:" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["at_exit", "replaced"])
+def test_what_own_code_leaves_behind_does_not_change_the_exit_code(tmp_path: Path, cli: Cli, kind: str) -> None:
+    (tmp_path / "sly.py").write_text(SLY)
+    done = cli("audit", f"sly.py:{kind}", "--recipe", "torch", "--fail-on", "activation")
+    assert done.returncode == 1
+    assert "torch decays 1" in done.stdout
+
+
 @pytest.mark.slow
 def test_a_run_that_own_code_interrupts_ends_as_with_ctrl_c(tmp_path: Path, cli: Cli) -> None:
     (tmp_path / "own.py").write_text(EXITS)
@@ -124,14 +219,14 @@ import torch
 from torch import nn
 
 class Act(nn.Module):
-    calls = 0
     def __init__(self, channels):
         super().__init__()
+        self.calls = 0
         self.slope = nn.Parameter(torch.ones(channels))
     def forward(self, x):
         if self.training:
-            Act.calls += 1
-        if Act.calls > 5:
+            self.calls += 1
+        if self.calls > 5:
             raise ValueError("it breaks here")
         return x * self.slope.reshape(1, -1, *[1] * (x.ndim - 2))
 """
