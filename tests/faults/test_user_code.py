@@ -240,7 +240,7 @@ def test_an_activation_that_fails_in_training_is_named_once_and_not_tried_again(
     assert done.returncode == 1
     warnings = [line for line in done.stderr.splitlines() if line.startswith("Warning")]
     assert len(warnings) == 2  # two seeds: the first in full, then how often it came again
-    assert "epoch 1, step 6) fails at crash.py:14: ValueError: it breaks here. The traceback is in" in warnings[0]
+    assert "epoch 2, step 1) fails at crash.py:14: ValueError: it breaks here. The traceback is in" in warnings[0]
     assert "the same 1 more times" in warnings[1]
     assert "No run was finished" in done.stderr
     assert done.stdout == ""
