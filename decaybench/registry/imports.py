@@ -17,10 +17,9 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from decaybench.errors import UsageError, unknown
-from decaybench.registry.user_code import PACKAGE, is_standard, user_code
+from decaybench.registry.user_code import is_own, short_path, user_code
 
 Sources = Mapping[str, bytes]  # contents of files by their absolute paths
-INSTALLED = ("site-packages", "dist-packages")
 _PATH = (*sys.path,)  # as it was given, PYTHONPATH included; own code may change it, which must change no hash
 _pinned: dict[str, bytes] = {}
 
@@ -100,21 +99,23 @@ def check_names(targets: Iterable[str]) -> None:
     """
     meant: dict[str, tuple[Path, str]] = {}
     for target in dict.fromkeys(targets):
-        module, path = _place(target)
-        roots = _roots(module, path)
-        for file, content in source_files(target).items():
-            for name in _top_level_names(Path(file), content):
-                for root in roots:
-                    found = next(_module_files(root, [name]), None)
-                    if found is None or _not_own(found):
-                        continue
-                    first, by = meant.setdefault(name, (found, target))
-                    if found.resolve() != first.resolve():
-                        raise UsageError(
-                            f"{name!r}, which {_short(file)} imports, is both {_short(first)} (for {by}) and "
-                            f"{_short(found)} (for {target}), and Python loads only one module of a name: rename one, "
-                            "or make packages of them."
-                        )
+        for name, file, found in _names_of_files(target):
+            first, by = meant.setdefault(name, (found, target))
+            if found.resolve() != first.resolve():
+                raise UsageError(
+                    f"{name!r}, which {short_path(file)} imports, is both {short_path(first)} (for {by}) and "
+                    f"{short_path(found)} (for {target}), and Python loads only one module of a name: rename one, or "
+                    "make packages of them."
+                )
+
+
+def _names_of_files(target: str) -> Iterator[tuple[str, str, Path]]:
+    """Yields each top-level name that the files of a target import, the file, and what of the user's it may name."""
+    roots = _roots(*_place(target))
+    for file, content in source_files(target).items():
+        for name in sorted(_top_level_names(Path(file), content)):
+            found = (next(_module_files(root, [name]), None) for root in roots)
+            yield from ((name, file, one) for one in found if one is not None and is_own(one))
 
 
 def _top_level_names(file: Path, content: bytes) -> set[str]:
@@ -125,7 +126,7 @@ def _top_level_names(file: Path, content: bytes) -> set[str]:
 def unseen() -> set[str]:
     """Returns the files of imported modules that are the user's own and were not found by reading her code."""
     files = {str(Path(f).resolve()) for m in list(sys.modules.values()) if (f := getattr(m, "__file__", None))}
-    return {file for file in files if file.endswith(".py") and file not in _pinned and not _not_own(Path(file))}
+    return {file for file in files if file.endswith(".py") and file not in _pinned and is_own(Path(file))}
 
 
 def source_fingerprint(target: str) -> str:
@@ -247,7 +248,7 @@ def _place(target: str) -> tuple[str, Path]:
 def _roots(module: str, path: Path) -> list[Path]:
     """Returns the folders in which imports of the user's own modules are looked for; the first names the files."""
     first = path.parent if module.endswith(".py") else path.parents[module.count(".") + (path.name == "__init__.py")]
-    others = [Path(entry) for entry in _PATH if entry and Path(entry).is_dir() and not _not_own(Path(entry, "x"))]
+    others = [Path(entry) for entry in _PATH if entry and Path(entry).is_dir() and is_own(Path(entry, "x"))]
     return list(dict.fromkeys([first, Path.cwd(), *others]))
 
 
@@ -267,11 +268,6 @@ def _relative(file: Path, roots: Sequence[Path]) -> str:
     return file.relative_to(root).as_posix()
 
 
-def _short(file: Path | str) -> str:
-    path = Path(file).resolve()
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
-
-
 def _read(file: Path, target: str) -> bytes:
     try:
         return file.read_bytes()
@@ -288,7 +284,7 @@ def _imported(file: Path, content: bytes, roots: Sequence[Path]) -> list[Path]:
         for root in [base] if base else roots:
             found += _module_files(root, name.split("."))
     # An installed package may import itself; what other packages it imports is no user's code.
-    return [f for f in found if not _not_own(f) or (_not_own(file) and f.is_relative_to(roots[0]))]
+    return [f for f in found if is_own(f) or (not is_own(file) and f.is_relative_to(roots[0]))]
 
 
 def _parse(content: bytes) -> ast.AST:
@@ -343,9 +339,3 @@ def _module_files(root: Path, parts: Sequence[str]) -> Iterator[Path]:
         folder = folder / part
         if not folder.is_dir():
             return
-
-
-def _not_own(file: Path) -> bool:
-    """Tells whether a file is of an installed package, the standard library, or this package."""
-    parts = file.parts
-    return any(part in INSTALLED for part in parts) or file.is_relative_to(PACKAGE) or is_standard(file)

@@ -11,16 +11,24 @@ from typing import Any, NoReturn
 
 from decaybench.errors import DecaybenchError, UsageError
 
-PACKAGE = Path(__file__).resolve().parents[1]
+_PACKAGE = Path(__file__).resolve().parents[1]
 _STANDARD = {Path(p).resolve() for k, p in sysconfig.get_paths().items() if k.endswith(("lib", "stdlib"))}
 
 
 ENDS = ("_exit", "execv", "execve")
 
 
-def is_standard(file: Path) -> bool:
-    """Tells whether a file is part of Python itself."""
-    return any(file.is_relative_to(folder) for folder in _STANDARD)
+def is_own(file: Path) -> bool:
+    """Tells whether a file is the user's: of no installed package, not of Python itself, and not of this package."""
+    if any(part in ("site-packages", "dist-packages") for part in file.parts):
+        return False
+    return not any(file.is_relative_to(folder) for folder in (_PACKAGE, *_STANDARD))
+
+
+def short_path(file: Path | str) -> str:
+    """Writes a path as a person does: relative where it lies below the current folder."""
+    path = Path(file).resolve()
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 @contextlib.contextmanager
@@ -74,33 +82,24 @@ def place_of(raised: BaseException) -> str | None:
     while error is not None:
         if place := _last_line(error.__traceback__):
             return place
-        if isinstance(error, SyntaxError) and error.filename and _theirs(error.filename):
-            return f"{_short(error.filename)}:{error.lineno}"
+        if isinstance(error, SyntaxError) and error.filename and _is_own_code(error.filename):
+            return f"{short_path(error.filename)}:{error.lineno}"
         error = error.__cause__ or error.__context__
     return None
+
+
+def _is_own_code(file: str) -> bool:
+    return not file.startswith("<") and is_own(Path(file).resolve())
 
 
 def _last_line(trace: TracebackType | None) -> str | None:
     found = None
     while trace is not None:
         file = trace.tb_frame.f_code.co_filename
-        if _theirs(file):
-            found = f"{_short(file)}:{trace.tb_lineno}"
+        if _is_own_code(file):
+            found = f"{short_path(file)}:{trace.tb_lineno}"
         trace = trace.tb_next
     return found
-
-
-def _theirs(file: str) -> bool:
-    if file.startswith("<"):
-        return False
-    path = Path(file).resolve()
-    installed = any(part in ("site-packages", "dist-packages") for part in path.parts)
-    return not (installed or is_standard(path) or path.is_relative_to(PACKAGE))
-
-
-def _short(file: str) -> str:
-    path = Path(file).resolve()
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 @contextlib.contextmanager
