@@ -1,4 +1,4 @@
-"""``decaybench audit``."""
+"""The command ``decaybench audit``, which shows what a recipe or an optimizer decays of a model."""
 
 import sys
 from pathlib import Path

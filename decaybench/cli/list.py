@@ -1,4 +1,4 @@
-"""``decaybench list``."""
+"""The command ``decaybench list``, which prints what can be named."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""``decaybench pack``."""
+"""The command ``decaybench pack``, which puts a study's records into one file."""
 
 from pathlib import Path
 from typing import Annotated

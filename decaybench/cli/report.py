@@ -1,4 +1,4 @@
-"""``decaybench report``."""
+"""The command ``decaybench report``, which tabulates and draws what a study found."""
 
 import time
 from pathlib import Path

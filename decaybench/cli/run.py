@@ -1,4 +1,4 @@
-"""``decaybench run``."""
+"""The command ``decaybench run``, which trains a study and prints its table."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""``decaybench status``: how far a study is, from another terminal or after it was left."""
+"""The command ``decaybench status``, which says how far a study is."""
 
 import os
 import platform

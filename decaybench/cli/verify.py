@@ -1,4 +1,4 @@
-"""``decaybench verify``."""
+"""The command ``decaybench verify``, which trains strategies side by side and says which are the same."""
 
 import sys
 from typing import Annotated
