@@ -185,6 +185,7 @@ def test_the_audit_shown_is_what_the_tool_prints(cli: Cli, tmp_path: Path) -> No
     assert shown.split() == cli("audit", "my_model.py:make", *RECIPES_SHOWN).stdout.split()
 
 
+@pytest.mark.slow
 def test_the_answer_shown_is_what_verify_prints(cli: Cli) -> None:
     (shown,) = [c for lang, f, c in BLOCKS if (lang, f) == ("text", "verify")]
     assert " ".join(cli("verify", "--steps", "4").stdout.split()).startswith(" ".join(shown.split()))

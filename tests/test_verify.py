@@ -150,6 +150,7 @@ def test_weight_decay_without_gradient_follows_the_closed_form() -> None:
     assert second.reason.endswith("×0.954")
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_answer_first_and_json_has_the_keys() -> None:
     done = verify("--steps", "3")
     assert done.exit_code == 0, done.output
@@ -196,6 +197,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_ones_own_model_with_dropout_and_batch_norm(here: Path) -> None:
     done = verify("--target", "net.py:net", "--input", "8,6", "--steps", "4")
     assert done.exit_code == 0, done.output

@@ -75,6 +75,7 @@ def test_infinite_and_nan_inputs_give_what_the_formula_gives(options: dict) -> N
         torch.testing.assert_close(ours_.cpu(), theirs, equal_nan=True, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_layouts_do_not_matter_and_the_bits_are_the_same_every_time() -> None:
     torch.manual_seed(0)
     module, s = KAF(3, D=5).to(DEVICE), torch.randn(12, 3, 9, 9, device=DEVICE)

@@ -214,6 +214,7 @@ def test_debug_shows_the_traceback(cli: Cli) -> None:
     assert "Exit" not in done.stderr
 
 
+@pytest.mark.slow
 def test_an_absent_cuda_is_an_error_and_no_silent_cpu_run(cli: Cli, tmp_path: Path) -> None:
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(REPOSITORY)}
     done = cli("run", *TINY, "--device", "cuda", env=environment)
@@ -236,6 +237,7 @@ def test_damaged_records_are_named_and_the_rest_is_reported(cli: Cli, tmp_path: 
     assert sum(row["seeds"] for row in json.loads(cli("report", "--format", "json").stdout)) == 4
 
 
+@pytest.mark.slow
 def test_a_read_only_or_missing_place_for_results_is_explained(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "results").write_text("a file where the folder should be")
     done = cli("run", *TINY)
@@ -244,6 +246,7 @@ def test_a_read_only_or_missing_place_for_results_is_explained(cli: Cli, tmp_pat
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_help_version_and_list_do_not_import_torch() -> None:
     for arguments in (["--help"], ["--version"], ["list"], ["run", "--help"], ["run", "--dry-run"], ["report", "x"]):
         code = (

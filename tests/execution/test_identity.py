@@ -244,6 +244,7 @@ def test_a_network_that_draws_from_random_and_numpy_gives_the_same_numbers_again
     assert (resumed.history, resumed.layers, resumed.fingerprints) == found[0][resumed.run_id]
 
 
+@pytest.mark.slow
 def test_seeds_that_start_alike_are_said_to_be_no_repetitions(project: Path, cli: Cli) -> None:
     (project / "draws.py").write_text(DRAWS)
     done = cli(*OWN, "--network", "draws.py:always", "--dataset", "synthetic,samples=200", "--seeds", "3")

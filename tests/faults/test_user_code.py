@@ -42,7 +42,12 @@ def chatty(*a, **k):
     print("hello from own code")
     return net()
 """
-KINDS = ["exits", "exits_hard", "quits", "interrupts", "breaks", "nothing"]
+KINDS = [
+    "exits",
+    "exits_hard",
+    "breaks",
+    *(pytest.param(k, marks=pytest.mark.slow) for k in ("quits", "interrupts", "nothing")),
+]
 
 
 @pytest.fixture

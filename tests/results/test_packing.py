@@ -205,6 +205,7 @@ def _keep_packing(path: str) -> None:
         _pack(path)
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path, record: Record, cli: Callable[..., Any]) -> None:
     folder = StudyFolder(tmp_path / "results" / "mine")
     for one in copies(record, range(2)):
