@@ -42,12 +42,8 @@ def chatty(*a, **k):
     print("hello from own code")
     return net()
 """
-KINDS = [
-    "exits",
-    "exits_hard",
-    "breaks",
-    *(pytest.param(k, marks=pytest.mark.slow) for k in ("quits", "interrupts", "nothing")),
-]
+OTHERS = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("quits", "interrupts", "nothing")]
+KINDS = ["exits", "exits_hard", "breaks", *OTHERS]
 
 
 @pytest.fixture
