@@ -152,7 +152,7 @@ def make(channels):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [False, True])
-def test_a_run_that_fails_three_times_is_given_up_and_the_study_goes_on(
+def test_a_run_whose_own_code_fails_is_given_up_at_once_and_the_study_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: bool
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -162,7 +162,7 @@ def test_a_run_that_fails_three_times_is_given_up_and_the_study_goes_on(
     events = do(Processes("cpu", 2, 600.0) if processes else Inline(CPU), folder, runs)
     failed = [event for event in events if event.failed is not None]
     assert {event.failed.run_id for event in failed if event.failed} == {runs[0].run_id, runs[1].run_id}
-    assert "it cannot go on. It failed 3 times" in (failed[0].trouble or "")
+    assert "fails at fails.py:7: ValueError: it cannot go on. The traceback is in" in (failed[0].trouble or "")
     assert numbers(folder).keys() == {run.run_id for run in runs[2:]}
 
 
