@@ -3,10 +3,10 @@
 import multiprocessing
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
@@ -26,17 +26,20 @@ START_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_met
 def _safe_start() -> Iterator[None]:
     """Keeps new interpreters from putting the current folder first on their path, and Ctrl-C from stopping them.
 
-    A file called random.py there would hide the standard library's; and only this process acts on Ctrl-C.
+    A file called random.py there would hide the standard library's; and only this process acts on Ctrl-C, also when it
+    comes meanwhile: the signal is blocked, which new processes inherit, and not ignored.
     """
     before = os.environ.get("PYTHONSAFEPATH")
     os.environ["PYTHONSAFEPATH"] = "1"
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main_thread else None
+    mask = None
     try:
+        if hasattr(signal, "pthread_sigmask"):
+            resource_tracker.ensure_running()  # which unblocks the signal when it starts
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         yield
     finally:
-        if in_main_thread:
-            signal.signal(signal.SIGINT, handler)
+        if mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if before is None:
             del os.environ["PYTHONSAFEPATH"]
         else:
