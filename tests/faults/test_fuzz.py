@@ -116,6 +116,9 @@ def test_records(here: Path, path: list[int], value: Any) -> None:
     run("status", "results/k")
 
 
+# Each of these takes a quarter of a second.
+SHORT = settings() if settings.get_current_profile_name() == "long" else settings(max_examples=20)
+
 BODIES = st.sampled_from(
     [
         "return None",
@@ -144,6 +147,7 @@ BODIES = st.sampled_from(
 
 
 @LAX
+@SHORT
 @given(BODIES, st.sampled_from(["audit", "optimizer", "network", "activation", "dataset", "strategy"]))
 def test_own_factories(here: Path, body: str, where: str) -> None:
     own = here / f"own{abs(hash((body, where)))}.py"
