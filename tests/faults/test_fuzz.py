@@ -117,7 +117,7 @@ def test_records(here: Path, path: list[int], value: Any) -> None:
 
 
 # Each of these takes a quarter of a second.
-SHORT = settings() if settings.get_current_profile_name() == "long" else settings(max_examples=20)
+SHORT = LAX if settings.get_current_profile_name() == "long" else settings(LAX, max_examples=20)
 
 BODIES = st.sampled_from(
     [
@@ -146,7 +146,6 @@ BODIES = st.sampled_from(
 )
 
 
-@LAX
 @SHORT
 @given(BODIES, st.sampled_from(["audit", "optimizer", "network", "activation", "dataset", "strategy"]))
 def test_own_factories(here: Path, body: str, where: str) -> None:
