@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from decaybench.errors import DecaybenchError, UsageError, one_line, unknown
-from decaybench.registry.user_code import ended_by, failure, no_exit, place_of
+from decaybench.registry.user_code import failure, no_exit, place_of
 
 INTERRUPTED = 130
 DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
@@ -29,7 +29,7 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
             raise
         except SystemExit as error:
             if not isinstance(error.__context__, BrokenPipeError):  # rich's way to end when nobody reads on
-                say(f"Error: {ended_by(error)}")
+                say(f"Error: Own code {failure(error)}")
                 code = error.code if isinstance(error.code, int) and error.code else 1
             else:
                 code = 0
@@ -45,7 +45,7 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
             say(f"Error: {_sentence(error)}")
             code = error.exit_code if isinstance(error, DecaybenchError) else 1
         except BaseException as error:  # of a user's own code: GeneratorExit, a group of such
-            say(f"Error: own code {failure(error)}")
+            say(f"Error: Own code {failure(error)}")
             code = 1
         raise typer.Exit(code)
 

@@ -217,11 +217,7 @@ def _check_own_data(runs: list[RunConfig], finished: dict[str, str], folder: Stu
     known: dict[str, str] = {}
     for run in runs:
         if run.dataset.source and run.run_id in finished and finished[run.run_id] != _data_now(run, known):
-            raise UsageError(
-                f"The data set {run.dataset.label} is not the one that finished runs in {folder.path} were trained on "
-                f"(fingerprint {finished[run.run_id]} then, {_data_now(run, known)} now); give --name for another "
-                "folder, or --fresh to compute every run again."
-            )
+            raise folder.changed_data(run.dataset.label, finished[run.run_id], _data_now(run, known))
 
 
 def _take_over(folder: StudyFolder, results: Path, runs: list[RunConfig]) -> None:

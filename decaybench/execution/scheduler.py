@@ -90,11 +90,7 @@ class Scheduler:
             data = load(config, CPU)
             before = self._fingerprints.setdefault(key, data.fingerprint)
             if before != data.fingerprint:
-                raise UsageError(
-                    f"The data set {config.dataset.label} is not the one that finished runs in {self.folder.path} were "
-                    f"trained on (fingerprint {before} then, {data.fingerprint} now); give --name for another folder, "
-                    "or --fresh to compute every run again."
-                )
+                raise self.folder.changed_data(config.dataset.label, before, data.fingerprint)
             self._data[key] = data
         return self._data[key]
 

@@ -56,15 +56,10 @@ def failure(raised: BaseException) -> str:
     """Describes what went wrong in a user's code: the error, and the file and line of hers that it came from."""
     place = place_of(raised)
     where = f" at {place}" if place else ""
-    if isinstance(raised, SystemExit) and not isinstance(raised.code, DecaybenchError):
+    if isinstance(raised, SystemExit):
         return f"ends the program{where} (sys.exit({raised.code!r})), which code that is called here must not."
     reason = _text(raised).strip().partition("\n")[0].rstrip(".")
     return f"fails{where}: {type(raised).__name__}{': ' + reason if reason else ''}."
-
-
-def ended_by(raised: SystemExit) -> str:
-    """Describes an exit that no command asked for."""
-    return f"Own code {failure(raised)}"
 
 
 def _text(raised: BaseException) -> str:

@@ -114,8 +114,21 @@ class StudyFolder:
             _IDS[key] = packed.ids_of(self.packed_file, self._digest_agrees())
         return _IDS[key]
 
+    def changed_data(self, label: str, before: str, now: str) -> UsageError:
+        """Builds the error for a data set that is not what the runs of this study were trained on.
+
+        Args:
+            label: The data set.
+            before: Fingerprint of its content when those were trained.
+            now: Fingerprint of its content now.
+        """
+        return UsageError(
+            f"The data set {label} is not the one that finished runs in {self.path} were trained on (fingerprint "
+            f"{before} then, {now} now); give --name for another folder, or --fresh to compute every run again."
+        )
+
     def write_study(self, text: str) -> None:
-        """Writes study.toml.
+        """Writes study.toml, which says what was asked for.
 
         Raises:
             DecaybenchError: When the folder cannot be written.

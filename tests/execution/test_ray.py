@@ -1,6 +1,5 @@
 """A real Ray cluster of two nodes on this machine: the same bits, and a lost node costs only time."""
 
-import json
 import os
 import signal
 import subprocess
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 from conftest import Cli
+from test_killed import numbers
 
 from helpers import REPOSITORY
 
@@ -54,14 +54,6 @@ def cluster() -> Iterator[dict[str, Any]]:
         for process in (second, head):
             if process is not None and process.poll() is None:
                 end(process)
-
-
-def numbers(folder: Path) -> dict[str, dict]:
-    records = {}
-    for path in (folder / "results/k/runs").glob("*.json"):
-        records[path.name] = json.loads(path.read_text())
-        del records[path.name]["provenance"], records[path.name]["digest"]  # of everything, times included
-    return records
 
 
 def test_ray_gives_the_same_bits_and_a_lost_node_costs_only_time(
