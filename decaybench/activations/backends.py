@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from decaybench import native
 from decaybench.activations import compiled
 from decaybench.activations.kaf import triton
 from decaybench.activations.kaf.module import KAF
@@ -24,7 +25,7 @@ def backends(model: nn.Module) -> dict[str, str]:
             continue
         backend = "torch"
         if parameter.device.type == "cpu" and compiled.library(parameter.dtype) is not None:
-            backend = f"compiled ({compiled.compiler_version()})"
+            backend = f"compiled ({native.compiler_version()})"
         elif isinstance(module, KAF) and parameter.device.type == "cuda" and triton.usable(parameter):
             backend = "triton"
         found[type(module).__name__] = backend

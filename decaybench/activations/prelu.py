@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from decaybench.activations import compiled
 from decaybench.activations.compiled import call, layout
 from decaybench.activations.custom_op import differentiable, merged, operation, split, transformed
+from decaybench.native import TYPES
 
 
 class PReLU(nn.PReLU):
@@ -31,7 +32,7 @@ class PReLU(nn.PReLU):
         slope = self.weight
         if s.dtype in (torch.bfloat16, torch.float16) and slope.dtype == torch.float32:
             return self._of(s.float()).to(s.dtype)
-        ours = s.device.type == "cpu" and s.ndim >= 2 and s.dtype == slope.dtype and s.dtype in compiled.TYPES
+        ours = s.device.type == "cpu" and s.ndim >= 2 and s.dtype == slope.dtype and s.dtype in TYPES
         if not ours or (not compiled.large_enough(s) and not transformed()):  # under vmap, torch's own warns or fails
             return super().forward(s)
         if len(slope) not in (1, s.shape[1]):

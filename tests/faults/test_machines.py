@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import Cli
 
-from decaybench.activations import compiled
+from decaybench import native
 from decaybench.execution import options, processes
 from decaybench.execution.processes import Processes
 from decaybench.execution.scheduler import Scheduler
@@ -82,8 +82,8 @@ def test_a_library_that_is_not_what_was_compiled_here_is_not_loaded(tmp_path: Pa
         assert str(cache) not in second.stdout  # compiled for this process only
     else:
         assert not path.is_symlink()
-        assert path.read_bytes() == before or compiled._intact(path)
-        assert compiled._intact(path)
+        assert path.read_bytes() == before or native._intact(path)
+        assert native._intact(path)
 
 
 SMOKE = ["run", "smoke", "--activation", "prelu", "--strategy", "decay-all", "--seeds", "2"]
