@@ -14,6 +14,7 @@ import torch
 
 from decaybench.errors import DecaybenchError, UsageError
 from decaybench.execution.device import provenance
+from decaybench.native import keep_freed_memory
 from decaybench.registry import imports
 from decaybench.registry.user_code import place_of
 from decaybench.results.record import Record
@@ -174,6 +175,7 @@ def _train(job: Job, data: Data, worker: str) -> Iterator[Message]:
     start = sign = saved = time.monotonic()
     training = Training(job.configs, data, job.stacked)
     about, before = provenance(data.train.x.device, training.net.models[0]), 0.0
+    about["backends"] |= training.net.backends()
     if job.saved is not None:
         earlier, before = checkpoint.restore(training, job.saved)
         about = _resumed(about, earlier)
@@ -239,6 +241,7 @@ def single_thread(device: torch.device) -> Iterator[None]:
     before = torch.get_num_threads()
     if device.type == "cpu":
         torch.set_num_threads(1)
+        keep_freed_memory()
     try:
         yield
     finally:

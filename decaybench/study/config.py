@@ -21,7 +21,7 @@ from decaybench.registry.spec import Spec
 Augmentation = Literal["none", "flip", "crop", "crop-flip"]
 Precision = Literal["float32", "tf32", "bfloat16"]
 # Raised whenever training itself changes its numbers, so that old records are never mixed with new ones.
-TRAINING_VERSION = 3
+TRAINING_VERSION = 4
 
 
 class RunConfig(BaseModel):

@@ -98,7 +98,7 @@ class Batches:
         self._note(order)
         order = order.to(self._part.x.device)
         for index in torch.split(order, self._config.batch_size)[: len(self)]:
-            x, y = self._part.x[index], self._part.y[index]
+            x, y = self._part.x.index_select(0, index), self._part.y.index_select(0, index)
             yield self._augmented(x), y
 
     def _draw(self, low: int, high: int, size: tuple[int, ...]) -> Tensor:

@@ -101,8 +101,10 @@ class Training:
         if not stacked:
             assert len(models) == 1, "such runs train one by one"
             mark_by_behaviour(models[0], data.train.x[:ROLE_EXAMPLE_IMAGES])
+        # Own networks may view their images in a way that only the usual layout allows.
+        layout = torch.contiguous_format if first.network.source or device.type != "cpu" else torch.channels_last
         self.net: Replicas = (
-            StackedModels(models, first.precision) if stacked else SingleModel(models[0], first.precision)
+            StackedModels(models, first.precision) if stacked else SingleModel(models[0], first.precision, layout)
         )
         self.recorded_step: RecordedStep | None = None
         if isinstance(self.net, StackedModels) and device.type == "cuda":

@@ -11,6 +11,7 @@ from decaybench.study.config import RunConfig
 from decaybench.study.study import read_study, to_toml
 from decaybench.training.data import load
 from decaybench.training.precision import check, products
+from decaybench.training.stacked import compiled
 from decaybench.training.stacked.stack import SingleModel, StackedModels
 from decaybench.training.trainer import Finished, Training, train
 from helpers import CPU, finish, one, tiny
@@ -60,7 +61,8 @@ def test_bfloat16_products_and_float32_parameters(network: str, activation: str,
         with Types() as types:
             out = training.net(data.train.x[None, :8])
             out.square().sum().backward()
-        assert types.seen == {wanted}
+        ours = kind is StackedModels and "forum" in network and wanted is torch.float32  # torch sees no product
+        assert types.seen == (set() if ours and compiled.library(wanted) else {wanted})
         assert out.dtype == torch.float32
         assert {p.dtype for p in training.net.parameters().values()} == {torch.float32}
 

@@ -13,6 +13,7 @@ static long together(long length, long inner, long outer) {
 }
 
 static int *offsets(int group, long inner, long rows, int pieces) { // of each position of a strip, in rows of the table
+    if (group == 1) return calloc(STRIP, sizeof(int)); // zero everywhere
     const long length = group * inner;
     int *offset = malloc(length * rows * sizeof(int));
     for (int c = 0; c < group; c++)
@@ -69,7 +70,10 @@ int kaf_forward(const REAL *s, const REAL *alpha, REAL *f, long outer, long C, l
                 copy(y, stride, out, length, r, length);
             } else
                 for (long i = 0; i < length; i += STRIP)
-                    odd |= evaluate(x + i, y + i, offset + i, (int)(length - i < STRIP ? length - i : STRIP), g, table, tail);
+                    {
+                    const int n = (int)(length - i < STRIP ? length - i : STRIP);
+                    odd |= evaluate(x + i, y + i, group == 1 ? offset : offset + i, n, g, table, tail);
+                }
         }
         free(table), free(tail), free(offset);
     }
@@ -151,7 +155,7 @@ int kaf_backward(const REAL *grad, const REAL *s, const REAL *alpha, REAL *grad_
             } else
                 for (long i = 0; i < length; i += STRIP) {
                     const int n = (int)(length - i < STRIP ? length - i : STRIP);
-                    odd |= differentiate(x + i, up + i, down + i, offset + i, n, g, table, tail, sums);
+                    odd |= differentiate(x + i, up + i, down + i, group == 1 ? offset : offset + i, n, g, table, tail, sums);
                 }
             unflushed += inner * rows;
             if (unflushed >= FLUSH) flush(moments, total, size), flush(moments + size, total, other), unflushed = 0;

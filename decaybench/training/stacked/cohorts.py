@@ -46,7 +46,7 @@ def capacity(config: RunConfig, data: Data, device: torch.device, sharing: int =
         free, _ = torch.cuda.mem_get_info(device)
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # what torch itself keeps
         return max(1, min(MAX_REPLICAS_GPU, int(GPU_MEMORY_SHARE * free / sharing) // bytes_each))
-    return min(MAX_REPLICAS_CPU, CPU_CACHE_BYTES // bytes_each)
+    return max(1, min(MAX_REPLICAS_CPU, CPU_CACHE_BYTES // bytes_each))
 
 
 def _bytes(config: RunConfig, shape: tuple[int, int, int], classes: int, batch: int) -> int:

@@ -1,4 +1,4 @@
-"""Convolutions of R networks at once, by two methods; on a GPU the faster one is found by measurement."""
+"""Convolutions of R networks at once: compiled on a CPU; on a GPU the faster of two methods is found by measurement."""
 
 import time
 from collections.abc import Callable
@@ -9,15 +9,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Pair = tuple[int, int]
+from decaybench.training.stacked import compiled
+from decaybench.training.stacked.compiled import Pair
+
 Way = Callable[[Tensor, Tensor, Tensor | None, Pair, Pair], Tensor]
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair) -> Tensor:
     """Convolves x (R, C, H, W, B) with weight (R, O, C, k, l) and bias (R, O) to (R, O, h, w, B).
 
-    On a CPU always by `unfolded`, so that a run's bits depend on no measurement.
+    On a CPU nothing is chosen by measurement, so that a run's bits depend on none: it is the compiled one, or without
+    a compiler `unfolded`.
     """
+    if compiled.usable(x) is not None:
+        return compiled.convolve(x, weight, bias, stride, padding)
     if x.device.type != "cuda":
         return unfolded(x, weight, bias, stride, padding)
     needed = (torch.is_grad_enabled(), x.requires_grad, torch.backends.cuda.matmul.fp32_precision)

@@ -1,7 +1,7 @@
 """The layers of R networks at once. Images are (R, C, H, W, B): the batch comes last.
 
-So a convolution is one batched matrix product whose columns are copied in runs of B numbers, `nn.Flatten` and the dense
-layers need no copy at all, and each channel of each replica lies in one piece, which the learned activations like best.
+So a convolution reads B numbers in a row at each tap of its kernel, `nn.Flatten` and the dense layers need no copy at
+all, and each channel of each replica lies in one piece, which the learned activations like best.
 A replica's numbers are the same bits whatever trains beside it: nothing is summed over replicas.
 """
 
@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from decaybench.training.stacked.convolution import Pair, convolve
+from decaybench.training.stacked import compiled
+from decaybench.training.stacked.compiled import Pair
+from decaybench.training.stacked.convolution import convolve
 
 Parameters = dict[str, Tensor]  # of one layer, each (R, …)
 
@@ -35,9 +37,11 @@ def _linear(layer: nn.Linear, p: Parameters, x: Tensor) -> Tensor:
     return p["weight"] @ x if "bias" not in p else torch.baddbmm(p["bias"][:, :, None], p["weight"], x)
 
 
-def _max_pool(layer: nn.MaxPool2d, p: Parameters, x: Tensor) -> Tensor:
-    k, s = _pair(layer.kernel_size), _pair(layer.stride)
-    return F.max_pool3d(x, (*k, 1), (*s, 1), (*_pair(layer.padding), 0))
+def _max_pool(layer: nn.MaxPool2d, parameters: Parameters, x: Tensor) -> Tensor:
+    k, s, p = _pair(layer.kernel_size), _pair(layer.stride), _pair(layer.padding)
+    if compiled.usable(x) is not None and k[0] * k[1] <= compiled.MAX_TAPS:
+        return compiled.max_pool(x, k, s, p)
+    return F.max_pool3d(x, (*k, 1), (*s, 1), (*p, 0))
 
 
 def _pair(value: Any) -> Pair:

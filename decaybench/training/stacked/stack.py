@@ -1,6 +1,8 @@
 """R networks of one structure trained as one, and a single network with the same interface."""
 
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -8,9 +10,11 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn import Parameter
 
+from decaybench.native import compiler_version
 from decaybench.parameter_roles.roles import activation_layers
 from decaybench.study.config import Precision, RunConfig
 from decaybench.training.precision import lowered
+from decaybench.training.stacked import compiled
 from decaybench.training.stacked.layers import LAYERS, Parameters
 
 
@@ -43,16 +47,27 @@ class Replicas(Protocol):
     def parameters(self) -> Mapping[str, Tensor]:
         """Returns everything a checkpoint needs, to be changed in place."""
 
+    def backends(self) -> dict[str, str]:
+        """Returns what computes layers that torch does not compute, by their class."""
+
 
 class SingleModel:
-    """A single network of any structure."""
+    """A single network of any structure.
 
-    def __init__(self, model: nn.Module, precision: Precision = "float32") -> None:
-        self.models, self._precision = [model], precision
+    Args:
+        model: The network.
+        precision: What its forward pass computes in.
+        layout: How its images and kernels lie in memory.
+    """
+
+    def __init__(
+        self, model: nn.Module, precision: Precision = "float32", layout: torch.memory_format = torch.contiguous_format
+    ) -> None:
+        self.models, self._precision, self._layout = [model.to(memory_format=layout)], precision, layout
 
     def __call__(self, x: Tensor) -> Tensor:
         with lowered(self._precision, x.device):
-            out: Tensor = self.models[0](x[0])  # (B, classes)
+            out: Tensor = self.models[0](x[0].contiguous(memory_format=self._layout))  # (B, classes)
         return out.T[None].to(x.dtype)
 
     def cell(self, rows: slice) -> dict[str, Parameter]:
@@ -73,6 +88,9 @@ class SingleModel:
     def parameters(self) -> Mapping[str, Tensor]:
         return self.models[0].state_dict()
 
+    def backends(self) -> dict[str, str]:
+        return {}
+
 
 class StackedModels:
     """R networks of one structure, whose parameters are views of one tensor (R, …) each."""
@@ -85,15 +103,17 @@ class StackedModels:
         for r, parameters in enumerate(named):
             for name, p in parameters.items():
                 p.data = self._leaves[name].detach()[r]
-        # In vmap's order: first the parameters of the activation, then its input with the batch in front.
-        self._layers = [(f"{name}.", module) for name, module in models[0].named_modules() if not _inner(module)]
+        self._layers = [
+            _layer(module, {n.removeprefix(f"{name}."): p for n, p in self._leaves.items() if n.startswith(f"{name}.")})
+            for name, module in models[0].named_modules()
+            if not _inner(module)
+        ]
 
     def __call__(self, x: Tensor) -> Tensor:
         s = x.permute(0, 2, 3, 4, 1)  # (R, C, H, W, B)
         with lowered(self._precision, x.device):
-            for prefix, module in self._layers:
-                own = {n.removeprefix(prefix): p for n, p in self._leaves.items() if n.startswith(prefix)}
-                s = LAYERS[type(module)][0](module, own, s) if type(module) in LAYERS else _activation(module, own, s)
+            for layer in self._layers:
+                s = layer(s)
         return s.to(x.dtype)
 
     def cell(self, rows: slice) -> dict[str, Parameter]:
@@ -130,16 +150,45 @@ class StackedModels:
     def parameters(self) -> Mapping[str, Tensor]:
         return {name: leaf.detach() for name, leaf in self._leaves.items()}
 
+    def backends(self) -> dict[str, str]:
+        ours = any(compiled.usable(leaf) for leaf in self._leaves.values())
+        layers = [m for m in self.models[0].modules() if isinstance(m, nn.Conv2d | nn.MaxPool2d)]
+        return {type(layer).__name__: f"compiled ({compiler_version()})" for layer in layers if ours}
 
-def _activation(module: nn.Module, own: Parameters, x: Tensor) -> Tensor:
-    """Applies a learned activation, which takes (B, C, …), to x (R, C, …, B)."""
-    C = x.shape[1]
-    if all(p.shape[1:2] == (C,) for p in own.values()):  # per channel: replicas are more channels
-        merged = {name: p.flatten(0, 1) for name, p in own.items()}  # each (R·C, …)
-        flat = functional_call(
-            module, merged, (x.flatten(0, 1).movedim(-1, 0),)
-        )  # (B, R·C, …), the batch last in memory
+
+def _layer(module: nn.Module, own: Parameters) -> Callable[[Tensor], Tensor]:
+    """Makes the function of a layer of R networks from the layer of one and the parameters of all, each (R, …)."""
+    if type(module) in LAYERS:
+        apply = LAYERS[type(module)][0]
+        return lambda x: apply(module, own, x)
+    if len({p.shape[1:2] for p in own.values()}) == 1:
+        return _Activation(module, own)
+    return partial(_each, module, own)
+
+
+class _Activation:
+    """A learned activation of R networks, whose replicas are more channels of one module."""
+
+    def __init__(self, module: nn.Module, own: Parameters) -> None:
+        self._one, self._own = module, own
+        self._merged = copy.deepcopy(module)
+        split = [(*n.rpartition(".")[::2], p) for n, p in own.items()]
+        self._places = [(self._merged.get_submodule(owner), name, p) for owner, name, p in split]
+        self._channels = next(iter(own.values())).shape[1:2]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Applies it to x (R, C, …, B)."""
+        if x.shape[1:2] != self._channels:  # one parameter for all channels
+            return _each(self._one, self._own, x)
+        for place, name, p in self._places:
+            place._parameters[name] = p.flatten(0, 1)  # type: ignore[assignment]  # (R·C, …)
+        flat = self._merged(x.flatten(0, 1).movedim(-1, 0))  # (B, R·C, …), the batch last in memory
         return flat.movedim(0, -1).view(x.shape)  # type: ignore[no-any-return]
+
+
+def _each(module: nn.Module, own: Parameters, x: Tensor) -> Tensor:
+    """Applies an activation, which takes (B, C, …), to x (R, C, …, B) with the parameters (R, …) of each replica."""
+    # In vmap's order: first the parameters of the activation, then its input with the batch in front.
     each = vmap(lambda p, s: functional_call(module, p, (s,)))
     return each(own, x.movedim(-1, 1)).movedim(1, -1)  # type: ignore[no-any-return]
 
