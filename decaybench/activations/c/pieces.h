@@ -6,10 +6,10 @@
 #define FLUSH 4096 // numbers that are summed in REAL before the sum goes on in double
 #define FEW 8192 // numbers of a channel
 #define STRIP 1024 // numbers that are looked at together
+#define TOGETHER 4 // pieces whose rows are computed at once
 #define AHEAD 12 // rows that are fetched before they are copied
 
-typedef double Half __attribute__((vector_size(4 * sizeof(double)), aligned(sizeof(double)), may_alias));
-typedef REAL Quad __attribute__((vector_size(4 * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
+typedef double Whole __attribute__((vector_size(ROW * sizeof(double)), aligned(sizeof(double)), may_alias));
 typedef REAL Row __attribute__((vector_size(ROW * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
 
 typedef struct {
@@ -115,36 +115,39 @@ static Range range_of(const REAL *s, const Shape shape, long first, long length,
 }
 
 // A row from the sums of its coefficients; or, with the inverse of a piece's half width, the row of the slope.
-static inline void put(REAL *row, Half p, Half q, double inverse) {
-    Quad a = __builtin_convertvector(p, Quad), b = __builtin_convertvector(q, Quad);
+static inline void put(REAL *row, Whole sum, double inverse) {
+    Row a = __builtin_convertvector(sum, Row);
     if (inverse) {
-        const Quad c = (Quad){a[0], a[2], a[3], b[0]} * (Quad){1, 1, 2, 3}, d = (Quad){b[1], b[2], b[3], 0} * (Quad){4, 5, 6, 0};
-        a = __builtin_convertvector(__builtin_convertvector(c, Half) * (Half){1, inverse, inverse, inverse}, Quad);
-        b = __builtin_convertvector(__builtin_convertvector(d, Half) * inverse, Quad);
+        const Row c = (Row){a[0], a[2], a[3], a[4], a[5], a[6], a[7], 0} * (Row){1, 1, 2, 3, 4, 5, 6, 0};
+        a = __builtin_convertvector(__builtin_convertvector(c, Whole) *
+                                        (Whole){1, inverse, inverse, inverse, inverse, inverse, inverse, inverse}, Row);
     }
-    *(Quad *)row = a, *(Quad *)(row + 4) = b;
+    *(Row *)row = a;
 }
 
 // The tables (group, pieces, ROW) of some channels from their coefficients alpha (group, D), and their tails (group).
-// For the slope, slot j holds the coefficient of uʲ⁻¹ in f′, in units of s.
+// For the slope, slot j holds the coefficient of uʲ⁻¹ in f′, in units of s. Several pieces at a time hide the latency of a
+// multiply-add; behind the last one it is computed again.
 static void build(const Grid *g, const REAL *alpha, int group, Range range, REAL *all, REAL *tail, int slope) {
     for (int c = 0; c < group; c++, alpha += g->D) {
-        REAL *table = all + ((long)c * g->pieces + range.from) * ROW;
+        REAL *table = all + (long)c * g->pieces * ROW;
         double wide[g->D], sum = 0;
         for (int j = 0; j < g->D; j++) wide[j] = alpha[j], sum += wide[j];
         tail[c] = g->tail * sum;
-        for (int k = range.from; k <= range.to; k += 2) { // two at a time hide half of the latency of a multiply-add
-            const int l = k < range.to ? k + 1 : k;
-            const double *b = g->basis + (long)k * g->width * ROW, *d = g->basis + (long)l * g->width * ROW;
-            const double *a = wide + g->first[k], *e = wide + g->first[l];
-            Half p = {g->centre[k]}, q = {0}, r = {g->centre[l]}, s = {0};
-            for (int w = 0; w < g->width; w++, b += ROW, d += ROW) {
-                p += a[w] * *(const Half *)b, q += a[w] * *(const Half *)(b + 4);
-                r += e[w] * *(const Half *)d, s += e[w] * *(const Half *)(d + 4);
+        for (int from = range.from; from <= range.to; from += TOGETHER) {
+            const double *basis[TOGETHER], *a[TOGETHER];
+            Whole row[TOGETHER];
+            for (int p = 0; p < TOGETHER; p++) {
+                const int k = from + p < range.to ? from + p : range.to;
+                basis[p] = g->basis + (long)k * g->width * ROW, a[p] = wide + g->first[k];
+                row[p] = (Whole){g->centre[k]};
             }
-            put(table, p, q, slope ? g->inverse : 0);
-            if (l > k) put(table + ROW, r, s, slope ? g->inverse : 0);
-            table += (l - k + 1) * ROW;
+            for (int w = 0; w < g->width; w++)
+                for (int p = 0; p < TOGETHER; p++) row[p] += a[p][w] * *(const Whole *)(basis[p] + w * ROW);
+            for (int p = 0; p < TOGETHER; p++) {
+                const int k = from + p < range.to ? from + p : range.to;
+                put(table + (long)k * ROW, row[p], slope ? g->inverse : 0);
+            }
         }
     }
 }

@@ -2,28 +2,46 @@
 
 #include "shape.h"
 
-#define FEW 1024
+#define FEW 1024    // numbers that are summed in REAL before the sum goes on in double
+#define PERIOD 128  // numbers in a row for which slopes are laid out, at least
+#define BLOCK 16384 // numbers of a task where channels lie side by side
 
-void prelu_forward(const REAL *s, const REAL *slope, REAL *f, long outer, long C, long inner, int threads) {
-    const int rows = inner >= SHORT; // otherwise the channels are the row
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (long r = 0; r < (rows ? outer * C : outer); r++) {
-        const long n = rows ? inner : C * inner;
-        const REAL *x = s + r * n;
-        REAL *y = f + r * n;
-        if (rows) {
-            const REAL a = slope[r % C];
-            for (long i = 0; i < n; i++) y[i] = x[i] > 0 ? x[i] : a * x[i];
-        } else if (inner == 1) {
-            for (long i = 0; i < n; i++) y[i] = x[i] > 0 ? x[i] : slope[i] * x[i];
-        } else {
-            for (long i = 0; i < n; i++) y[i] = x[i] > 0 ? x[i] : slope[i / inner] * x[i];
-        }
-    }
+// Channels that lie side by side, each with a few numbers: slopes are laid out for as many of their rows as make a long one.
+typedef struct {
+    long length, rows; // of one row over all channels; rows in a period
+    REAL *slope;       // (rows · length)
+} Period;
+
+static Period period_of(const REAL *slope, long C, long inner) {
+    const long length = C * inner, rows = length < PERIOD ? PERIOD / length : 1;
+    Period p = {length, rows, malloc(rows * length * sizeof(REAL))};
+    for (long i = 0; i < rows * length; i++) p.slope[i] = slope[i % length / inner];
+    return p;
 }
 
-// The gradient of one channel of its own: rows of `inner` numbers, `stride` apart. Its sum is in REAL over FEW numbers.
-static double backward_row(const REAL *grad, const REAL *s, REAL a, REAL *grad_s, long outer, long stride, long inner) {
+static void forward(const REAL *s, const REAL *a, REAL *f, long n) {
+    for (long i = 0; i < n; i++) f[i] = s[i] > 0 ? s[i] : a[i] * s[i];
+}
+
+void prelu_forward(const REAL *s, const REAL *slope, REAL *f, long outer, long C, long inner, int threads) {
+    if (inner >= SHORT) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+        for (long r = 0; r < outer * C; r++) {
+            const REAL a = slope[r % C], *x = s + r * inner;
+            REAL *y = f + r * inner;
+            for (long i = 0; i < inner; i++) y[i] = x[i] > 0 ? x[i] : a * x[i];
+        }
+        return;
+    }
+    const Period p = period_of(slope, C, inner);
+    const long step = p.rows * p.length, all = outer * p.length;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (long from = 0; from < all; from += step) forward(s + from, p.slope, f + from, all - from < step ? all - from : step);
+    free(p.slope);
+}
+
+// The gradient of one channel with rows of `inner` numbers, `stride` apart.
+static double backward_rows(const REAL *grad, const REAL *s, REAL a, REAL *grad_s, long outer, long stride, long inner) {
     double total = 0;
     for (long o = 0; o < outer; o++, grad += stride, s += stride, grad_s += stride)
         for (long from = 0; from < inner; from += FEW) {
@@ -39,34 +57,46 @@ static double backward_row(const REAL *grad, const REAL *s, REAL a, REAL *grad_s
     return total;
 }
 
-void prelu_backward(const REAL *grad, const REAL *s, const REAL *slope, REAL *grad_s, REAL *grad_slope, long outer, long C,
-                    long inner, int threads) {
-    const Shape shape = shape_of(outer, C, inner, threads);
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (long from = 0; from < C; from += shape.group) {
-        const int group = from + shape.group <= C ? shape.group : (int)(C - from);
-        const long length = group * inner, at = from * inner;
-        if (inner >= SHORT) {
-            grad_slope[from] = backward_row(grad + at, s + at, slope[from], grad_s + at, outer, C * inner, inner);
-            continue;
-        }
-        REAL a[length], sums[length]; // one sum for each position
-        double total[length];
-        for (long i = 0; i < length; i++) a[i] = slope[from + i / inner], sums[i] = 0, total[i] = 0;
-        for (long o = 0; o < outer; o++) {
-            const REAL *x = s + o * C * inner + at, *up = grad + o * C * inner + at;
-            REAL *down = grad_s + o * C * inner + at;
-            for (long i = 0; i < length; i++) {
-                down[i] = x[i] > 0 ? up[i] : a[i] * up[i];
-                sums[i] += x[i] > 0 ? 0 : x[i] * up[i];
-            }
-            if (o % 256 == 255) flush(sums, total, length);
-        }
-        flush(sums, total, length);
-        for (int c = 0; c < group; c++) {
-            double sum = 0;
-            for (long i = 0; i < inner; i++) sum += total[c * inner + i];
-            grad_slope[from + c] = sum;
+// The gradients of channels side by side, of n numbers; total (C) of these.
+static void backward_block(const REAL *grad, const REAL *s, Period p, REAL *grad_s, long n, long inner, double *total) {
+    const long step = p.rows * p.length;
+    REAL *sums = calloc(step, sizeof(REAL)); // one for each position
+    for (long from = 0; from < n; from += step) {
+        const long length = n - from < step ? n - from : step;
+        const REAL *x = s + from, *up = grad + from;
+        REAL *down = grad_s + from;
+        for (long i = 0; i < length; i++) {
+            down[i] = x[i] > 0 ? up[i] : p.slope[i] * up[i];
+            sums[i] += x[i] > 0 ? 0 : x[i] * up[i];
         }
     }
+    for (long i = 0; i < step; i++) total[i % p.length / inner] += sums[i];
+    free(sums);
+}
+
+void prelu_backward(const REAL *grad, const REAL *s, const REAL *slope, REAL *grad_s, REAL *grad_slope, long outer, long C,
+                    long inner, int threads) {
+    if (inner >= SHORT) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+        for (long c = 0; c < C; c++) {
+            const long at = c * inner;
+            grad_slope[c] = backward_rows(grad + at, s + at, slope[c], grad_s + at, outer, C * inner, inner);
+        }
+        return;
+    }
+    const Period p = period_of(slope, C, inner);
+    const long step = p.rows * p.length, all = outer * p.length;
+    const long size = step < BLOCK ? BLOCK / step * step : step, blocks = (all + size - 1) / size;
+    double *total = calloc(blocks * C, sizeof(double)); // blocks of the shape, whatever the threads: one order of the sums
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (long b = 0; b < blocks; b++) {
+        const long at = b * size;
+        backward_block(grad + at, s + at, p, grad_s + at, all - at < size ? all - at : size, inner, total + b * C);
+    }
+    for (long c = 0; c < C; c++) {
+        double sum = 0;
+        for (long b = 0; b < blocks; b++) sum += total[b * C + c];
+        grad_slope[c] = sum;
+    }
+    free(total), free(p.slope);
 }
