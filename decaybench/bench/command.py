@@ -56,18 +56,15 @@ def activations(
 @bench.command()
 @guarded
 def study(
-    epochs: Annotated[int | None, typer.Option(min=1, help="Of every run: 1; on a GPU 10.")] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Processes of the study; 0 is one per core.")] = 0,
+    epochs: Annotated[int, typer.Option(min=1, help="Of every run, on a GPU.")] = 10,
+    rounds: Annotated[int, typer.Option(min=1, help="Times that contenders take turns.")] = 3,
     device: Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1")] = "cpu",
     format: FormatName = "table",
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Whole studies against the script a user would write."""
+    """Whole studies against the scripts a user would write, every contender in a process of its own."""
     check_device(device)
     check_choice("format", format, FORMATS)
-    from decaybench.execution.processes import start_forkserver
-
-    start_forkserver()
     import torch
 
     from decaybench.bench import study as measure
@@ -76,12 +73,13 @@ def study(
 
     where = resolve(device)
     about = f"{device_name(where)}, torch {torch.__version__}"
-    say("Measuring, some minutes …")
+    say("Measuring, a quarter of an hour …")
     if where.type != "cpu":
-        _show(about, {"a whole study and a script": [measure.whole(where, epochs or 10)]}, format)
+        _show(about, {"a whole study and a script": [measure.whole(where, epochs)]}, format)
         return
     found = {
-        "a study and a script": list(measure.contest(workers or available_cores(), epochs or 1)),
+        "a step of a run, one thread": list(measure.steps(rounds)),
+        "an epoch of a run, all cores": list(measure.contest(available_cores(), rounds)),
         "cost beyond training": [measure.overhead()],
         "growth with the number of runs": list(measure.growth()),
     }

@@ -98,6 +98,7 @@ class Training:
         self._own = any(spec.source for spec in (first.network, first.activation, first.strategy))
         if stacked is None:
             stacked = capacity(first, data, device) > 0
+        self.stacked = stacked
         if not stacked:
             assert len(models) == 1, "such runs train one by one"
             mark_by_behaviour(models[0], data.train.x[:ROLE_EXAMPLE_IMAGES])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from decaybench.activations.custom_op import differentiable, merged, operation, split
 from decaybench.activations.kaf.functional import atoms
 
-TILE = 1 << 16  # numbers at a time
+TILE = 1 << 14  # numbers at a time
 
 
 class KAF2D(nn.Module):
@@ -73,9 +73,9 @@ def _rows(x: Tensor) -> Tensor:
 
 
 def _kappa(half: Tensor, D: int, precision: float, boundary: float) -> tuple[Tensor, Tensor]:
-    """Computes κ of one half (n, C, …) of the pairs, and the distances to the atoms; both (C, T, D)."""
+    """Computes κ of one half (n, C, …) of the pairs, and the distances to the atoms; both (C, D, T)."""
     d = torch.tensor(atoms(D, boundary), dtype=half.dtype, device=half.device)
-    x = _rows(half)[..., None] - d
+    x = _rows(half)[:, None] - d[:, None]
     return torch.exp(-precision * x * x), x
 
 
@@ -84,10 +84,10 @@ def _first(grad: Tensor, s: Tensor, alpha: Tensor, precision: float, boundary: f
     left, x = _kappa(s[:, 0::2], alpha.shape[1], precision, boundary)
     right, y = _kappa(s[:, 1::2], alpha.shape[1], precision, boundary)
     up = _rows(grad)  # (C, T)
-    both = [(x * left * (right @ alpha.mT)).sum(-1), (y * right * (left @ alpha)).sum(-1)]
+    both = [(x * left * (alpha @ right)).sum(1), (y * right * (alpha.mT @ left)).sum(1)]
     down = -2 * precision * up[:, None] * torch.stack(both, 1)  # (C, 2, T)
     shape = (s.shape[1], s.shape[0], *s.shape[2:])
-    return down.reshape(shape).transpose(0, 1), (up[..., None] * left).mT @ right
+    return down.reshape(shape).transpose(0, 1), (up[:, None] * left) @ right.mT
 
 
 def _tiles(s: Tensor) -> Iterator[slice]:
@@ -100,7 +100,7 @@ def _forward(s: Tensor, alpha: Tensor, precision: float, boundary: float) -> Ten
     for tile in _tiles(s):
         left, _ = _kappa(s[tile][:, 0::2], alpha.shape[1], precision, boundary)
         right, _ = _kappa(s[tile][:, 1::2], alpha.shape[1], precision, boundary)
-        value = ((left @ alpha) * right).sum(-1)  # (C, T)
+        value = (left * (alpha @ right)).sum(1)  # (C, T)
         n, _, *rest = s[tile].shape
         out[tile] = value.reshape(len(alpha), n, *rest).transpose(0, 1)
     return out

@@ -12,7 +12,8 @@ from decaybench.training.data import Data
 from decaybench.training.model import build_model
 from decaybench.training.stacked.stack import StackedModels, stackable
 
-CPU_CACHE_BYTES = 32 << 20  # bytes that replicas may use together on a CPU: what its last cache holds
+CPU_BYTES = 128 << 20  # bytes that replicas may use together on a CPU: more replicas gain little
+FEW_REPLICAS = 8  # fewer gain less by training together
 MAX_REPLICAS_CPU = 32  # replicas on a CPU, where more gain nothing
 MAX_REPLICAS_GPU = 512
 GPU_MEMORY_SHARE = 0.5  # share of a GPU's free memory
@@ -46,7 +47,7 @@ def capacity(config: RunConfig, data: Data, device: torch.device, sharing: int =
         free, _ = torch.cuda.mem_get_info(device)
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # what torch itself keeps
         return max(1, min(MAX_REPLICAS_GPU, int(GPU_MEMORY_SHARE * free / sharing) // bytes_each))
-    return max(1, min(MAX_REPLICAS_CPU, CPU_CACHE_BYTES // bytes_each))
+    return max(1, min(MAX_REPLICAS_CPU, CPU_BYTES // bytes_each))
 
 
 def _bytes(config: RunConfig, shape: tuple[int, int, int], classes: int, batch: int) -> int:
@@ -83,14 +84,15 @@ def cohorts(runs: list[RunConfig], most: dict[str, int], workers: int) -> list[l
     Args:
         runs: The runs, in the order in which they should be trained.
         most: Number of runs that fit, for each `cohort_key`.
-        workers: Number of workers among which each group is divided.
+        workers: Number of workers, none of which should be idle while others train more than a few runs.
     """
     groups: dict[str, list[RunConfig]] = {}
     for run in runs:
         groups.setdefault(cohort_key(run), []).append(run)
+    few = min(FEW_REPLICAS, -(-len(runs) // workers))
     cut = []
     for key, group in groups.items():
-        size = min(max(most[key], 1), max(8, -(-len(group) // workers)))
+        size = min(max(most[key], 1), max(few, -(-len(group) // workers)))
         cut += [group[i : i + size] for i in range(0, len(group), size)]
     order = {run.run_id: i for i, run in enumerate(runs)}
     return sorted(cut, key=lambda c: order[c[0].run_id])
