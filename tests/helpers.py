@@ -18,6 +18,7 @@ CPU = torch.device("cpu")
 def tiny(**overrides: Any) -> Study:
     """A study that takes a second: synthetic images, small dense network."""
     fields: dict[str, Any] = {"dataset": "synthetic,samples=200", "network": "mlp,width=16", "epochs": 2, "seeds": 1}
+    fields["weight_decay"] = 0.002
     return read_study(None, {"name": "tiny", **fields, **overrides})
 
 

@@ -3,27 +3,33 @@
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from decaybench.analysis.cells import Cell, cells, same_seeds, strategy_name
+from decaybench.analysis.evidence import (
+    ACCURACY_MARGIN,
+    LOSS_MARGIN,
+    NEW_IMAGES,
+    THESE_IMAGES,
+    Evidence,
+    judged,
+    watched,
+)
 from decaybench.analysis.frame import ALPHA_COLUMNS, FINGERPRINTS, Row, alpha_columns, config_of
+from decaybench.analysis.questions import questions
 from decaybench.analysis.statistics import (
-    TIE_TOLERANCE,
-    accuracy_interval,
-    anytime_interval,
+    Estimate,
     correlation,
-    equivalent,
-    holm,
-    mean_interval,
-    minimum_detectable_difference,
-    p_value,
+    crossed,
+    over_seeds,
     paired_win_rate,
 )
 from decaybench.registry.hashing import config_digest
+from decaybench.registry.methods import method_of
 
 CONFIG_COLUMNS = ("dataset", "network", "activation", "strategy", "optimizer", "lr", "weight_decay", "epochs")
 
@@ -45,11 +51,16 @@ class Summary:
 
 COLUMNS = (
     *CONFIG_COLUMNS,
-    *("seeds", "diverged", "test_accuracy", "test_accuracy_low", "test_accuracy_high"),
+    *("method", "seeds", "diverged", "test_accuracy", "test_accuracy_low", "test_accuracy_high"),
     *("difference", "difference_low", "difference_high"),
     *("p_holm", "improvement", "pairing", "detectable", "verdict"),
+    *("test_loss", "test_loss_low", "test_loss_high"),
+    *("loss_difference", "loss_difference_low", "loss_difference_high"),
+    *("loss_p_holm", "loss_detectable", "loss_verdict"),
+    *("difference_seeds_low", "difference_seeds_high", "speaks_about"),
     *ALPHA_COLUMNS,
 )
+METRICS = ("accuracy", "loss")
 
 
 @dataclass(frozen=True)
@@ -58,17 +69,24 @@ class ComparisonSettings:
 
     Attributes:
         baseline: The strategy that the others are compared with.
-        margin: What counts as no difference, a fraction; None: nothing does.
+        margin: What counts as no difference in accuracy, a fraction.
+        loss_margin: What counts as no difference in loss, a share of the baseline's.
         anytime: Whether seeds were added until the intervals were narrow enough, so that they must allow for looking.
+        fixed_test_set: Whether intervals are to be over seeds only, so that they speak about these test images.
+        primary: The contrast that was named before the runs, a strategy with ``:loss`` or ``:accuracy`` behind it; it
+            is not corrected.
     """
 
     baseline: str = "decay-all"
-    margin: float | None = None
+    margin: float = ACCURACY_MARGIN
+    loss_margin: float = LOSS_MARGIN
     anytime: bool = False
+    fixed_test_set: bool = False
+    primary: str | None = None
 
 
 def summarize(runs: pd.DataFrame, settings: ComparisonSettings | None = None) -> Summary:
-    """Groups runs into cells and compares each with the baseline strategy, seed by seed.
+    """Groups runs into cells and compares each method with the baseline strategy, seed by seed and image by image.
 
     Args:
         runs: One row a run, as `decaybench.analysis.frame.runs_frame` makes it.
@@ -82,17 +100,111 @@ def summarize(runs: pd.DataFrame, settings: ComparisonSettings | None = None) ->
         for key in dict.fromkeys(k for c in found for k in c.config)
         if key not in CONFIG_COLUMNS and len({str(c.config.get(key)) for c in found}) > 1
     ]
-    pairs = [_pairs(cell, found, settings.baseline, notes) for cell in found]
-    p_values = holm([None if settings.anytime else p_value(pair.differences) for pair in pairs])
     rows = []
-    for cell, pair, p in zip(found, pairs, p_values, strict=True):
-        evidence = _evidence(pair.differences, p, settings)
-        row = {**_row(cell, notes), **evidence, "pairing": correlation(pair.ours, pair.theirs)}
-        rows.append({**{key: row[key] for key in COLUMNS}, **{k: cell.config.get(k) for k in varying}})
+    for part in questions(found):
+        for cell, compared in zip(found[part], _compared(found[part], settings, notes), strict=True):
+            row = {**_row(cell, settings, notes), **_columns(compared)}
+            rows.append({**{key: row[key] for key in COLUMNS}, **{k: cell.config.get(k) for k in varying}})
     if found and not any(settings.baseline in (strategy_name(cell), cell.config["strategy"]) for cell in found):
         notes.append(f"no difference is shown, since no run has the strategy {settings.baseline}.")
     notes += [*_data_notes(found), *_initial_notes(found), *_machine_notes(runs), *_digest_notes(runs)]
     return Summary(rows, found, list(dict.fromkeys(notes)))
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A cell beside its baseline.
+
+    Attributes:
+        method: The name of the method that its strategy is.
+        pairs: What both have.
+        evidence: Of accuracy and of loss, that of the method's first cell.
+    """
+
+    method: str
+    pairs: "Pairs | None"
+    evidence: dict[str, Evidence]
+
+
+def _compared(found: list[Cell], settings: ComparisonSettings, notes: list[str]) -> list[Compared]:
+    """Compares the cells of one question with their baselines; of each method only its first cell is tested."""
+    keys = [(_method(cell), cell.config["weight_decay"]) for cell in found]
+    pairs = [_pairs(cell, found, settings.baseline, notes) for cell in found]
+    chosen = _tested(keys, pairs, {_method(cell) for cell in found if _is_baseline(cell, settings.baseline)})
+    family = [_evidence(pairs[i], metric, settings) for i in chosen for metric in METRICS]
+    named = [_is_primary(found[i], metric, settings) for i in chosen for metric in METRICS]
+    tested = watched(family) if settings.anytime else judged(family, named)
+    of: dict[Any, dict[str, Evidence]] = {}
+    for number, i in enumerate(chosen):
+        both = zip(METRICS, tested[2 * number : 2 * number + 2], strict=True)
+        of[keys[i]] = {metric: evidence for metric, evidence in both if evidence is not None}
+    names = {key: found[i].config["strategy"] for key, i in reversed([*zip(keys, range(len(found)), strict=True)])}
+    return [Compared(str(names[key]), pair, of.get(key, {})) for key, pair in zip(keys, pairs, strict=True)]
+
+
+def _method(cell: Cell) -> tuple[str, str]:
+    return method_of(config_of(cell.runs["config"].iloc[0]))
+
+
+def _tested(keys: list[Any], pairs: "list[Pairs | None]", baselines: set[tuple[str, str]]) -> list[int]:
+    """Chooses the cell of each method and decay that is tested: of those with a pair, the one with most seeds."""
+    first: dict[Any, int] = {}
+    for i, (key, pair) in enumerate(zip(keys, pairs, strict=True)):
+        if pair is not None and key[0] not in baselines:
+            best = pairs[first.setdefault(key, i)]
+            if best is not None and len(pair.seeds) > len(best.seeds):
+                first[key] = i
+    return list(first.values())
+
+
+def _is_baseline(cell: Cell, baseline: str) -> bool:
+    return baseline in (strategy_name(cell), cell.config["strategy"])
+
+
+def _is_primary(cell: Cell, metric: str, settings: ComparisonSettings) -> bool:
+    name, _, which = (settings.primary or "").partition(":")
+    return name in (strategy_name(cell), cell.config["strategy"]) and metric == (which or "accuracy")
+
+
+def _evidence(pairs: "Pairs | None", metric: str, settings: ComparisonSettings) -> Evidence | None:
+    if pairs is None or not pairs.seeds:
+        return None
+    ours, theirs = (pairs.ours, pairs.theirs) if metric == "accuracy" else (pairs.our_losses, pairs.their_losses)
+    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
+    table = None if settings.fixed_test_set or settings.anytime else pairs.outcomes(metric)
+    baseline = float(np.mean(theirs))
+    if not np.isfinite(differences).all():
+        return None
+    several = len(differences) > 1
+    estimate = over_seeds(differences) if table is None else crossed(table) if several else None
+    margin = settings.margin if metric == "accuracy" else settings.loss_margin * baseline
+    return Evidence(metric, differences, baseline, estimate, THESE_IMAGES if table is None else NEW_IMAGES, margin)
+
+
+def _columns(compared: Compared) -> Row:
+    """Returns the columns of a row that come from the comparison with the baseline."""
+    row: Row = dict.fromkeys(COLUMNS[len(CONFIG_COLUMNS) :])
+    row["method"] = compared.method
+    for metric, prefix in (("accuracy", ""), ("loss", "loss_")):
+        e = compared.evidence.get(metric)
+        if e is None:
+            continue
+        row |= {f"{prefix}difference": e.difference, f"{prefix}p_holm": e.p, f"{prefix}verdict": e.verdict}
+        row |= {f"{prefix}difference_low": e.low, f"{prefix}difference_high": e.high}
+        row |= {f"{prefix}detectable": e.detectable}
+        row["speaks_about"] = row["speaks_about"] or e.scope
+    if compared.evidence and (pairs := compared.pairs) is not None:
+        seeds = over_seeds(pairs.differences)
+        low, high = seeds.interval() if seeds is not None else (None, None)
+        row |= {"difference_seeds_low": low, "difference_seeds_high": high}
+        row |= {"improvement": paired_win_rate(pairs.differences), "pairing": correlation(pairs.ours, pairs.theirs)}
+    return {key: row[key] for key in row if key not in ROW_COLUMNS}
+
+
+ROW_COLUMNS = {
+    *("seeds", "diverged", "test_accuracy", "test_accuracy_low", "test_accuracy_high"),
+    *("test_loss", "test_loss_low", "test_loss_high", *ALPHA_COLUMNS),
+}
 
 
 def _one_version(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
@@ -110,8 +222,7 @@ def _one_version(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     return kept, [f"runs of several versions of the training code are shown and never averaged: {text}."]
 
 
-def _row(cell: Cell, notes: list[str]) -> Row:
-    accuracy = accuracy_interval(cell.values("test_accuracy"))
+def _row(cell: Cell, settings: ComparisonSettings, notes: list[str]) -> Row:
     diverged = cell.runs["diverged"].dropna()
     if len(diverged):
         epochs = ", ".join(str(int(epoch)) for epoch in diverged)
@@ -120,35 +231,39 @@ def _row(cell: Cell, notes: list[str]) -> Row:
         **{key: cell.config[key] for key in CONFIG_COLUMNS},
         "seeds": len(cell.runs),
         "diverged": len(diverged),
-        **dict(zip(("test_accuracy", "test_accuracy_low", "test_accuracy_high"), accuracy, strict=True)),
+        **_mean(cell, "accuracy", settings),
+        **_mean(cell, "loss", settings),
         **alpha_columns(cell.alphas()),
     }
 
 
-def _evidence(differences: list[float], p: float | None, settings: ComparisonSettings) -> Row:
-    """Returns the difference to the baseline, and what may be concluded from it."""
-    interval = (anytime_interval if settings.anytime else mean_interval)(differences)
-    row: Row = dict(zip(("difference", "difference_low", "difference_high"), interval, strict=True))
-    row |= {"p_holm": p, "improvement": paired_win_rate(differences)}
-    row |= {"detectable": minimum_detectable_difference(differences)}
-    return row | {"verdict": _verdict(differences, row, settings)}
+def _mean(cell: Cell, metric: str, settings: ComparisonSettings) -> Row:
+    """Returns the mean of a metric with its interval: over seeds and test images where both are known."""
+    key, values = f"test_{metric}", cell.values(f"test_{metric}")
+    if not values:
+        return dict.fromkeys((key, f"{key}_low", f"{key}_high"))
+    table = None if settings.fixed_test_set or settings.anytime else outcomes_of(cell, metric, cell.seeds)
+    estimate = over_seeds(values) if table is None or len(values) < 2 else crossed(table)
+    low, high = _clipped(estimate, metric)
+    return {key: float(np.mean(values)), f"{key}_low": low, f"{key}_high": high}
 
 
-def _verdict(differences: list[float], row: Row, settings: ComparisonSettings) -> str | None:
-    """Returns a verdict: better, worse, same (in every seed, or within the margin) or not enough seeds."""
-    if len(differences) < 2:
+def _clipped(estimate: Estimate | None, metric: str) -> tuple[float | None, float | None]:
+    if estimate is None:
+        return None, None
+    low, high = estimate.interval()
+    return max(low, 0.0), min(high, 1.0) if metric == "accuracy" else high
+
+
+def outcomes_of(cell: Cell, metric: str, seeds: list[int]) -> npt.NDArray[np.float64] | None:
+    """Returns what each run made of each test image, (seeds, images); None where a record does not hold it."""
+    column = {"accuracy": "test_correct", "loss": "test_losses"}[metric]
+    if column not in cell.completed:
         return None
-    if max(map(abs, differences)) < TIE_TOLERANCE:
-        return "the same in every seed"
-    low, high, p = row["difference_low"], row["difference_high"], row["p_holm"]
-    clear = p is not None and p < 0.05 if not settings.anytime else low is not None and (low > 0 or high < 0)
-    if clear:
-        return "better" if row["difference"] > 0 else "worse"
-    if settings.margin is not None and (inside := equivalent(differences, settings.margin)) is not None:
-        narrow = low is not None and -settings.margin < low and high < settings.margin
-        if narrow if settings.anytime else inside < 0.05:
-            return f"the same within ±{100 * settings.margin:g}"
-    return "not enough seeds to tell"
+    arrays = list(cell.completed.loc[seeds, column])
+    if not arrays or any(a is None or len(a) != len(arrays[0]) for a in arrays):
+        return None
+    return np.stack(arrays).astype(np.float64)
 
 
 def describe(cell: Cell) -> str:
@@ -162,29 +277,59 @@ def baseline_of(cell: Cell, found: list[Cell], baseline: str, notes: list[str]) 
     for other in found:
         control = "no-decay" in (strategy_name(cell), strategy_name(other))
         but = ("strategy", "weight_decay") if control else ("strategy",)
-        if baseline in (strategy_name(other), other.config["strategy"]) and cell.matches(other, *but):
+        if _is_baseline(other, baseline) and cell.matches(other, *but):
             candidates.append(other)
-    if len(candidates) > 1:
+    if len(candidates) > 1 and strategy_name(cell) != "no-decay":
         notes.append(f"{describe(cell)}: no difference, since {len(candidates)} cells of {baseline} fit it.")
     return candidates[0] if len(candidates) == 1 else None
 
 
-class Pairs(NamedTuple):
-    """The test accuracies of two cells on the seeds that both have, in the order of the seeds."""
+@dataclass(frozen=True)
+class Pairs:
+    """Two cells on the seeds that both have, in the order of the seeds.
 
-    ours: list[float]
-    theirs: list[float]
+    Attributes:
+        seeds: The seeds.
+        first, second: The cell and its baseline.
+    """
+
+    seeds: list[int]
+    first: Cell
+    second: Cell
+
+    @property
+    def ours(self) -> list[float]:
+        return self.first.values("test_accuracy", self.seeds)
+
+    @property
+    def theirs(self) -> list[float]:
+        return self.second.values("test_accuracy", self.seeds)
+
+    @property
+    def our_losses(self) -> list[float]:
+        return self.first.values("test_loss", self.seeds)
+
+    @property
+    def their_losses(self) -> list[float]:
+        return self.second.values("test_loss", self.seeds)
 
     @property
     def differences(self) -> list[float]:
         return [a - b for a, b in zip(self.ours, self.theirs, strict=True)]
 
+    def outcomes(self, metric: str) -> npt.NDArray[np.float64] | None:
+        """Returns the difference of each seed on each test image, (seeds, images)."""
+        ours, theirs = (outcomes_of(cell, metric, self.seeds) for cell in (self.first, self.second))
+        if ours is None or theirs is None or ours.shape != theirs.shape:
+            return None
+        return ours - theirs
 
-def _pairs(cell: Cell, found: list[Cell], baseline: str, notes: list[str]) -> Pairs:
-    """Pairs a cell with its baseline; nothing for the baseline itself, and for runs whose fingerprints differ."""
+
+def _pairs(cell: Cell, found: list[Cell], baseline: str, notes: list[str]) -> Pairs | None:
+    """Pairs a cell with its baseline; None for the baseline itself, and without runs whose fingerprints agree."""
     other = baseline_of(cell, found, baseline, notes)
     if other is None or other is cell:
-        return Pairs([], [])
+        return None
     seeds = same_seeds(cell, other)
     prints = [f"{key}_fingerprint" for key in FINGERPRINTS]
     alike = (cell.completed.loc[seeds, prints].to_numpy() == other.completed.loc[seeds, prints].to_numpy()).all(1)
@@ -196,12 +341,15 @@ def _pairs(cell: Cell, found: list[Cell], baseline: str, notes: list[str]) -> Pa
     seeds = [seed for seed, same in zip(seeds, alike, strict=True) if same]
     if seeds and len(seeds) < len(cell.runs):
         notes.append(f"{describe(cell)}: the difference is over {len(seeds)} of {len(cell.runs)} seeds.")
-    return Pairs(cell.values("test_accuracy", seeds), other.values("test_accuracy", seeds))
+    return Pairs(seeds, cell, other) if seeds else None
 
 
-def differences_of(cell: Cell, found: list[Cell], baseline: str, notes: list[str]) -> list[float]:
-    """Returns test accuracy minus the baseline's for every seed that both have; nothing for the baseline itself."""
-    return _pairs(cell, found, baseline, notes).differences
+def pairs_of(found: list[Cell], baseline: str) -> list[Pairs]:
+    """Pairs each distinct method of one question with the baseline."""
+    methods = [(_method(cell), cell.config["weight_decay"]) for cell in found]
+    pairs = [_pairs(cell, found, baseline, []) for cell in found]
+    baselines = {_method(cell) for cell in found if _is_baseline(cell, baseline)}
+    return [pairs[i] for i in _tested(methods, pairs, baselines)]  # type: ignore[misc]
 
 
 def _data_notes(found: list[Cell]) -> list[str]:

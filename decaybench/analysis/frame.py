@@ -39,7 +39,9 @@ def load(directory: str | Path) -> pd.DataFrame:
     Returns:
         One row per run: its configuration, seed, ``diverged`` (the epoch, or missing), the last epoch's losses
         and accuracies (fractions), the activation parameters' mean, quantiles, share near zero and share of exact
-        zeros over all layers, fingerprints, device and seconds. Runs of one ``cell_id`` differ in nothing but the seed.
+        zeros over all layers, fingerprints, device and seconds; ``test_correct`` (bool) and ``test_losses`` (float16)
+        are arrays with an entry for each test example, or None in older records. Runs of one ``cell_id`` differ in
+        nothing but the seed.
 
     Raises:
         UsageError: When it is no study folder.
@@ -73,7 +75,8 @@ def runs_frame(loaded: Loaded) -> pd.DataFrame:
         Columns ``run_id``, ``cell_id``, ``config`` (of the first run of its cell: the seed is apart; see `config_of`),
         ``seed``, ``diverged`` (NaN where it did not),
         the last value of each metric, ``…_fingerprint``, ``data_key`` (equal where the data are), ``device``,
-        ``seconds``, ``provenance`` (JSON), ``protected``, ``layers`` (a tuple of `Layer` each).
+        ``seconds``, ``provenance`` (JSON), ``protected``, ``layers`` (a tuple of `Layer` each), ``test_correct`` and
+        ``test_losses`` (an array with an entry for each test example, or None).
     """
     parts = [_from_records(loaded.records)] if loaded.records else []
     if loaded.packed is not None and loaded.packed.num_rows:
@@ -99,13 +102,15 @@ def _from_records(records: Sequence[Record]) -> pd.DataFrame:
             "provenance": json.dumps(record.provenance, sort_keys=True),
             "protected": record.protected,
             "layers": record.layers,
+            "test_correct": None if record.outcomes is None else record.outcomes.correct,
+            "test_losses": None if record.outcomes is None else record.outcomes.loss,
         }
         for record in records
     )
 
 
 def _from_table(table: "pa.Table") -> pd.DataFrame:
-    from decaybench.results.packed import layers_of
+    from decaybench.results.packed import OUTCOMES, layers_of, outcomes_of
 
     names = [name for name in table.column_names if name not in _NOT_METRICS and not name.endswith("_fingerprint")]
     prints = [f"{key}_fingerprint" for key in (*FINGERPRINTS, "source")]
@@ -118,6 +123,9 @@ def _from_table(table: "pa.Table") -> pd.DataFrame:
     configs = dict(zip(first, table["config"].take(first.index.to_numpy()).to_pylist(), strict=True))
     runs["config"] = runs["cell_id"].map(configs)
     runs["layers"] = pd.Series(layers_of(table["layers"]), index=runs.index, dtype=object)
+    outcomes = [outcomes_of(*row) for row in zip(*(table[key].to_pylist() for key in OUTCOMES), strict=True)]
+    runs["test_correct"] = pd.Series([o and o.correct for o in outcomes], index=runs.index, dtype=object)
+    runs["test_losses"] = pd.Series([o and o.loss for o in outcomes], index=runs.index, dtype=object)
     return runs
 
 

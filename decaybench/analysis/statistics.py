@@ -7,9 +7,11 @@ gamma distribution of shape 4).
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from scipy.special import nctdtrinc, stdtr, stdtrit
 
 TIE_TOLERANCE = 1e-12  # differences of equal fractions differ by rounding
@@ -23,6 +25,91 @@ class Interval(NamedTuple):
     high: float | None
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its standard error, from which intervals and tests follow by Student's t.
+
+    Attributes:
+        value: The mean.
+        error: Its standard error, above 0.
+        df: Degrees of freedom, not always whole.
+    """
+
+    value: float
+    error: float
+    df: float
+
+    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Returns the two-sided interval."""
+        half = float(stdtrit(self.df, 0.5 + confidence / 2)) * self.error
+        return self.value - half, self.value + half
+
+    def p_value(self) -> float:
+        """Returns the two-sided p-value of a true mean of 0."""
+        return float(2 * stdtr(self.df, -abs(self.value) / self.error))
+
+    def detectable(self, level: float = 0.05, power: float = 0.8) -> float:
+        """Returns the smallest true difference that a test at this level would have shown with this power."""
+        critical = float(stdtrit(self.df, 1 - level / 2))
+        # The noncentrality, in standard errors; the other tail is empty where there is any power.
+        return self.error * float(nctdtrinc(self.df, 1 - power, critical))
+
+
+def over_seeds(values: Sequence[float]) -> Estimate | None:
+    """Estimates the mean over new seeds; None for fewer than two values, and where all are equal."""
+    error = _standard_error(values)
+    if error is None:
+        return None
+    return Estimate(math.fsum(values) / len(values), error, len(values) - 1)
+
+
+def crossed(values: npt.NDArray[np.float64]) -> Estimate | None:
+    """Estimates the mean over new seeds and new test examples, both as random effects.
+
+    The quasi-F of Clark 1973 (subjects × items) with Satterthwaite's degrees of freedom: the variance of the mean is
+    the mean square of the seeds, plus that of the examples, less that of the rest; where the rest is the largest of
+    the three, the larger of the other two.
+
+    Args:
+        values: (seeds, examples): what each run made of each example, or the difference of two runs there.
+
+    Returns:
+        With one seed an estimate over examples only, with one example over seeds only. None where no two values
+        differ, or there is only one.
+    """
+    n, m = values.shape
+    mean = float(values.mean())
+    if n == 1 or m == 1:
+        return over_seeds(values.ravel().tolist())
+    rows, columns = values.mean(1) - mean, values.mean(0) - mean
+    rest = values - mean - rows[:, None] - columns
+    a = m * float(rows @ rows) / (n - 1)
+    b = n * float(columns @ columns) / (m - 1)
+    e = float(np.square(rest).sum()) / ((n - 1) * (m - 1))
+    total = a + b - e
+    if total >= max(a, b):
+        df = total**2 / (a**2 / (n - 1) + b**2 / (m - 1) + e**2 / ((n - 1) * (m - 1))) if total > 0 else 1.0
+    else:
+        total, df = (a, n - 1.0) if a >= b else (b, m - 1.0)
+    error = math.sqrt(max(total, 0.0) / (n * m))
+    return Estimate(mean, error, df) if error > TIE_TOLERANCE else None
+
+
+def holm_levels(p_values: Sequence[float], level: float = 0.05) -> list[float]:
+    """Returns the level at which Holm's correction tests each p-value: it is significant where it is not above.
+
+    From the first one on that is not significant, all are tested at that one's level, so that an interval at
+    confidence 1 − level leaves 0 out exactly where the difference is significant.
+    """
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    levels, stopped = [level] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        levels[i] = stopped or level / (len(p_values) - rank)
+        if not stopped and p_values[i] > levels[i]:
+            stopped = levels[i]
+    return levels
+
+
 def _standard_error(values: Sequence[float]) -> float | None:
     """Returns the standard error of the mean; None for one value, and where all are equal.
 
@@ -32,32 +119,6 @@ def _standard_error(values: Sequence[float]) -> float | None:
     if len(values) < 2 or max(values) - min(values) < TIE_TOLERANCE:
         return None
     return float(np.std(values, ddof=1)) / math.sqrt(len(values))
-
-
-def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Returns the mean with Student's t interval.
-
-    Args:
-        values: One number per seed; for a paired difference, the differences seed by seed.
-        confidence: The share of such intervals that cover the true mean, for normal values.
-
-    Returns:
-        No interval for fewer than two values, and none where all are equal.
-    """
-    n, error = len(values), _standard_error(values)
-    if n == 0:
-        return Interval(None, None, None)
-    mean = math.fsum(values) / n
-    if error is None:
-        return Interval(mean, None, None)
-    half = float(stdtrit(n - 1, 0.5 + confidence / 2)) * error
-    return Interval(mean, mean - half, mean + half)
-
-
-def accuracy_interval(values: Sequence[float]) -> Interval:
-    """Returns the mean of accuracies with its interval, cut to 0 … 1."""
-    mean, low, high = mean_interval(values)
-    return Interval(mean, None if low is None else max(0.0, low), None if high is None else min(1.0, high))
 
 
 def anytime_interval(values: Sequence[float], confidence: float = 0.95, g: float = 1.0) -> Interval:
@@ -84,15 +145,6 @@ def anytime_interval(values: Sequence[float], confidence: float = 0.95, g: float
     return Interval(mean, mean - half, mean + half)
 
 
-def p_value(differences: Sequence[float]) -> float | None:
-    """Returns the two-sided p-value of Student's paired t-test; None where there is no spread."""
-    error = _standard_error(differences)
-    if error is None:
-        return None
-    t = math.fsum(differences) / len(differences) / error
-    return float(2 * stdtr(len(differences) - 1, -abs(t)))
-
-
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Applies Holm's correction, under which the chance of any false alarm in the family keeps the level."""
     known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
@@ -117,24 +169,3 @@ def correlation(first: Sequence[float], second: Sequence[float]) -> float | None
     if len(first) < 3 or _standard_error(first) is None or _standard_error(second) is None:
         return None
     return float(np.corrcoef(first, second)[0, 1])
-
-
-def minimum_detectable_difference(
-    differences: Sequence[float], power: float = 0.8, level: float = 0.05
-) -> float | None:
-    """Returns the smallest true difference that as many seeds with this spread would have shown with this power."""
-    n, error = len(differences), _standard_error(differences)
-    if error is None or n < 3:
-        return None
-    critical = float(stdtrit(n - 1, 1 - level / 2))
-    # The noncentrality, in standard errors; the other tail is empty where there is any power.
-    return error * float(nctdtrinc(n - 1, 1 - power, critical))
-
-
-def equivalent(differences: Sequence[float], margin: float) -> float | None:
-    """Returns the p-value of two one-sided tests (Schuirmann 1987): small where the mean lies within ±margin."""
-    error = _standard_error(differences)
-    if error is None:
-        return None
-    n, mean = len(differences), math.fsum(differences) / len(differences)
-    return float(max(stdtr(n - 1, (mean - margin) / error), stdtr(n - 1, -(mean + margin) / error)))

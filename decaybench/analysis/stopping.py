@@ -3,8 +3,10 @@
 import pandas as pd
 
 from decaybench.analysis.cells import Cell, cells
-from decaybench.analysis.comparison import baseline_of, differences_of
-from decaybench.analysis.statistics import anytime_interval
+from decaybench.analysis.comparison import pairs_of
+from decaybench.analysis.evidence import LEVEL
+from decaybench.analysis.questions import questions
+from decaybench.analysis.statistics import TIE_TOLERANCE, anytime_interval
 from decaybench.study.config import RunConfig
 
 FIRST_SEEDS = 5  # seeds of every cell before anything is judged
@@ -16,7 +18,7 @@ def next_runs(runs: list[RunConfig], finished: pd.DataFrame, until: float, basel
 
     A difference is known when its anytime-valid interval is narrow enough
     (`decaybench.analysis.statistics.anytime_interval`), which holds its promise although it is looked at again and
-    again.
+    again; over the methods of a question the intervals hold together. It speaks about these test images.
 
     Args:
         runs: All runs of the study, in its order.
@@ -42,13 +44,24 @@ def next_runs(runs: list[RunConfig], finished: pd.DataFrame, until: float, basel
 def _undecided(found: list[Cell], until: float, baseline: str) -> list[tuple[set[str], float]]:
     """Lists each cell whose difference is not known, and its baseline, as run ids, with the interval's half-width."""
     wanted = []
-    for cell in found:
-        other = baseline_of(cell, found, baseline, [])
-        if other is None or other is cell:
-            continue
-        interval = anytime_interval(differences_of(cell, found, baseline, []))
-        known = interval.low is not None and interval.high is not None
-        half = (interval.high - interval.low) / 2 if known else float("inf")  # type: ignore[operator]
-        if half > until:
-            wanted.append(({run_id for c in (cell, other) for run_id in c.runs["run_id"]}, half))
+    for part in questions(found):
+        pairs = pairs_of(found[part], baseline)
+        for pair in pairs:
+            half = half_width(pair.differences, len(pairs))
+            if half > until:
+                ids = {run_id for cell in (pair.first, pair.second) for run_id in cell.runs["run_id"]}
+                wanted.append((ids, half))
     return wanted
+
+
+def half_width(differences: list[float], watched: int) -> float:
+    """Returns half the width of an anytime-valid interval, one of several that are watched together.
+
+    Arms that never differed count as known: their interval would never become narrower.
+    """
+    if len(differences) >= FIRST_SEEDS and max(map(abs, differences)) < TIE_TOLERANCE:
+        return 0.0
+    interval = anytime_interval(differences, 1 - LEVEL / watched)
+    if interval.low is None or interval.high is None:
+        return float("inf")
+    return (interval.high - interval.low) / 2

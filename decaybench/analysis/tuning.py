@@ -29,23 +29,30 @@ class Candidates:
     validation: Floats
     test: Floats
 
+    @property
+    def grid(self) -> set[tuple[float, float]]:
+        """The learning rates and decays that were searched."""
+        return {(cell.config["lr"], cell.config["weight_decay"]) for cell in self.cells}
+
     def best(self, seeds: npt.NDArray[np.intp]) -> tuple[npt.NDArray[np.intp], Floats]:
         """Chooses a cell for each resample of seeds (B, n), and returns its index and test accuracy, both (B,)."""
         chosen = self.validation[:, seeds].mean(2).argmax(0)  # (B,)
         return chosen, self.test[:, seeds].mean(2)[chosen, np.arange(len(seeds))]
 
 
-def tuned(found: Iterable[Cell], baseline: str) -> list[Row]:
-    """Compares strategies at their own best, for every question with more than one learning rate or decay.
+def tuned(found: Iterable[Cell], baseline: str) -> list[list[Row]]:
+    """Compares strategies at their own best: the rows of each question with more than one learning rate or decay.
 
-    The interval is Student's t with the standard error of a bootstrap over seeds in which every resample chooses
-    again, so that the optimism of choosing is counted; all strategies share the resampled seeds.
+    No decay at all is a candidate of every strategy, where the study has it. The interval is Student's t with the
+    standard error of a bootstrap over seeds in which every resample chooses again, so that the optimism of choosing is
+    counted; all strategies share the resampled seeds. It speaks about these test images. Only searches over the same
+    rates and decays are compared.
     """
     questions: dict[tuple[str, ...], list[Cell]] = {}
     for cell in found:
         key = tuple(f"{k}={v}" for k, v in cell.config.items() if k not in ("strategy", *TUNED_FIELDS))
         questions.setdefault(key, []).append(cell)
-    return [row for cells in questions.values() for row in _question(cells, baseline)]
+    return [rows for cells in questions.values() if (rows := _question(cells, baseline))]
 
 
 def _question(cells: list[Cell], baseline: str) -> list[Row]:
@@ -58,7 +65,11 @@ def _question(cells: list[Cell], baseline: str) -> list[Row]:
     seeds = sorted(set.intersection(*(set(c.seeds) for c in whole)))
     if not seeds:
         return []
-    candidates = [_candidates(name, [c for c in group if c.seeds], seeds) for name, group in groups.items()]
+    none = [c for name, group in groups.items() if name == "no-decay" for c in group if c.seeds]
+    candidates = [
+        _candidates(name, [c for c in group if c.seeds] + (none if name != "no-decay" else []), seeds)
+        for name, group in groups.items()
+    ]
     all_seeds = np.arange(len(seeds))[None]  # (1, n): the sample itself
     resampled = np.random.default_rng(0).integers(len(seeds), size=(BOOTSTRAP_SAMPLES, len(seeds)))
     reference = next((c for c in candidates if baseline in (c.strategy, strategy_name(c.cells[0]))), None)
@@ -80,13 +91,23 @@ def _row(
     best, n = c.cells[chosen], all_seeds.shape[1]
     row = {key: best.config[key] for key in best.config if key not in TUNED_FIELDS}
     row |= {"lr": best.config["lr"], "weight_decay": best.config["weight_decay"], "seeds": n}
-    row |= {"candidates": len(c.cells), "chosen_again": float((again == chosen).mean())}
+    row |= {"strategy": c.strategy, "candidates": len(c.cells), "chosen_again": float((again == chosen).mean())}
+    row |= {"on_edge": _on_edge(best, c.cells)}
     row |= {"validation_accuracy": float(c.validation[chosen].mean())}
     row |= _interval("test_accuracy", float(test), scores, n)
-    if reference is None or reference is c:
+    if reference is None or reference is c or c.grid != reference.grid:
         return row | dict.fromkeys(("difference", "difference_low", "difference_high"))
     _, (theirs,) = reference.best(all_seeds)
     return row | _interval("difference", float(test - theirs), scores - reference.best(resampled)[1], n)
+
+
+def _on_edge(best: Cell, cells: list[Cell]) -> bool:
+    """Tells whether nothing larger, or nothing smaller, than the best rate or decay was tried; 0 has nothing below."""
+    for key in TUNED_FIELDS:
+        tried = sorted({cell.config[key] for cell in cells})
+        if len(tried) > 1 and best.config[key] in (tried[0], tried[-1]) and best.config[key] != 0:
+            return True
+    return False
 
 
 def _interval(key: str, estimate: float, resampled: Floats, n: int) -> Row:

@@ -102,6 +102,26 @@ def report(
     _show(processor(), {"decaybench report": list(reports(tuple(runs or (1000, 10_000))))}, format)
 
 
+@bench.command()
+@guarded
+def verdicts(
+    seeds: Annotated[int, typer.Option(min=20, help="Seeds of every null and every contrast.")] = 200,
+    format: FormatName = "table",
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """What verdicts and intervals promise, on real runs: false alarms where nothing differs, and coverage."""
+    check_choice("format", format, FORMATS)
+    from decaybench.bench import verdicts as measure
+    from decaybench.execution.device import processor
+
+    say("Training some thousand runs, a quarter of an hour …")
+    found = {
+        "false alarms, nominally 0.05": list(measure.false_alarms(seeds)),
+        "coverage of new seeds and new images, nominally 0.95": list(measure.coverage(seeds)),
+    }
+    _show(f"{processor()}, {seeds} seeds", found, format)
+
+
 def _show(about: str, found: dict[str, list[dict[str, Any]]], format: str) -> None:
     from decaybench.bench.tables import print_rows, to_json
 

@@ -2,11 +2,13 @@
 
 import time
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import pandas as pd
 import typer
 
 from decaybench.analysis.comparison import ComparisonSettings, summarize
+from decaybench.analysis.evidence import ACCURACY_MARGIN
 from decaybench.analysis.frame import config_of, runs_frame
 from decaybench.analysis.stopping import next_runs
 from decaybench.cli.output import write_report
@@ -36,8 +38,18 @@ def report(
     layers: Annotated[bool, typer.Option("--layers", help="Show every activation layer.")] = False,
     baseline: Annotated[str, typer.Option(help="The strategy that the others are compared with.")] = "decay-all",
     margin: Annotated[
-        float | None, typer.Option(min=0.0, metavar="POINTS", help="Differences within ±POINTS count as none.")
+        float, typer.Option(min=0.0, metavar="POINTS", help="Differences within ±POINTS count as none.")
+    ] = 100 * ACCURACY_MARGIN,
+    primary: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The contrast that was asked for before; the study's, if it names one."),
     ] = None,
+    fixed_test_set: Annotated[
+        bool, typer.Option("--fixed-test-set", help="Intervals over seeds only, on these test images.")
+    ] = False,
+    everything: Annotated[
+        bool, typer.Option("--everything", help="Show records that study.toml does not ask for, too.")
+    ] = False,
     follow: Annotated[bool, typer.Option("--follow", help="Show it again as runs finish, until all are.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
@@ -49,19 +61,19 @@ def report(
     folder = find_study_folder(directory)
     if directory is None:
         say(f"Reporting {folder.path}.")
-    settings = _settings(folder, baseline, margin)
+    settings = _settings(folder, baseline, margin, primary, fixed_test_set)
     loaded = folder.load(detail=detail)
     while waiting := _unfinished(folder, loaded):
         if not follow:
             loaded.problems.append(waiting)
             break
         if len(loaded):
-            _write(folder, loaded, settings, format, output, figure, layers)
+            _write(folder, loaded, settings, format, output, figure, layers, everything)
         say(waiting)
         loaded = _more(folder, len(loaded), detail)
     if not len(loaded):
         raise DecaybenchError(" ".join([*loaded.problems, f"{folder.path} holds no finished run."]))
-    _write(folder, loaded, settings, format, output, figure, layers)
+    _write(folder, loaded, settings, format, output, figure, layers, everything)
 
 
 def _write(
@@ -72,14 +84,37 @@ def _write(
     output: Path | None,
     figure: str,
     layers: bool,
+    everything: bool,
 ) -> None:
     for problem in loaded.problems:
         say(f"Warning: {problem}")
     name, description = _about(folder)
     elsewhere = "" if folder.path.parent == Path("results") else f" --results {folder.path.parent}"
     command = f"decaybench run {folder.study_file}{elsewhere}"
-    report = Report(summarize(runs_frame(loaded), settings), settings, layers, figure, name, description, command)
-    write_report(report, format, output)
+    runs, note = (runs_frame(loaded), "") if everything else _asked(folder, runs_frame(loaded))
+    summary = summarize(runs, settings)
+    summary.notes.extend([note] if note else [])
+    write_report(Report(summary, settings, layers, figure, name, description, command), format, output)
+
+
+def _asked(folder: StudyFolder, runs: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """Keeps the runs that study.toml asks for, whatever version of the training code computed them, and says so."""
+    try:
+        study = read_study(str(folder.study_file), {})
+        wanted = {_cell(run.model_dump()) for run in study.runs()}
+    except DecaybenchError:  # none there, or code it names has moved
+        return runs, ""
+    cells = runs.drop_duplicates("cell_id").set_index("cell_id")["config"].map(lambda c: _cell(config_of(c)) in wanted)
+    kept = runs["cell_id"].map(cells).astype(bool) & (runs["seed"] < study.seeds)
+    if kept.all() or not kept.any():
+        return runs, ""
+    return runs[
+        kept
+    ], f"{int((~kept).sum())} runs that study.toml does not ask for are left out; --everything shows them."
+
+
+def _cell(config: dict[str, Any]) -> str:
+    return config_digest({k: v for k, v in config.items() if k not in ("seed", "training_version")})
 
 
 def _more(folder: StudyFolder, before: int, detail: Detail) -> Loaded:
@@ -98,13 +133,22 @@ def _about(folder: StudyFolder) -> tuple[str, str]:
     return study.name, study.description
 
 
-def _settings(folder: StudyFolder, baseline: str, margin: float | None) -> ComparisonSettings:
+def _settings(
+    folder: StudyFolder, baseline: str, margin: float, primary: str | None, fixed_test_set: bool
+) -> ComparisonSettings:
     """Returns how to compare; intervals are anytime-valid where seeds were added until they were narrow."""
     try:
-        until = read_study(str(folder.study_file), {}).until
+        study = read_study(str(folder.study_file), {})
+        until, named = study.until, study.primary
     except DecaybenchError:
-        until = None
-    return ComparisonSettings(baseline, None if margin is None else margin / 100, until is not None)
+        until, named = None, None
+    return ComparisonSettings(
+        baseline,
+        margin / 100,
+        anytime=until is not None,
+        fixed_test_set=fixed_test_set,
+        primary=primary or named,
+    )
 
 
 def _unfinished(folder: StudyFolder, loaded: Loaded) -> str:

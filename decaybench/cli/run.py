@@ -76,6 +76,9 @@ def run(
     until: Annotated[
         str | None, _option("Add seeds, up to --seeds, until differences are known to this.", "POINTS")
     ] = None,
+    primary: Annotated[
+        str | None, _option("The contrast asked for, not corrected: exclude-alpha, say, or exclude-alpha:loss.")
+    ] = None,
     optimizer: Annotated[Many, _names("optimizer", "sgd,momentum=0")] = None,
     schedule: Annotated[Many, _names("schedule", "cosine,warmup=1")] = None,
     lr: Annotated[Many, _option("Learning rate; without it, the optimizer's default.", "RATE")] = None,
@@ -148,7 +151,7 @@ def run(
     whole &= asked.until is not None or ids <= found.run_ids() | found.newer
     for problem in found.problems:
         say(f"Warning: {problem}")
-    settings = ComparisonSettings(BASELINE, anytime=asked.until is not None)
+    settings = ComparisonSettings(BASELINE, anytime=asked.until is not None, primary=asked.primary)
     write_report(Report(summarize(runs_frame(found), settings), settings, name=asked.name))
     say(f"More: decaybench report {shlex.quote(str(folder.path))} --layers")
     if not whole:

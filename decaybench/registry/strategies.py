@@ -40,10 +40,11 @@ class StrategyEntry(Entry):
 
     Attributes:
         decays: Which parameters are pulled: ``all``, ``none``, ``weights`` (all but the activation
-            parameters), ``activation``, or ``matrices`` (two dimensions or more, and no bias).
+            parameters), ``activation``, ``matrices`` (two dimensions or more, and no bias), ``no biases`` (all but
+            biases), or ``no norms or biases``.
     """
 
-    decays: Literal["all", "none", "weights", "activation", "matrices"] = "all"
+    decays: Literal["all", "none", "weights", "activation", "matrices", "no biases", "no norms or biases"] = "all"
 
 
 STRATEGIES: Mapping[str, StrategyEntry] = {
@@ -68,6 +69,14 @@ STRATEGIES: Mapping[str, StrategyEntry] = {
         "the widespread rule: skip biases and 1-D parameters (spares PReLU, decays KAF)",
         _MODULE + "exclude_1d",
         decays="matrices",
+    ),
+    "exclude-bias": StrategyEntry(
+        "no decay for biases, what exclude-1d also does", _MODULE + "exclude_bias", decays="no biases"
+    ),
+    "exclude-norm-bias": StrategyEntry(
+        "no decay for biases and normalization, but for slopes",
+        _MODULE + "exclude_norm_bias",
+        decays="no norms or biases",
     ),
     "alpha-only": StrategyEntry(
         "diagnostic: only the activation parameters are decayed", _MODULE + "alpha_only", decays="activation"

@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
 from typing import Any
 
 import matplotlib as mpl
@@ -12,10 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from decaybench.analysis.cells import Cell
-from decaybench.analysis.comparison import COLUMNS, Summary
-from decaybench.analysis.frame import Row
-from decaybench.errors import one_line
+from decaybench.analysis.comparison import Summary
+from decaybench.errors import DecaybenchError, one_line
 from decaybench.report.numbers import format_interval, format_number, format_percent
+from decaybench.report.titles import Member, titled
 from decaybench.results.record import INPUT_GRID
 
 MAX_ROWS = 40  # rows of one figure; the table has them all
@@ -30,7 +29,6 @@ STYLE: Any = {
     "figure.constrained_layout.use": True,
 }
 PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
-Member = tuple[Row, Cell]
 
 
 class Canvas:
@@ -61,18 +59,6 @@ class Canvas:
         return out.getvalue()
 
 
-def questions(summary: Summary) -> Iterator[tuple[str, list[Member]]]:
-    """Groups cells by data set, network, activation, optimizer, and whatever else the study varies."""
-    pairs = zip(summary.rows, summary.cells, strict=True)
-    for title, group in groupby(pairs, key=lambda m: _title(m[0], "dataset", "network", "activation", "optimizer")):
-        yield title, list(group)
-
-
-def _title(row: Row, *keys: str) -> str:
-    others = (f"{key}={format_number(value)}" for key, value in row.items() if key not in COLUMNS)
-    return one_line(" · ".join([*(str(row[key]) for key in keys), *others]))
-
-
 def _colors(members: Sequence[Member]) -> dict[str, str]:
     names = dict.fromkeys(str(row["strategy"]) for row, _ in members)
     return {name: COLORS[i % len(COLORS)] for i, name in enumerate(names)}
@@ -81,7 +67,7 @@ def _colors(members: Sequence[Member]) -> dict[str, str]:
 def differences(summary: Summary, baseline: str) -> Canvas | None:
     """Draws every difference to the baseline with its interval, on one axis for each question."""
     found = [
-        (t, [m for m in members if m[0]["difference_low"] is not None][:MAX_ROWS]) for t, members in questions(summary)
+        (t, [m for m in members if m[0]["difference_low"] is not None][:MAX_ROWS]) for t, members in titled(summary)
     ]
     found = [(title, members) for title, members in found if members]
     if not found:
@@ -113,7 +99,7 @@ def differences(summary: Summary, baseline: str) -> Canvas | None:
 def decay(summary: Summary, baseline: str) -> Canvas | None:
     """Draws test accuracy against decay, a line for each strategy."""
     found = [
-        (t, m) for t, m in questions(summary) if len({row["weight_decay"] for row, _ in m if row["weight_decay"]}) > 1
+        (t, m) for t, m in titled(summary) if len({row["weight_decay"] for row, _ in m if row["weight_decay"]}) > 1
     ]
     if not found:
         return None
@@ -145,32 +131,35 @@ def _legend(axes: Axes, size: int) -> None:
         axes.legend(fontsize=size)
 
 
-def _learned(summary: Summary) -> list[Member]:
-    """Returns the cells that learn activation parameters, at the middle decay of every question."""
-    chosen: list[Member] = []
-    for _, members in questions(summary):
+def _learned(summary: Summary) -> list[tuple[str, list[Member]]]:
+    """Returns the cells that learn activation parameters, apart for every question and decay; a title says which."""
+    chosen: list[tuple[str, list[Member]]] = []
+    for title, members in titled(summary):
         members = [m for m in members if m[1].layer(0)]
         decays = sorted({row["weight_decay"] for row, _ in members if row["weight_decay"]})
-        middle = decays[len(decays) // 2] if decays else 0.0
-        chosen += [m for m in members if m[0]["weight_decay"] in (middle, 0.0)]
-    return chosen
+        for decay in decays or [0.0]:
+            of = [m for m in members if m[0]["weight_decay"] in (decay, 0.0)]
+            chosen.append((f"{title} · decay {format_number(decay)}", of))
+    return [(title, members) for title, members in chosen if members]
 
 
 Panel = Callable[[Canvas, Axes, list[Member], int], None]
 
 
-def _panels(members: list[Member], label: str, panel: Panel) -> Canvas | None:
-    """Lays out panels: a row for each activation and optimizer, a panel for each layer of its network."""
-    titles = [(t, list(g)) for t, g in groupby(members, key=lambda m: _title(m[0], "activation", "optimizer"))]
-    layers = max((len(m[1].layers[0]) for m in members), default=0)
+def _panels(titles: list[tuple[str, list[Member]]], label: str, panel: Panel) -> Canvas | None:
+    """Lays out panels: a row for each question and decay, a panel for each layer of its network."""
+    if len(titles) > MAX_ROWS:
+        raise DecaybenchError(f"{len(titles)} questions and decays are too many for one figure (at most {MAX_ROWS}).")
+    layers = max((len(m[1].layers[0]) for _, members in titles for m in members), default=0)
     if not layers:
         return None
     canvas = Canvas(len(titles), layers, (2.6, 2.2))
     for row_axes, (title, group) in zip(canvas.axes, titles, strict=True):
         for index, axes in enumerate(row_axes):
             panel(canvas, axes, group, index)
-            axes.set_title(f"{title} · layer {index + 1}", fontsize=7, loc="left")
+            axes.set_title(f"layer {index + 1}", fontsize=7, loc="left")
         row_axes[0].set_ylabel(label)
+        row_axes[0].set_title(f"{title}\nlayer 1", fontsize=6, loc="left")
     _legend(canvas.axes[0][0], 5)
     return canvas
 
@@ -213,7 +202,8 @@ def functions(summary: Summary, baseline: str) -> Canvas | None:
                 canvas.tip(line, f"{name}: f(−2) = {drawn[16]:.3g}, f(0) = {drawn[24]:.3g}, f(2) = {drawn[32]:.3g}")
         _density(axes, group[0][1], index)
 
-    return _panels([m for m in _learned(summary) if _curves(m[1], 0) is not None], "f(s), mean of channels", panel)
+    drawable = [(t, [m for m in members if _curves(m[1], 0) is not None]) for t, members in _learned(summary)]
+    return _panels([(t, members) for t, members in drawable if members], "f(s), mean of channels", panel)
 
 
 def _curves(cell: Cell, index: int) -> Any:

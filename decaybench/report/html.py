@@ -5,7 +5,6 @@ import hashlib
 import json
 import re
 from html import escape as html_escape
-from itertools import groupby
 from typing import Any
 
 import pandas as pd
@@ -13,9 +12,10 @@ import pandas as pd
 from decaybench.analysis.comparison import ComparisonSettings, Summary
 from decaybench.analysis.tuning import tuned
 from decaybench.errors import printable
-from decaybench.report.figures import draw, questions, save
+from decaybench.report.figures import draw, save
 from decaybench.report.numbers import format_interval, format_number, format_percent
-from decaybench.report.verdicts import tuned_table, verdicts
+from decaybench.report.titles import titled
+from decaybench.report.verdicts import share_of_loss, tuned_table, verdicts
 
 
 def escape(text: str) -> str:
@@ -24,7 +24,7 @@ def escape(text: str) -> str:
 
 
 CAPTIONS = {
-    "differences": "Differences to the baseline, 95% intervals; what is clear after Holm's correction is orange.",
+    "differences": "Differences to the baseline with their intervals; what is clear after Holm's correction is orange.",
     "decay": "Test accuracy against decay; dotted: the control without decay.",
     "alphas": "Activation parameters over the epochs, mean of seeds: median, 5% and 95% quantile.",
     "functions": "Learned functions, mean of channels and seeds, over the inputs that their layer really gets (grey).",
@@ -37,10 +37,11 @@ COLUMNS: tuple[str, ...] = (
     "test %",
     "95% interval",
     "difference",
-    "95% interval",
+    "interval",
     "p (Holm)",
 )
-COLUMNS += ("better in %", "pairing r", "would have shown", "verdict", "α mean", "≈0 %")
+COLUMNS += ("better in %", "pairing r", "would have shown", "verdict", "test loss", "change %", "p (Holm)", "verdict")
+COLUMNS += ("α mean", "≈0 %")
 STYLE = """
 :root{color-scheme:light dark;--line:#8884}
 body{overflow-wrap:anywhere;font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:auto;padding:1rem}
@@ -95,7 +96,7 @@ def to_html(summary: Summary, settings: ComparisonSettings, name: str, descripti
         description: What the study asks.
         command: The command that reproduces the study.
     """
-    sections = [_section(title, [row for row, _ in members]) for title, members in questions(summary)]
+    sections = [_section(title, [row for row, _ in members]) for title, members in titled(summary)]
     figures = [_figure(key, caption, summary, settings.baseline) for key, caption in CAPTIONS.items()]
     notes = "".join(f"<li>{escape(note)}</li>" for note in summary.notes)
     body = [
@@ -121,8 +122,8 @@ def _policy() -> str:
 
 def _verdicts(summary: Summary, settings: ComparisonSettings) -> str:
     parts = []
-    for title, members in questions(summary):
-        sentences = verdicts([row for row, _ in members], settings.baseline)
+    for title, members in titled(summary):
+        sentences = verdicts(members, settings.baseline)
         items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences) or "<li>Nothing to compare.</li>"
         parts.append(f"<p><b>{escape(title)}</b></p><ul>{items}</ul>")
     return "".join(parts)
@@ -152,18 +153,19 @@ def _line(row: dict[str, Any]) -> list[str]:
         format_number(row["pairing"]),
         format_percent(row["detectable"]),
         row["verdict"] or "–",
+        format_number(row["test_loss"]),
+        format_percent(share_of_loss(row, row["loss_difference"]), signed=True),
+        format_number(row["loss_p_holm"]),
+        row["loss_verdict"] or "–",
         format_number(row["alpha_mean"]),
         format_percent(row["alpha_near_zero"]),
     ]
 
 
 def _tuned(summary: Summary, baseline: str) -> str:
-    rows = tuned(summary.cells, baseline)
     parts = []
-    for _, group in groupby(
-        rows, key=lambda r: [str(v) for k, v in r.items() if k in ("dataset", "network", "activation", "optimizer")]
-    ):
-        title, columns, lines = tuned_table(list(group), baseline)
+    for rows in tuned(summary.cells, baseline):
+        title, columns, lines = tuned_table(rows, baseline)
         parts.append(f"<h3>{escape(title)}</h3>" + _table(columns, lines, "tuned"))
     return ("<h2>Each strategy at its own best</h2>" + "".join(parts)) if parts else ""
 

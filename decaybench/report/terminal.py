@@ -1,64 +1,75 @@
 """Prints the tables of a report in a terminal."""
 
-from itertools import groupby
-
 import numpy as np
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
-from decaybench.analysis.cells import Cell, strategy_name
-from decaybench.analysis.comparison import COLUMNS, CONFIG_COLUMNS, ComparisonSettings, Summary, distances, layer_rows
+from decaybench.analysis.cells import Cell
+from decaybench.analysis.comparison import ComparisonSettings, Summary, distances, layer_rows
+from decaybench.analysis.evidence import THESE_IMAGES
 from decaybench.analysis.frame import Row, pooled
-from decaybench.analysis.tuning import TUNED_FIELDS, tuned
+from decaybench.analysis.tuning import tuned
 from decaybench.report.numbers import format_interval, format_number, format_percent, histogram, rich_text
-from decaybench.report.verdicts import tuned_table, verdicts
+from decaybench.report.titles import Member, by_method, is_control, titled
+from decaybench.report.verdicts import share_of_loss, tuned_table, verdicts
 
 BINS = 12
 NARROW, WIDE = 100, 148  # below: no pictures; from here on: every column
-HOW_TO_READ = (
-    "Test accuracy in %, differences in percentage points, each with its 95% Student t interval over seeds "
-    "(none where there is one seed, or all seeds are equal). Verdicts: Student's paired t-test at 5%, with Holm's "
-    "correction over the report; a number that would have shown is the difference found with a power of 80%. "
+_UNITS = "Test accuracy in %, differences in percentage points, differences in test loss in % of the baseline's. "
+_CORRECTED = (
+    "each at 95% or, where Holm's correction over the methods × (accuracy, loss) of a table asks for it, more. A "
+    "verdict stands where its interval is clear of 0; what would have shown is found with a power of 80%. "
 )
+HOW_TO_READ = f"{_UNITS}Intervals hold over new seeds and new test images, {_CORRECTED}"
+HOW_ON_THESE_IMAGES = f"{_UNITS}Intervals are Student's t over seeds, on these test images, {_CORRECTED}"
 HOW_ANYTIME = (
     "Test accuracy in %, differences in percentage points. Seeds were added until the differences were known well "
-    "enough, so their 95% intervals are anytime-valid (t-test martingale); those of single accuracies are Student's t. "
+    "enough on these test images, so their intervals are anytime-valid (t-test martingale), at 95% together. "
 )
 LEGEND = "α: the learned activation parameters after training, over layers and seeds; ≈0: within 0.01 of zero."
 WIDE_LEGEND = (
     " Δf start, |f|: RMS distance of the learned functions from their start and from zero on their own inputs."
 )
 NARROW_LEGEND = f" A terminal of {WIDE} columns, --layers or --format csv shows quantiles, functions and histograms."
-Member = tuple[Row, Cell]
 
 
 def print_summary(summary: Summary, console: Console, settings: ComparisonSettings) -> None:
-    """Prints one table per question (data set, network, activation, optimizer …), one line per strategy."""
-    pairs, baseline = zip(summary.rows, summary.cells, strict=True), settings.baseline
-    for title, group in groupby(pairs, key=lambda pair: _question(pair[0])):
-        members = list(group)
+    """Prints one table per question (data set, network, activation, optimizer …), one line per method."""
+    baseline = settings.baseline
+    for title, members in titled(summary):
         common, columns = _columns(members, baseline, console.width)
         table = _table(console.width)
         for name in columns:
             table.add_column(name, justify="left" if name in ("strategy", "α") else "right", no_wrap=True)
         for line in zip(*columns.values(), strict=True):
-            table.add_row(*(rich_text(value) for value in line))
+            table.add_row(*(Text("\n").join(map(rich_text, value.split("\n"))) for value in line))
         _print(" · ".join([title, *common]), table, console)
-        for sentence in verdicts([row for row, _ in members], baseline):
+        for sentence in verdicts(members, baseline):
             console.print(rich_text(sentence))
+        console.print()
     print_tuned(tuned(summary.cells, baseline), baseline, console)
-    how = HOW_ANYTIME if settings.anytime else HOW_TO_READ
-    console.print(rich_text(how + LEGEND + (WIDE_LEGEND if console.width >= WIDE else NARROW_LEGEND), style="dim"))
+    console.print(rich_text(_how(summary, settings) + LEGEND + _more(console.width), style="dim"))
     for note in summary.notes:
         console.print(rich_text(f"Note: {note}", style="yellow"))
 
 
-def print_tuned(rows: list[Row], baseline: str, console: Console) -> None:
+def _how(summary: Summary, settings: ComparisonSettings) -> str:
+    if settings.anytime:
+        return HOW_ANYTIME
+    fixed = [row for row in summary.rows if row["speaks_about"] == THESE_IMAGES]
+    return HOW_ON_THESE_IMAGES if fixed else HOW_TO_READ
+
+
+def _more(width: int) -> str:
+    return WIDE_LEGEND if width >= WIDE else NARROW_LEGEND
+
+
+def print_tuned(questions: list[list[Row]], baseline: str, console: Console) -> None:
     """Prints each strategy at its own best, where a study has several rates or decays."""
-    fields = [key for key in (rows[0] if rows else ()) if key not in (*TUNED_FIELDS, "strategy")][:-11]
-    for _, group in groupby(rows, key=lambda row: [str(row[key]) for key in fields]):
-        title, columns, lines = tuned_table(list(group), baseline)
+    for rows in questions:
+        title, columns, lines = tuned_table(rows, baseline)
         table = _table(console.width)
         for name in columns:
             table.add_column(name, justify="left" if name == "strategy" else "right", no_wrap=True)
@@ -67,19 +78,14 @@ def print_tuned(rows: list[Row], baseline: str, console: Console) -> None:
         _print(title, table, console)
 
 
-def _question(row: Row) -> str:
-    """Writes everything but the strategy and its decay, for the title of a table."""
-    varying = [f"{key}={format_number(v)}" for key, v in row.items() if key not in COLUMNS]
-    named = [*(str(row[key]) for key in CONFIG_COLUMNS[:3]), row["optimizer"], f"lr {format_number(row['lr'])}"]
-    return " · ".join([*named, f"{row['epochs']} epoch{'s' * (row['epochs'] != 1)}", *varying])
-
-
 def _columns(members: list[Member], baseline: str, width: int) -> tuple[list[str], dict[str, list[str]]]:
     """Returns what all rows of a table have in common, for its title, and the columns that remain."""
-    rows = [row for row, _ in members]
-    columns = {"strategy": [str(row["strategy"]) for row in rows]}
+    methods = list(by_method(members))
+    shown = [member for _, member in methods]
+    rows = [row for row, _ in shown]
+    columns = {"strategy": ["\n= ".join(names) for names, _ in methods]}
     common = []
-    decays = {format_number(row["weight_decay"]) for row, cell in members if strategy_name(cell) != "no-decay"}
+    decays = {format_number(row["weight_decay"]) for row, cell in shown if not is_control(cell)}
     if len(decays) <= 1:
         common += [f"decay {decay}" for decay in decays]
     else:
@@ -91,15 +97,30 @@ def _columns(members: list[Member], baseline: str, width: int) -> tuple[list[str
     else:
         columns["seeds"] = seeds
     columns["test %"] = [format_percent(row["test_accuracy"]) for row in rows]
-    columns["95% interval"] = [format_interval(row["test_accuracy_low"], row["test_accuracy_high"]) for row in rows]
+    if width >= NARROW:
+        columns["95% interval"] = [format_interval(row["test_accuracy_low"], row["test_accuracy_high"]) for row in rows]
     if any(row["difference"] is not None for row in rows):
-        columns[f"− {baseline}"] = [format_percent(row["difference"], signed=True) for row in rows]
-        columns["95% interval "] = [
-            format_interval(r["difference_low"], r["difference_high"], signed=True) for r in rows
-        ]
+        columns[f"− {baseline}"] = [_difference(row) for row in rows]
+    columns["loss"] = ["–" if row["test_loss"] is None else f"{row['test_loss']:.3f}" for row in rows]
+    if any(row["loss_difference"] is not None for row in rows):
+        columns["change, %"] = [_change(row) for row in rows]
     if any(row["alpha_mean"] is not None for row in rows):
-        columns |= _alpha_columns(members, width)
+        columns |= _alpha_columns(shown, width)
     return common, columns
+
+
+def _difference(row: Row) -> str:
+    interval = format_interval(row["difference_low"], row["difference_high"], signed=True)
+    return f"{format_percent(row['difference'], signed=True)} {interval}".rstrip()
+
+
+def _change(row: Row) -> str:
+    """Writes the difference in loss in percent of the baseline's."""
+    value, low, high = (share_of_loss(row, row[f"loss_difference{end}"]) for end in ("", "_low", "_high"))
+    if value is None:
+        return "–"
+    ends = "" if low is None or high is None else f" [{100 * low:+.1f}, {100 * high:+.1f}]".replace("-", "−")
+    return f"{100 * value:+.1f}".replace("-", "−") + ends
 
 
 def _alpha_columns(members: list[Member], width: int) -> dict[str, list[str]]:
@@ -108,7 +129,8 @@ def _alpha_columns(members: list[Member], width: int) -> dict[str, list[str]]:
     if width >= WIDE:
         for key, name in (("alpha_q05", "5%"), ("alpha_q50", "50%"), ("alpha_q95", "95%")):
             columns[name] = [format_number(row[key]) for row in rows]
-    columns["≈0 %"] = [format_percent(row["alpha_near_zero"]) for row in rows]
+    if width >= NARROW:
+        columns["≈0 %"] = [format_percent(row["alpha_near_zero"]) for row in rows]
     if width >= WIDE:
         start, zero = zip(*(distances(cell) for _, cell in members), strict=True)
         columns |= {"Δf start": [format_number(d) for d in start], "|f|": [format_number(d) for d in zero]}
@@ -147,19 +169,24 @@ def _picture(cell: Cell, edges: list[float], layer: int | None = None) -> str:
 
 def print_layers(summary: Summary, console: Console) -> None:
     """Prints every activation layer of every cell."""
-    for row, cell in zip(summary.rows, summary.cells, strict=True):
-        layers = list(layer_rows(cell))
-        if not layers:
-            continue
-        table = _table(console.width)
-        table.add_column("layer", no_wrap=True)
-        for name in ("α mean", "5%", "50%", "95%", "≈0 %", "95% of norm", "Δf start", "|f|", "Δf ReLU"):
-            table.add_column(name, justify="right", no_wrap=True)
-        table.add_column("α", no_wrap=True)
-        edges = _edges([cell])
-        for index, layer in enumerate(layers):
-            numbers = [format_number(layer[k]) for k in ("alpha_mean", "alpha_q05", "alpha_q50", "alpha_q95")]
-            numbers += [format_percent(layer["alpha_near_zero"]), format_percent(layer["share_of_norm"])]
-            numbers += [format_number(layer[f"distance_from_{k}"]) for k in ("start", "zero", "relu")]
-            table.add_row(*(rich_text(value) for value in [layer["layer"], *numbers, _picture(cell, edges, index)]))
-        _print(f"{_question(row)} · {row['strategy']} · decay {format_number(row['weight_decay'])}", table, console)
+    for title, members in titled(summary):
+        for row, cell in members:
+            _print_layers(f"{title} · {row['strategy']} · decay {format_number(row['weight_decay'])}", cell, console)
+
+
+def _print_layers(title: str, cell: Cell, console: Console) -> None:
+    layers = list(layer_rows(cell))
+    if not layers:
+        return
+    table = _table(console.width)
+    table.add_column("layer", no_wrap=True)
+    for name in ("α mean", "5%", "50%", "95%", "≈0 %", "95% of norm", "Δf start", "|f|", "Δf ReLU"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("α", no_wrap=True)
+    edges = _edges([cell])
+    for index, layer in enumerate(layers):
+        numbers = [format_number(layer[k]) for k in ("alpha_mean", "alpha_q05", "alpha_q50", "alpha_q95")]
+        numbers += [format_percent(layer["alpha_near_zero"]), format_percent(layer["share_of_norm"])]
+        numbers += [format_number(layer[f"distance_from_{k}"]) for k in ("start", "zero", "relu")]
+        table.add_row(*(rich_text(value) for value in [layer["layer"], *numbers, _picture(cell, edges, index)]))
+    _print(title, table, console)

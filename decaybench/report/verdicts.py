@@ -1,40 +1,94 @@
-"""Writes verdicts in words."""
+"""Writes verdicts in words: one sentence for each kind, and in it every method of that kind."""
 
 from collections.abc import Sequence
 
+from decaybench.analysis.evidence import THESE_IMAGES
 from decaybench.analysis.frame import Row
 from decaybench.report.numbers import format_interval, format_number, format_percent
+from decaybench.report.titles import Member, by_method
 
-ORDER = ("better", "worse", "the same", "not enough")
+FEW_SEEDS = 10  # with fewer, a difference that is found is likely to be found too large
+DECIDED = ("better", "worse")
 
 
-def verdicts(rows: Sequence[Row], baseline: str) -> list[str]:
-    """Writes one sentence for each kind of verdict among the rows of one question."""
+def verdicts(members: Sequence[Member], baseline: str) -> list[str]:
+    """Writes the verdicts on the methods of one question."""
+    rows = [({**row, "strategy": " = ".join(names)}) for names, (row, _) in by_method(members)]
+    judged = [row for row in rows if row["verdict"] or row["loss_verdict"]]
+    several = len({row["weight_decay"] for row in judged} - {0.0}) > 1
     found: dict[str, list[str]] = {}
-    several = len({row["weight_decay"] for row in rows if row["verdict"]} - {0.0}) > 1
-    for row in rows:
-        if row["verdict"]:
-            decay = f" at {format_number(row['weight_decay'])}" if several and row["weight_decay"] else ""
-            found.setdefault(row["verdict"], []).append(f"{row['strategy']}{decay}{_why(row)}")
-    ordered = sorted(found, key=lambda verdict: next(i for i, start in enumerate(ORDER) if verdict.startswith(start)))
-    return [_sentence(verdict, baseline) + ": " + ", ".join(found[verdict]) + "." for verdict in ordered]
+    for row in judged:
+        decay = f" at {format_number(row['weight_decay'])}" if several and row["weight_decay"] else ""
+        found.setdefault(_kind(row, baseline), []).append(f"{row['strategy']}{decay} ({_numbers(row)})")
+    ordered = sorted(found, key=lambda kind: next(i for i, start in enumerate(ORDER) if kind.startswith(start)))
+    sentences = [f"{kind}: {', '.join(found[kind])}." for kind in ordered]
+    decided = [row for row in judged if {row["verdict"], row["loss_verdict"]} & set(DECIDED)]
+    if any(row["seeds"] < FEW_SEEDS for row in decided):
+        sentences.append(f"With fewer than {FEW_SEEDS} seeds a difference that is found tends to be found too large.")
+    if any(row["speaks_about"] == THESE_IMAGES for row in judged):
+        sentences.append("All this is about these test images; it says nothing about new ones.")
+    return sentences
 
 
-def _sentence(verdict: str, baseline: str) -> str:
-    if verdict in ("better", "worse"):
-        return f"{verdict.capitalize()} than {baseline}"
-    if verdict.startswith("the same"):
-        return f"{verdict.replace('the same', 'The same as ' + baseline, 1)}"
-    return "Not enough seeds to tell"
+ORDER = (
+    *("Better", "Worse", "Accuracy and", "Accuracy cannot", "Accuracy is", "Accuracy never", "The same", "Never"),
+    "Cannot tell",
+)
 
 
-def _why(row: Row) -> str:
-    if row["verdict"] in ("better", "worse"):
-        p = "" if row["p_holm"] is None else ", p < 0.001" if row["p_holm"] < 0.001 else f", p {row['p_holm']:.3f}"
-        return f" ({format_percent(row['difference'], signed=True)}{p})"
-    if row["verdict"].startswith("not") and row["detectable"] is not None:
-        return f" ({format_percent(row['detectable'])} would have shown)"
-    return ""
+def _kind(row: Row, baseline: str) -> str:
+    """Says in a few words what accuracy and loss show together."""
+    accuracy, loss = row["verdict"], row["loss_verdict"]
+    if accuracy in DECIDED and loss in DECIDED:
+        if accuracy != loss:
+            return f"Accuracy and test loss disagree about {baseline}"
+        return f"{accuracy.capitalize()} than {baseline} in accuracy and test loss"
+    if accuracy in DECIDED:
+        return f"{accuracy.capitalize()} than {baseline} in accuracy"
+    if loss in DECIDED:
+        lower = "lower" if loss == "better" else "higher"
+        return f"{_of_accuracy(accuracy, baseline)}; test loss is {lower}"
+    if accuracy == loss == "never differed":
+        return f"Never differed from {baseline}, on no test image of any seed"
+    if accuracy and accuracy.startswith("the same"):
+        also = f" and {loss.removeprefix('the same ')}" if loss and loss.startswith("the same") else ""
+        return f"{accuracy.replace('the same', f'The same as {baseline}', 1)}{also}"
+    return f"Cannot tell from {baseline}"
+
+
+def _of_accuracy(verdict: str | None, baseline: str) -> str:
+    if verdict is None or verdict == "cannot tell":
+        return f"Accuracy cannot tell from {baseline}"
+    if verdict == "never differed":
+        return f"Accuracy never differed from {baseline}"
+    return f"Accuracy is {verdict.replace('the same', f'that of {baseline}', 1)}"
+
+
+def _numbers(row: Row) -> str:
+    """Writes both differences, each with its p-value, or with what would have shown."""
+    parts = []
+    if row["verdict"]:
+        shown = f"{format_percent(row['difference'], signed=True)} points"
+        parts.append(shown + _how_sure(row["verdict"], row["p_holm"], format_percent(row["detectable"])))
+    if row["loss_verdict"]:
+        change, seen = (share_of_loss(row, row[f"loss_{key}"]) for key in ("difference", "detectable"))
+        shown = f"loss {format_percent(change, signed=True)}%"
+        parts.append(shown + _how_sure(row["loss_verdict"], row["loss_p_holm"], f"{format_percent(seen)}%"))
+    return ", ".join(parts)
+
+
+def _how_sure(verdict: str, p: float | None, seen: str) -> str:
+    if verdict in DECIDED and p is not None:
+        return " p < 0.001" if p < 0.001 else f" p {p:.3f}"
+    return f" where {seen} would have shown" if verdict == "cannot tell" and not seen.startswith("–") else ""
+
+
+def share_of_loss(row: Row, value: float | None) -> float | None:
+    """Returns a difference in loss as a share of the baseline's loss."""
+    if value is None or row["loss_difference"] is None:
+        return None
+    baseline = row["test_loss"] - row["loss_difference"]
+    return float(value / baseline) if baseline > 0 else None
 
 
 def tuned_table(rows: Sequence[Row], baseline: str) -> tuple[str, list[str], list[list[str]]]:
@@ -42,12 +96,14 @@ def tuned_table(rows: Sequence[Row], baseline: str) -> tuple[str, list[str], lis
     first = rows[0]
     title = " · ".join(str(first[key]) for key in ("dataset", "network", "activation", "optimizer"))
     title += "" if first.get("precision", "float32") == "float32" else f" · {first['precision']}"
-    title += f" · each strategy at its own best of {max(r['candidates'] for r in rows)} by validation"
-    columns = ["strategy", "lr", "decay", "chosen again %", "validation %", "test %", "95% interval"]
+    title += f" · each strategy at its own best of {max(r['candidates'] for r in rows)} by validation, on these images"
+    columns = ["strategy", "lr", "decay", "of grid", "chosen again %", "validation %", "test %", "95% interval"]
     columns += [f"− {baseline}", "95% interval "]
     lines = [
         [
-            *(format_number(row[key]) for key in ("strategy", "lr", "weight_decay")),
+            row["strategy"],
+            *(format_number(row[key]) for key in ("lr", "weight_decay")),
+            "edge" if row["on_edge"] else "",
             f"{100 * row['chosen_again']:.0f}",
             format_percent(row["validation_accuracy"]),
             format_percent(row["test_accuracy"]),

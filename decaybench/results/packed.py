@@ -60,6 +60,7 @@ _FIXED = [
     ("layers", pa.list_(_LAYER)),
     *(("test_correct", pa.binary()), ("test_examples", pa.int64()), ("test_losses", pa.binary())),
 ]
+OUTCOMES = ("test_correct", "test_examples", "test_losses")
 _COLUMNS = {name for name, _ in _FIXED}
 
 
@@ -152,7 +153,7 @@ def columns_for(detail: Detail, path: Path) -> list[str] | None:
         names = pq.read_schema(path).names
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DamagedRecordError(f"it is no readable Parquet file ({str(error).splitlines()[0]})") from error
-    unneeded = {"history", "layers", "test_correct", "test_examples", "test_losses", "digest", "extra"}
+    unneeded = {"history", "layers", "digest", "extra"}
     fields = _SUMMARY if detail == "summary" else _FIGURES
     return [name for name in names if name not in unneeded] + [f"layers.list.element.{field}" for field in fields]
 
@@ -207,11 +208,6 @@ def ids_of(path: Path, whole: bool) -> frozenset[str]:
 
 
 def _record(row: dict[str, Any]) -> Record:
-    correct, losses = row["test_correct"], row["test_losses"]
-    outcomes = None
-    if correct is not None:
-        bits = np.unpackbits(np.frombuffer(correct, np.uint8), count=row["test_examples"]).astype(bool)
-        outcomes = Outcomes(bits, None if losses is None else np.frombuffer(losses, np.float16))
     extra = json.loads(row["extra"])
     known = {k: v for k in FINGERPRINTS if (v := row[f"{k}_fingerprint"]) is not None}
     return Record(
@@ -223,10 +219,18 @@ def _record(row: dict[str, Any]) -> Record:
         layers=tuple(_layer(layer) for layer in row["layers"]),
         provenance=json.loads(row["provenance"]),
         metrics=json.loads(row["metrics"]),
-        outcomes=outcomes,
+        outcomes=outcomes_of(*(row[key] for key in OUTCOMES)),
         protected=row["protected"],
         extra=extra,
     )
+
+
+def outcomes_of(correct: bytes | None, examples: int | None, losses: bytes | None) -> Outcomes | None:
+    """Makes the outcomes of a run from the columns `OUTCOMES`."""
+    if correct is None or examples is None:
+        return None
+    bits = np.unpackbits(np.frombuffer(correct, np.uint8), count=examples).astype(bool)
+    return Outcomes(bits, None if losses is None else np.frombuffer(losses, np.float16))
 
 
 def _layer(row: dict[str, Any]) -> Layer:

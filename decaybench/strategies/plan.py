@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 from torch.nn import Parameter
@@ -26,6 +26,7 @@ class Setup:
         decay: λ.
         optimizer: Makes the run's optimizer from parameters or param groups. Keywords: ``weight_decay``
             (default 0), and ``kind`` and ``lr`` (default: the run's).
+        roles: The role of every parameter, by name.
         leading: Dimensions in front of a parameter's own: 1 where several seeds share one tensor.
     """
 
@@ -34,6 +35,7 @@ class Setup:
     decay: float
     optimizer: Callable[..., Optimizer]
     leading: int = 0
+    roles: Mapping[str, str] = field(default_factory=dict)
 
     def group(self, which: Subset) -> list[Parameter]:
         """Returns the activation parameters, all the others ("weights"), or all."""
@@ -59,11 +61,12 @@ def strategy_setup(config: RunConfig, model: nn.Module, shared: Mapping[str, Par
         shared: For several runs at once, the parameters of all of them, each (runs, …).
     """
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    alphas = frozenset(name for name, role in roles(model).items() if role == "activation" and name in named)
+    found = roles(model)
+    alphas = frozenset(name for name, role in found.items() if role == "activation" and name in named)
     optimizer = optimizer_factory(config.optimizer, config.lr)
     if shared is None:
-        return Setup(named, alphas, config.weight_decay, optimizer)
-    return Setup(dict(shared), alphas, config.weight_decay, optimizer, leading=1)
+        return Setup(named, alphas, config.weight_decay, optimizer, roles=found)
+    return Setup(dict(shared), alphas, config.weight_decay, optimizer, leading=1, roles=found)
 
 
 def make_plan(config: RunConfig, model: nn.Module, shared: Mapping[str, Parameter] | None = None) -> Plan:

@@ -66,6 +66,25 @@ def exclude_1d(s: Setup) -> Plan:
     return Plan([s.optimizer(groups)])
 
 
+def exclude_bias(s: Setup) -> Plan:
+    """Spares biases only, which `exclude_1d` spares together with slopes."""
+    return Plan([s.optimizer(_spared(s, {"bias"}))])
+
+
+def exclude_norm_bias(s: Setup) -> Plan:
+    """Spares biases and the parameters of normalization layers, and decays activation parameters."""
+    return Plan([s.optimizer(_spared(s, {"bias", "norm"}))])
+
+
+def _spared(s: Setup, kinds: set[str]) -> list[dict[str, Any]]:
+    """Returns param groups with decay, and without for parameters of some roles."""
+    spared = {name for name in s.named if s.roles.get(name) in kinds}
+    return [
+        {"params": [p for name, p in s.named.items() if name not in spared], "weight_decay": s.decay},
+        {"params": [p for name, p in s.named.items() if name in spared], "weight_decay": 0.0},
+    ]
+
+
 def alpha_only(s: Setup) -> Plan:
     """Decays the activation parameters only, to see what that does by itself."""
     groups = [

@@ -35,6 +35,10 @@ SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 STRATEGY_OPTIONS = ("penalty", "alpha_optimizer", "alpha_lr")
 
 
+# Fields that are no axis of the grid, and that do not make it another study.
+APART = {"name", "description", "seeds", "until", "primary"}
+
+
 class Study(BaseModel):
     """A grid of runs: the product of all fields, each a list, and the seeds 0 … seeds − 1.
 
@@ -44,6 +48,8 @@ class Study(BaseModel):
         train_limit: Number of training examples that are used; None means all.
         until: Half-width, in percentage points, to which every difference to decay-all is to be known; seeds are then
             added where they are needed, up to ``seeds``.
+        primary: The contrast that is asked for, named before the runs and not corrected for the others: a strategy, and
+            ``:loss`` behind it where it is about test loss.
         penalty, alpha_optimizer, alpha_lr: Options of the strategies that have them.
     """
 
@@ -71,6 +77,15 @@ class Study(BaseModel):
     alpha_lr: list[PositiveFloat] = []
     seeds: Annotated[int, Field(ge=1, le=100_000)]
     until: PositiveFloat | None = None
+    primary: str | None = None
+
+    @field_validator("primary")
+    @classmethod
+    def _contrast(cls, primary: str | None) -> str | None:
+        name, _, metric = (primary or "").partition(":")
+        if primary is not None and (metric not in ("", "accuracy", "loss") or not name):
+            raise ValueError("a primary contrast is a strategy, with :accuracy or :loss behind it")
+        return primary
 
     @field_validator("name")
     @classmethod
@@ -83,7 +98,7 @@ class Study(BaseModel):
     @classmethod
     def _lists(cls, fields: dict[str, Any]) -> dict[str, Any]:
         """Turns single values into lists of one, names into Specs, and shorthands into options of strategies."""
-        whole = {"name", "description", "seeds", "until"}
+        whole = APART
         out: dict[str, Any] = {}
         for key, value in fields.items():
             items = value if key in whole or isinstance(value, list) else [value]
@@ -101,9 +116,7 @@ class Study(BaseModel):
     def runs(self) -> list[RunConfig]:
         """Lists the runs without repetitions, seed by seed so that an interrupted study is balanced."""
         axes = {
-            key: getattr(self, key)
-            for key in type(self).model_fields
-            if key not in ("name", "description", "seeds", "until", "lr", *STRATEGY_OPTIONS)
+            key: getattr(self, key) for key in type(self).model_fields if key not in (*APART, "lr", *STRATEGY_OPTIONS)
         }
         size = math.prod(len(values) for values in axes.values()) * self.seeds * max(1, len(self.lr))
         if size > MAX_RUNS:
@@ -122,11 +135,11 @@ class Study(BaseModel):
     def grid_id(self) -> str:
         """Hashes what is compared, whatever the name and the number of seeds."""
         silent = {"precision"} if self.precision == ["float32"] else set()
-        return digest(self.model_dump(exclude={"name", "description", "seeds", "until"} | silent))
+        return digest(self.model_dump(exclude=APART | silent))
 
 
 # What makes a study another one: not its name, and not how many seeds it has.
-COMPARED = tuple(key for key in Study.model_fields if key not in ("name", "description", "seeds", "until"))
+COMPARED = tuple(key for key in Study.model_fields if key not in APART)
 
 
 def _with_shorthands(fields: dict[str, Any]) -> dict[str, Any]:

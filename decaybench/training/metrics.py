@@ -1,6 +1,7 @@
 """Loss and accuracy of replicas on a part of the data, and clipping of their gradients."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,20 +13,38 @@ from decaybench.training.stacked.stack import Replicas
 EVALUATION_BATCH = 512
 
 
+class Evaluated(NamedTuple):
+    """What R replicas make of a part of the data.
+
+    Attributes:
+        loss, accuracy: The means of each replica, (R,) in float64 on the CPU.
+        losses: The loss of each example, (R, N).
+        correct: Whether its class was right, (R, N).
+    """
+
+    loss: Tensor
+    accuracy: Tensor
+    losses: Tensor
+    correct: Tensor
+
+
 @torch.no_grad()
-def evaluate(net: Replicas, part: Part, batch: int = EVALUATION_BATCH) -> tuple[Tensor, Tensor]:
-    """Computes the mean loss and the accuracy of every replica, two tensors (R,) in float64 on the CPU."""
+def evaluate(net: Replicas, part: Part, batch: int = EVALUATION_BATCH) -> Evaluated:
+    """Evaluates every replica on a part of the data, with no gradients."""
     R = len(net.models)
     net.train(False)
     where = part.x.device if part.x.device.type != "mps" else torch.device("cpu")  # MPS has no float64
-    loss, correct = torch.zeros(2, R, dtype=torch.float64, device=where)
+    loss = torch.zeros(R, dtype=torch.float64, device=where)
+    losses, correct = [], []
     pairs = zip(torch.split(part.x, batch), torch.split(part.y, batch), strict=True)
     for x, y in pairs:
         out = net(x.expand(R, *x.shape))  # (R, classes, B)
-        each = F.cross_entropy(out, y.expand(R, -1), reduction="none")  # (R, B)
-        loss += each.to(where).double().sum(1)
-        correct += (out.argmax(1) == y).sum(1).to(where)
-    return loss.cpu() / len(part.y), correct.cpu() / len(part.y)
+        losses.append(F.cross_entropy(out, y.expand(R, -1), reduction="none"))  # (R, B)
+        correct.append(out.argmax(1) == y)
+        loss += losses[-1].to(where).double().sum(1)
+    right = torch.cat(correct, 1)
+    accuracy = right.sum(1).cpu().double() / len(part.y)
+    return Evaluated(loss.cpu() / len(part.y), accuracy, torch.cat(losses, 1), right)
 
 
 def clip_gradients(gradients: Sequence[Tensor], most: float) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,12 +18,12 @@ from decaybench.errors import DecaybenchError
 from decaybench.optimizers import lr_scheduler
 from decaybench.parameter_roles.roles import mark_by_behaviour
 from decaybench.registry.user_code import failure, no_exit
-from decaybench.results.record import Layer, Record
+from decaybench.results.record import Layer, Outcomes, Record
 from decaybench.strategies.plan import Plan, make_plan
 from decaybench.study.config import RunConfig
 from decaybench.training.activation_statistics import ActivationStatistics
 from decaybench.training.data import Batches, Data
-from decaybench.training.metrics import EVALUATION_BATCH, clip_gradients, evaluate
+from decaybench.training.metrics import EVALUATION_BATCH, Evaluated, clip_gradients, evaluate
 from decaybench.training.model import build_model
 from decaybench.training.precision import lowered, products
 from decaybench.training.seeding import OtherStreams, model_fingerprint, seeded, stream_seed
@@ -31,6 +32,7 @@ from decaybench.training.stacked.cuda_graph import RecordedStep
 from decaybench.training.stacked.stack import Replicas, SingleModel, StackedModels
 
 STATISTICS_IMAGES = 256  # validation images, on whose activations learned functions are compared
+LARGEST_LOSS = 65504.0  # that float16 holds
 ROLE_EXAMPLE_IMAGES = 16  # images that show what a module of unknown type in a user's own network does
 
 
@@ -117,6 +119,7 @@ class Training:
             rows = list(members)
             self.groups.append(self._group(configs[rows[0]], slice(rows[0], rows[-1] + 1), steps))
         self.runs = [Run(c, i, ActivationStatistics(m)) for c, i, m in zip(configs, initial, models, strict=True)]
+        self._tested: Evaluated  # of the epoch that ended last
         self.epoch, self.done = 0, 0  # whole epochs, and steps of the one under way
         self._begin()
 
@@ -224,7 +227,9 @@ class Training:
         stacked_there = isinstance(self.net, StackedModels) and self._data.train.x.is_cuda
         batch = self._first.batch_size if stacked_there else EVALUATION_BATCH
         parts = {"train": (self._loss.cpu().double() / self._seen, self._correct.cpu().double() / self._seen)}
-        parts |= {name: evaluate(self.net, getattr(self._data, name), batch) for name in ("validation", "test")}
+        validation = evaluate(self.net, self._data.validation, batch)
+        self._tested = evaluate(self.net, self._data.test, batch)
+        parts |= {"validation": validation[:2], "test": self._tested[:2]}
         return [
             {
                 f"{name}_{what}": float(pair[i][r])
@@ -268,7 +273,13 @@ class Training:
             diverged=last.number if last.diverged else None,
             history={key: [_json(e.scores[key]) for e in run.history] for key in last.scores},
             layers=self._layers(run),
+            outcomes=None if last.diverged else self._outcomes(self.runs.index(run)),
         )
+
+    def _outcomes(self, row: int) -> Outcomes:
+        """Returns what a run made of each test example after its last epoch."""
+        losses = self._tested.losses[row].float().clamp(max=LARGEST_LOSS)
+        return Outcomes(self._tested.correct[row].cpu().numpy(), losses.cpu().numpy().astype(np.float16))
 
     def _layers(self, run: Run) -> tuple[Layer, ...]:
         with seeded(stream_seed(run.config.seed, "statistics")):  # a user's own network may draw in forward

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from decaybench.errors import UsageError
 from decaybench.optimizers import lr_scheduler, optimizer_factory
+from decaybench.parameter_roles.roles import roles
 from decaybench.registry.optimizers import default_lr
 from decaybench.registry.spec import parse
 from decaybench.registry.user_code import user_code
@@ -95,7 +96,7 @@ class MethodRun:
         (spec,) = parse("optimizer", OPTIMIZERS[condition.optimizer])
         named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         lr = default_lr(spec.name) if tested.lr is None else tested.lr
-        self.plan = way.build(Setup(named, alphas, tested.decay, optimizer_factory(spec, lr)))
+        self.plan = way.build(Setup(named, alphas, tested.decay, optimizer_factory(spec, lr), roles=roles(self.model)))
         self.parameters = list(named.values())
         (cosine,) = parse("schedule", "cosine")
         scheduled = {"none": 0, "first": 1, "every": len(self.plan.optimizers)}[condition.schedule]

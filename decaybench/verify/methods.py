@@ -65,6 +65,8 @@ _WORDS = {
     "weights": "all but the activation parameters",
     "activation": "the activation parameters only",
     "matrices": "what has two dimensions or more",
+    "no biases": "all but the biases",
+    "no norms or biases": "all but biases and norms",
 }
 _OWN = {
     "decoupled": Method("decoupled", decoupled, _WORDS["weights"], "apart"),

@@ -1,0 +1,52 @@
+"""Titles of questions, and the methods in them as people read them."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from decaybench.analysis.cells import Cell, strategy_name
+from decaybench.analysis.comparison import COLUMNS, CONFIG_COLUMNS, Summary
+from decaybench.analysis.frame import Row
+from decaybench.analysis.questions import questions
+from decaybench.errors import one_line
+from decaybench.report.numbers import format_number
+
+Member = tuple[Row, Cell]
+
+
+class Question(NamedTuple):
+    """One question of a report, with a title that says everything its cells have in common.
+
+    Attributes:
+        title: Data set, network, activation, optimizer, learning rate, epochs, and whatever else the study varies.
+        members: Its cells with their rows.
+    """
+
+    title: str
+    members: list[Member]
+
+
+def titled(summary: Summary) -> list[Question]:
+    """Divides a report into its questions."""
+    members = list(zip(summary.rows, summary.cells, strict=True))
+    parts = [members[part] for part in questions(summary.cells)]
+    return [Question(_title(part[0][0]), part) for part in parts]
+
+
+def _title(row: Row) -> str:
+    varying = [f"{key}={format_number(v)}" for key, v in row.items() if key not in COLUMNS]
+    named = [*(str(row[key]) for key in CONFIG_COLUMNS[:3]), row["optimizer"], f"lr {format_number(row['lr'])}"]
+    return one_line(" · ".join([*named, f"{row['epochs']} epoch{'s' * (row['epochs'] != 1)}", *varying]))
+
+
+def by_method(members: Sequence[Member]) -> Iterator[tuple[list[str], Member]]:
+    """Yields each method of a question once: the names of all its strategies, and the first cell."""
+    found: dict[tuple[str, float], list[Member]] = {}
+    for member in members:
+        found.setdefault((member[0]["method"], member[0]["weight_decay"]), []).append(member)
+    for same in found.values():
+        yield [str(row["strategy"]) for row, _ in same], same[0]
+
+
+def is_control(cell: Cell) -> bool:
+    """Tells whether a cell is the control, which has no decay."""
+    return strategy_name(cell) == "no-decay"
