@@ -10,6 +10,7 @@ import pandas as pd
 
 from decaybench.analysis.frame import Row, config_of, labels, pooled
 from decaybench.registry import STRATEGIES
+from decaybench.registry.methods import method_of
 from decaybench.results.record import Layer
 
 
@@ -94,6 +95,11 @@ def _position(cell: Cell) -> tuple[Any, ...]:
 def strategy_name(cell: Cell) -> str:
     """Returns the name of a cell's strategy, without its options."""
     return str(cell.config["strategy"]).split(",")[0]
+
+
+def method_of_cell(cell: Cell) -> tuple[str, str]:
+    """Returns the method that a cell's strategy is under its optimizer and clipping."""
+    return method_of(config_of(cell.runs["config"].iloc[0]))
 
 
 def same_seeds(first: Cell, second: Cell) -> list[int]:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from decaybench.analysis.cells import Cell, cells, same_seeds, strategy_name
+from decaybench.analysis.cells import Cell, cells, method_of_cell, same_seeds, strategy_name
 from decaybench.analysis.evidence import (
     ACCURACY_MARGIN,
     LOSS_MARGIN,
@@ -29,7 +29,6 @@ from decaybench.analysis.statistics import (
     paired_win_rate,
 )
 from decaybench.registry.hashing import config_digest
-from decaybench.registry.methods import method_of
 
 CONFIG_COLUMNS = ("dataset", "network", "activation", "strategy", "optimizer", "lr", "weight_decay", "epochs")
 
@@ -128,9 +127,9 @@ class Compared:
 
 def _compared(found: list[Cell], settings: ComparisonSettings, notes: list[str]) -> list[Compared]:
     """Compares the cells of one question with their baselines; of each method only its first cell is tested."""
-    keys = [(_method(cell), cell.config["weight_decay"]) for cell in found]
+    keys = [(method_of_cell(cell), cell.config["weight_decay"]) for cell in found]
     pairs = [_pairs(cell, found, settings.baseline, notes) for cell in found]
-    chosen = _tested(keys, pairs, {_method(cell) for cell in found if _is_baseline(cell, settings.baseline)})
+    chosen = _tested(keys, pairs, {method_of_cell(cell) for cell in found if _is_baseline(cell, settings.baseline)})
     family = [_evidence(pairs[i], metric, settings) for i in chosen for metric in METRICS]
     named = [_is_primary(found[i], metric, settings) for i in chosen for metric in METRICS]
     tested = watched(family) if settings.anytime else judged(family, named)
@@ -140,10 +139,6 @@ def _compared(found: list[Cell], settings: ComparisonSettings, notes: list[str])
         of[keys[i]] = {metric: evidence for metric, evidence in both if evidence is not None}
     names = {key: found[i].config["strategy"] for key, i in reversed([*zip(keys, range(len(found)), strict=True)])}
     return [Compared(str(names[key]), pair, of.get(key, {})) for key, pair in zip(keys, pairs, strict=True)]
-
-
-def _method(cell: Cell) -> tuple[str, str]:
-    return method_of(config_of(cell.runs["config"].iloc[0]))
 
 
 def _tested(keys: list[Any], pairs: "list[Pairs | None]", baselines: set[tuple[str, str]]) -> list[int]:
@@ -346,9 +341,9 @@ def _pairs(cell: Cell, found: list[Cell], baseline: str, notes: list[str]) -> Pa
 
 def pairs_of(found: list[Cell], baseline: str) -> list[Pairs]:
     """Pairs each distinct method of one question with the baseline."""
-    methods = [(_method(cell), cell.config["weight_decay"]) for cell in found]
+    methods = [(method_of_cell(cell), cell.config["weight_decay"]) for cell in found]
     pairs = [_pairs(cell, found, baseline, []) for cell in found]
-    baselines = {_method(cell) for cell in found if _is_baseline(cell, baseline)}
+    baselines = {method_of_cell(cell) for cell in found if _is_baseline(cell, baseline)}
     return [pairs[i] for i in _tested(methods, pairs, baselines)]  # type: ignore[misc]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import stdtrit
 
-from decaybench.analysis.cells import Cell, strategy_name
+from decaybench.analysis.cells import Cell, method_of_cell, strategy_name
 from decaybench.analysis.frame import Row
 
 BOOTSTRAP_SAMPLES = 2000
@@ -56,9 +56,7 @@ def tuned(found: Iterable[Cell], baseline: str) -> list[list[Row]]:
 
 
 def _question(cells: list[Cell], baseline: str) -> list[Row]:
-    groups: dict[str, list[Cell]] = {}
-    for cell in cells:
-        groups.setdefault(str(cell.config["strategy"]), []).append(cell)
+    groups = _by_method(cells)
     whole = [c for c in cells if c.seeds]
     if max(map(len, groups.values())) < 2 or not whole:
         return []
@@ -74,6 +72,17 @@ def _question(cells: list[Cell], baseline: str) -> list[Row]:
     resampled = np.random.default_rng(0).integers(len(seeds), size=(BOOTSTRAP_SAMPLES, len(seeds)))
     reference = next((c for c in candidates if baseline in (c.strategy, strategy_name(c.cells[0]))), None)
     return [_row(c, reference, all_seeds, resampled) for c in candidates if c.cells]
+
+
+def _by_method(cells: list[Cell]) -> dict[str, list[Cell]]:
+    """Groups cells by strategy, without those of a strategy that is the same method as an earlier one."""
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(str(cell.config["strategy"]), []).append(cell)
+    methods: dict[tuple[str, str], list[str]] = {}
+    for name, group in groups.items():
+        methods.setdefault(method_of_cell(max(group, key=lambda c: float(c.config["weight_decay"]))), []).append(name)
+    return {" = ".join(names): groups[names[0]] for names in methods.values()}
 
 
 def _candidates(name: str, cells: list[Cell], seeds: list[int]) -> Candidates:

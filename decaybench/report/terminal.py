@@ -1,5 +1,7 @@
 """Prints the tables of a report in a terminal."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from rich.console import Console
 from rich.measure import Measurement
@@ -13,10 +15,10 @@ from decaybench.analysis.frame import Row, pooled
 from decaybench.analysis.tuning import tuned
 from decaybench.report.numbers import format_interval, format_number, format_percent, histogram, rich_text
 from decaybench.report.titles import Member, by_method, is_control, titled
-from decaybench.report.verdicts import share_of_loss, tuned_table, verdicts
+from decaybench.report.verdicts import difference_text, share_of_loss, tuned_table, verdicts
 
 BINS = 12
-NARROW, WIDE = 100, 148  # below: no pictures; from here on: every column
+USUAL, NARROW, WIDE = 88, 100, 148  # columns from which there are α, intervals and pictures, everything
 _UNITS = "Test accuracy in %, differences in percentage points, differences in test loss in % of the baseline's. "
 _CORRECTED = (
     "each at 95% or, where Holm's correction over the methods × (accuracy, loss) of a table asks for it, more. A "
@@ -44,7 +46,7 @@ def print_summary(summary: Summary, console: Console, settings: ComparisonSettin
         for name in columns:
             table.add_column(name, justify="left" if name in ("strategy", "α") else "right", no_wrap=True)
         for line in zip(*columns.values(), strict=True):
-            table.add_row(*(Text("\n").join(map(rich_text, value.split("\n"))) for value in line))
+            table.add_row(*_cells(line))
         _print(" · ".join([title, *common]), table, console)
         for sentence in verdicts(members, baseline):
             console.print(rich_text(sentence))
@@ -69,13 +71,18 @@ def _more(width: int) -> str:
 def print_tuned(questions: list[list[Row]], baseline: str, console: Console) -> None:
     """Prints each strategy at its own best, where a study has several rates or decays."""
     for rows in questions:
-        title, columns, lines = tuned_table(rows, baseline)
+        title, columns, lines = tuned_table(rows, baseline, console.width < NARROW)
         table = _table(console.width)
         for name in columns:
             table.add_column(name, justify="left" if name == "strategy" else "right", no_wrap=True)
         for line in lines:
-            table.add_row(*(rich_text(value) for value in line))
+            table.add_row(*_cells(line))
         _print(title, table, console)
+
+
+def _cells(line: Sequence[str]) -> list[Text]:
+    """Makes the cells of a line; methods that have several names take several lines."""
+    return [Text("\n").join(map(rich_text, value.replace(" = ", "\n= ").split("\n"))) for value in line]
 
 
 def _columns(members: list[Member], baseline: str, width: int) -> tuple[list[str], dict[str, list[str]]]:
@@ -83,7 +90,7 @@ def _columns(members: list[Member], baseline: str, width: int) -> tuple[list[str
     methods = list(by_method(members))
     shown = [member for _, member in methods]
     rows = [row for row, _ in shown]
-    columns = {"strategy": ["\n= ".join(names) for names, _ in methods]}
+    columns = {"strategy": [" = ".join(names) for names, _ in methods]}
     common = []
     decays = {format_number(row["weight_decay"]) for row, cell in shown if not is_control(cell)}
     if len(decays) <= 1:
@@ -100,18 +107,13 @@ def _columns(members: list[Member], baseline: str, width: int) -> tuple[list[str
     if width >= NARROW:
         columns["95% interval"] = [format_interval(row["test_accuracy_low"], row["test_accuracy_high"]) for row in rows]
     if any(row["difference"] is not None for row in rows):
-        columns[f"− {baseline}"] = [_difference(row) for row in rows]
+        columns[f"− {baseline}"] = [difference_text(row) for row in rows]
     columns["loss"] = ["–" if row["test_loss"] is None else f"{row['test_loss']:.3f}" for row in rows]
     if any(row["loss_difference"] is not None for row in rows):
         columns["change, %"] = [_change(row) for row in rows]
-    if any(row["alpha_mean"] is not None for row in rows):
+    if width >= USUAL and any(row["alpha_mean"] is not None for row in rows):
         columns |= _alpha_columns(shown, width)
     return common, columns
-
-
-def _difference(row: Row) -> str:
-    interval = format_interval(row["difference_low"], row["difference_high"], signed=True)
-    return f"{format_percent(row['difference'], signed=True)} {interval}".rstrip()
 
 
 def _change(row: Row) -> str:

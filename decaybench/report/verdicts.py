@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from decaybench.analysis.evidence import THESE_IMAGES
 from decaybench.analysis.frame import Row
-from decaybench.report.numbers import format_interval, format_number, format_percent
+from decaybench.report.numbers import MISSING, format_interval, format_number, format_percent
 from decaybench.report.titles import Member, by_method
 
 FEW_SEEDS = 10  # with fewer, a difference that is found is likely to be found too large
@@ -72,15 +72,22 @@ def _numbers(row: Row) -> str:
         parts.append(shown + _how_sure(row["verdict"], row["p_holm"], format_percent(row["detectable"])))
     if row["loss_verdict"]:
         change, seen = (share_of_loss(row, row[f"loss_{key}"]) for key in ("difference", "detectable"))
-        shown = f"loss {format_percent(change, signed=True)}%"
-        parts.append(shown + _how_sure(row["loss_verdict"], row["loss_p_holm"], f"{format_percent(seen)}%"))
-    return ", ".join(parts)
+        parts.append(
+            f"loss {in_percent(change)}%" + _how_sure(row["loss_verdict"], row["loss_p_holm"], in_percent(seen))
+        )
+    return "; ".join(parts)
 
 
 def _how_sure(verdict: str, p: float | None, seen: str) -> str:
     if verdict in DECIDED and p is not None:
-        return " p < 0.001" if p < 0.001 else f" p {p:.3f}"
-    return f" where {seen} would have shown" if verdict == "cannot tell" and not seen.startswith("–") else ""
+        return ", p < 0.001" if p < 0.001 else f", p {p:.3f}"
+    known = verdict == "cannot tell" and seen != MISSING
+    return f" where {seen.lstrip('+')} would have shown" if known else ""
+
+
+def in_percent(share: float | None) -> str:
+    """Writes a share in percent, with its sign and one decimal."""
+    return MISSING if share is None else f"{100 * share:+.1f}".replace("-", "−")
 
 
 def share_of_loss(row: Row, value: float | None) -> float | None:
@@ -91,26 +98,29 @@ def share_of_loss(row: Row, value: float | None) -> float | None:
     return float(value / baseline) if baseline > 0 else None
 
 
-def tuned_table(rows: Sequence[Row], baseline: str) -> tuple[str, list[str], list[list[str]]]:
-    """Returns a table of each strategy of one question at its own best: title, columns, lines."""
+def tuned_table(rows: Sequence[Row], baseline: str, narrow: bool = False) -> tuple[str, list[str], list[list[str]]]:
+    """Returns a table of each method of one question at its own best: title, columns, lines."""
     first = rows[0]
     title = " · ".join(str(first[key]) for key in ("dataset", "network", "activation", "optimizer"))
     title += "" if first.get("precision", "float32") == "float32" else f" · {first['precision']}"
-    title += f" · each strategy at its own best of {max(r['candidates'] for r in rows)} by validation, on these images"
-    columns = ["strategy", "lr", "decay", "of grid", "chosen again %", "validation %", "test %", "95% interval"]
-    columns += [f"− {baseline}", "95% interval "]
-    lines = [
-        [
-            row["strategy"],
-            *(format_number(row[key]) for key in ("lr", "weight_decay")),
-            "edge" if row["on_edge"] else "",
-            f"{100 * row['chosen_again']:.0f}",
-            format_percent(row["validation_accuracy"]),
-            format_percent(row["test_accuracy"]),
-            format_interval(row["test_accuracy_low"], row["test_accuracy_high"]),
-            format_percent(row["difference"], signed=True),
-            format_interval(row["difference_low"], row["difference_high"], signed=True),
-        ]
-        for row in rows
-    ]
-    return title, columns, lines
+    title += f" · each at its own best of {max(r['candidates'] for r in rows)} by validation, on these images"
+    columns: dict[str, list[str]] = {"strategy": [row["strategy"] for row in rows]}
+    if len({row["lr"] for row in rows}) > 1:
+        columns["lr"] = [format_number(row["lr"]) for row in rows]
+    columns["decay"] = [format_number(row["weight_decay"]) + "*" * row["on_edge"] for row in rows]
+    columns["chosen again %"] = [f"{100 * row['chosen_again']:.0f}" for row in rows]
+    if not narrow:
+        columns["validation %"] = [format_percent(row["validation_accuracy"]) for row in rows]
+    columns["test %"] = [format_percent(row["test_accuracy"]) for row in rows]
+    if not narrow:
+        columns["95% interval"] = [format_interval(row["test_accuracy_low"], row["test_accuracy_high"]) for row in rows]
+    columns[f"− {baseline}"] = [difference_text(row) for row in rows]
+    if any(row["on_edge"] for row in rows):
+        title += " (*: nothing beyond it was tried)"
+    return title, list(columns), [list(line) for line in zip(*columns.values(), strict=True)]
+
+
+def difference_text(row: Row) -> str:
+    """Writes a difference in accuracy with its interval, in percentage points."""
+    interval = format_interval(row["difference_low"], row["difference_high"], signed=True)
+    return f"{format_percent(row['difference'], signed=True)} {interval}".rstrip()

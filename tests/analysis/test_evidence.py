@@ -91,7 +91,7 @@ def sentences(records: list[Record], **settings: Any) -> list[str]:
 
 def test_verdicts_in_words() -> None:
     first, *rest = sentences(pairs([0.05, 0.051, 0.049, 0.052, 0.048]))
-    assert first == "Better than decay-all in accuracy: exclude-alpha (+5.00 points p < 0.001, loss +0.00%)."
+    assert first == "Better than decay-all in accuracy: exclude-alpha (+5.00 points, p < 0.001; loss +0.0%)."
     assert any("tends to be found too large" in sentence for sentence in rest)
     assert any("says nothing about new ones" in sentence for sentence in rest)
     first, *_ = sentences(pairs([0.01, -0.01, 0.012]))
