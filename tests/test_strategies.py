@@ -37,7 +37,9 @@ def network() -> nn.Module:
 ALPHAS = {"2.weight", "3.alpha", "4.scale"}
 MATRICES = {"0.weight", "3.alpha", "4.scale", "5.weight"}
 EVERY = {"0.weight", "0.bias", "1.weight", "1.bias", "2.weight", "3.alpha", "4.scale", "5.weight", "5.bias"}
-SAYS = {"all": EVERY, "none": set(), "weights": EVERY - ALPHAS, "activation": ALPHAS, "matrices": MATRICES}
+BIASES, NORMS = {"0.bias", "5.bias"}, {"1.weight", "1.bias"}
+SAYS = {"no biases": EVERY - BIASES, "no norms or biases": EVERY - BIASES - NORMS}
+SAYS |= {"all": EVERY, "none": set(), "weights": EVERY - ALPHAS, "activation": ALPHAS, "matrices": MATRICES}
 
 
 def step_of(optimizer: str, gradient: Tensor) -> Tensor:

@@ -105,7 +105,7 @@ def report(
 @bench.command()
 @guarded
 def verdicts(
-    seeds: Annotated[int, typer.Option(min=20, help="Seeds of every null and every contrast.")] = 200,
+    seeds: Annotated[int, typer.Option(min=20, help="Seeds of every null and every contrast.")] = 100,
     format: FormatName = "table",
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:

