@@ -69,16 +69,16 @@ class Evidence:
             return "never differed"
         if self.low is None or self.high is None:
             return "cannot tell"
-        if self.low > 0 or self.high < 0:
-            return "better" if (self.low > 0) == (self.metric == "accuracy") else "worse"
         if -self.margin < self.low and self.high < self.margin:
             return f"the same within ±{self._margin_text()}"
+        if self.low > 0 or self.high < 0:
+            return "better" if (self.low > 0) == (self.metric == "accuracy") else "worse"
         return "cannot tell"
 
     def _margin_text(self) -> str:
         if self.metric == "accuracy":
             return f"{100 * self.margin:g} points"
-        return f"{100 * self.margin / self.baseline:.2g}% of the loss" if self.baseline else "0"
+        return f"{100 * self.margin / self.baseline:.2g}%" if self.baseline else "0"
 
 
 def judged(family: Sequence[Evidence | None], primary: Sequence[bool]) -> list[Evidence | None]:

@@ -174,8 +174,7 @@ def _unfinished(folder: StudyFolder, loaded: Loaded) -> str:
 
 def _of_older_versions(loaded: Loaded, missing: dict[str, RunConfig]) -> int:
     """Counts the missing runs that an older version of the training code has computed."""
-    wanted = {run.versionless_id for run in missing.values()}
-    there = set()
-    for config in map(config_of, runs_frame(loaded)["config"]):
-        there.add(config_digest({key: value for key, value in config.items() if key != "training_version"}))
-    return len(wanted & there)
+    wanted = {(_cell(run.model_dump()), run.seed) for run in missing.values()}
+    runs = runs_frame(loaded)
+    cells = runs.drop_duplicates("cell_id").set_index("cell_id")["config"].map(lambda c: _cell(config_of(c)))
+    return len(wanted & set(zip(runs["cell_id"].map(cells), runs["seed"], strict=True)))

@@ -30,10 +30,7 @@ def verdicts(members: Sequence[Member], baseline: str) -> list[str]:
     return sentences
 
 
-ORDER = (
-    *("Better", "Worse", "Accuracy and", "Accuracy cannot", "Accuracy is", "Accuracy never", "The same", "Never"),
-    "Cannot tell",
-)
+ORDER = (*("Better", "Worse", "Accuracy and", "Accuracy cannot", "Accuracy is", "Accuracy never", "The same", "Never"),)
 
 
 def _kind(row: Row, baseline: str) -> str:
@@ -50,15 +47,18 @@ def _kind(row: Row, baseline: str) -> str:
         return f"{_of_accuracy(accuracy, baseline)}; test loss is {lower}"
     if accuracy == loss == "never differed":
         return f"Never differed from {baseline}, on no test image of any seed"
-    if accuracy and accuracy.startswith("the same"):
-        also = f" and {loss.removeprefix('the same ')}" if loss and loss.startswith("the same") else ""
-        return f"{accuracy.replace('the same', f'The same as {baseline}', 1)}{also}"
-    return f"Cannot tell from {baseline}"
+    if accuracy != "cannot tell" and loss == "cannot tell":
+        return f"{_of_accuracy(accuracy, baseline)}; test loss cannot tell"
+    if accuracy == "cannot tell":
+        also = "" if loss in (None, "cannot tell") else f"; test loss {loss.replace('the same', 'is the same', 1)}"
+        return f"Accuracy cannot tell them from {baseline}{also}"
+    also = "" if loss is None else f", test loss {loss.removeprefix('the same ')}"
+    return f"The same as {baseline}: accuracy {(accuracy or '').removeprefix('the same ')}{also}"
 
 
 def _of_accuracy(verdict: str | None, baseline: str) -> str:
     if verdict is None or verdict == "cannot tell":
-        return f"Accuracy cannot tell from {baseline}"
+        return f"Accuracy cannot tell them from {baseline}"
     if verdict == "never differed":
         return f"Accuracy never differed from {baseline}"
     return f"Accuracy is {verdict.replace('the same', f'that of {baseline}', 1)}"

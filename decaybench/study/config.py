@@ -70,11 +70,6 @@ class RunConfig(BaseModel):
         """16 hexadecimal digits that stand for this configuration without its seed: the runs of one cell share them."""
         return config_digest(self.model_dump(exclude={"seed"}))
 
-    @cached_property
-    def versionless_id(self) -> str:
-        """The run id without the version of the training code: what was asked for, whatever computed it."""
-        return config_digest(self.model_dump(exclude={"training_version"}))
-
     def specs(self) -> tuple[Spec, ...]:
         """Returns everything in it that has a name."""
         return self.dataset, self.network, self.activation, self.strategy, self.optimizer, self.schedule
