@@ -164,6 +164,16 @@ def test_runs_are_cut_into_cohorts_that_fit() -> None:
     assert [len(c) for c in cohorts(runs[:3], dict.fromkeys(keys, 0), workers=1)] == [1, 1, 1]
 
 
+def test_no_worker_is_idle_while_another_trains_many() -> None:
+    runs = tiny(activation="prelu", strategy="decay-all", seeds=8).runs()
+    most = {cohort_key(runs[0]): 32}
+    assert [len(c) for c in cohorts(runs, most, workers=2)] == [4, 4]
+    assert [len(c) for c in cohorts(runs, most, workers=1)] == [8]
+    several = tiny(activation=["prelu", "kaf", "relu"], strategy="decay-all", seeds=8).runs()
+    most = dict.fromkeys(map(cohort_key, several), 32)
+    assert [len(c) for c in cohorts(several, most, workers=2)] == [8, 8, 8]  # there is work for both
+
+
 @pytest.mark.parametrize(
     "network", ["mlp", *(pytest.param(n, marks=SLOW) for n in ("mlp,dropout=0.5", "vgg,depth=3,width=4,norm=true"))]
 )

@@ -12,7 +12,7 @@ from decaybench.errors import UsageError
 from decaybench.optimizers import lr_scheduler, optimizer_factory
 from decaybench.parameter_roles.roles import mark_activation, mark_by_behaviour
 from decaybench.registry.spec import parse
-from decaybench.results.record import dumps, loads
+from decaybench.results.record import Record, dumps, loads
 from decaybench.strategies.plan import Plan, Setup, make_plan, strategy_setup
 from decaybench.training.activation_statistics import curve
 from decaybench.training.data import load
@@ -20,8 +20,8 @@ from decaybench.training.metrics import evaluate
 from decaybench.training.model import build_model
 from decaybench.training.seeding import model_fingerprint
 from decaybench.training.stacked.stack import SingleModel
-from decaybench.training.trainer import Training
-from helpers import CPU, finish, one
+from decaybench.training.trainer import Finished, Training
+from helpers import CPU, finish, one, tiny
 
 STRATEGIES = [*registry.STRATEGIES, "loss-penalty,penalty=l1", "two-optimizers,alpha_optimizer=adam"]
 
@@ -101,6 +101,39 @@ def test_history_ends_with_what_the_model_scores() -> None:
     assert [e.number for e in epochs] == [1, 2, 3]
     assert record.history["test_accuracy"] == [e.scores["test_accuracy"] for e in epochs]
     assert 0.3 < record.history["train_accuracy"][-1] <= 1  # four classes: chance is 0.25
+
+
+def test_a_record_holds_what_became_of_every_test_image() -> None:
+    """In the order of the data set, whatever trained beside it; accuracy and loss are the means."""
+    configs = tiny(activation="prelu", seeds=3, strategy="decay-all").runs()
+    data = load(configs[0], CPU)
+    training = Training(configs, data)
+    found: dict[int, Record] = {}
+    while not training.finished:
+        found |= {e.config.seed: e.record for e in training.advance() if isinstance(e, Finished)}
+    for row, seed in enumerate(sorted(found)):
+        record = found[seed]
+        assert record.outcomes is not None
+        model = training.net.models[row].eval()
+        out = model(data.test.x).detach()
+        assert (record.outcomes.correct == (out.argmax(1) == data.test.y).numpy()).all()
+        losses = nn.functional.cross_entropy(out, data.test.y, reduction="none").numpy()
+        np.testing.assert_allclose(record.outcomes.loss, losses, rtol=2e-3, atol=1e-6)
+        assert record.outcomes.correct.mean() == pytest.approx(record.final("test_accuracy"))
+        assert losses.mean() == pytest.approx(record.final("test_loss"), rel=1e-5)
+
+
+def test_a_loss_that_float16_cannot_hold_is_its_largest_number() -> None:
+    class Wrong(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.full((len(x), 4), -1e6).index_fill(1, torch.tensor([0]), 1e6)
+
+    config = one()
+    data = load(config, CPU)
+    training = Training([config], data)
+    training._tested = evaluate(SingleModel(Wrong()), data.test)
+    loss = training._outcomes(0).loss
+    assert loss is not None and loss.max() == 65504
 
 
 def test_evaluate_against_a_loop() -> None:
