@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +23,13 @@ from decaybench.analysis.frame import ALPHA_COLUMNS, FINGERPRINTS, Row, alpha_co
 from decaybench.analysis.questions import questions
 from decaybench.analysis.statistics import (
     Estimate,
+    components,
     correlation,
     crossed,
+    examples_needed,
     over_seeds,
     paired_win_rate,
+    seeds_needed,
 )
 from decaybench.registry.hashing import config_digest
 
@@ -74,6 +77,7 @@ class ComparisonSettings:
         fixed_test_set: Whether intervals are to be over seeds only, so that they speak about these test images.
         primary: The contrast that was named before the runs, a strategy with ``:loss`` or ``:accuracy`` behind it; it
             is not corrected.
+        plan: Half-width of an interval, a fraction; how many seeds and images it would take is then said.
     """
 
     baseline: str = "decay-all"
@@ -82,6 +86,7 @@ class ComparisonSettings:
     anytime: bool = False
     fixed_test_set: bool = False
     primary: str | None = None
+    plan: float | None = None
 
 
 def summarize(runs: pd.DataFrame, settings: ComparisonSettings | None = None) -> Summary:
@@ -345,6 +350,40 @@ def pairs_of(found: list[Cell], baseline: str) -> list[Pairs]:
     pairs = [_pairs(cell, found, baseline, []) for cell in found]
     baselines = {method_of_cell(cell) for cell in found if _is_baseline(cell, baseline)}
     return [pairs[i] for i in _tested(methods, pairs, baselines)]  # type: ignore[misc]
+
+
+class Needed(NamedTuple):
+    """What an interval of a wanted width would take for one method.
+
+    Attributes:
+        strategy, weight_decay: The method's first cell.
+        seeds: Seeds with as many test images as now; None where images are the limit.
+        images: Test images with as many seeds as now; None where seeds are the limit.
+    """
+
+    strategy: str
+    weight_decay: float
+    seeds: float | None
+    images: float | None
+
+
+def plan(found: list[Cell], baseline: str, half: float) -> list[Needed]:
+    """Estimates what each difference in accuracy of one question would take to be known to ±half, a fraction.
+
+    Each interval is taken by itself, with normal quantiles. Methods whose records hold no outcome of each image, or
+    only one seed, are left out.
+    """
+    needed = []
+    for pairs in pairs_of(found, baseline):
+        table = pairs.outcomes("accuracy")
+        parts = None if table is None else components(table)
+        if table is None or parts is None:
+            continue
+        seeds, images = table.shape
+        cell = pairs.first.config
+        both = seeds_needed(parts, images, half), examples_needed(parts, seeds, half)
+        needed.append(Needed(str(cell["strategy"]), cell["weight_decay"], *both))
+    return needed
 
 
 def _data_notes(found: list[Cell]) -> list[str]:

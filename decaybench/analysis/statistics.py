@@ -95,6 +95,43 @@ def crossed(values: npt.NDArray[np.float64]) -> Estimate | None:
     return Estimate(mean, error, df) if error > TIE_TOLERANCE else None
 
 
+class Components(NamedTuple):
+    """The parts of the variance of one number of a table of seeds × test examples."""
+
+    seeds: float
+    examples: float
+    rest: float
+
+    def error(self, seeds: float, examples: float) -> float:
+        """Returns the standard error of the mean of as many seeds and examples."""
+        return math.sqrt(self.seeds / seeds + self.examples / examples + self.rest / (seeds * examples))
+
+
+def components(values: npt.NDArray[np.float64]) -> Components | None:
+    """Estimates the variance that seeds, examples and the rest bring in; None for one seed or one example."""
+    n, m = values.shape
+    if n < 2 or m < 2:
+        return None
+    mean = float(values.mean())
+    rows, columns = values.mean(1) - mean, values.mean(0) - mean
+    rest = float(np.square(values - mean - rows[:, None] - columns).sum()) / ((n - 1) * (m - 1))
+    seeds = (m * float(rows @ rows) / (n - 1) - rest) / m
+    examples = (n * float(columns @ columns) / (m - 1) - rest) / n
+    return Components(max(seeds, 0.0), max(examples, 0.0), rest)
+
+
+def seeds_needed(parts: Components, examples: float, half: float) -> float | None:
+    """Returns how many seeds make an interval of ±half with so many examples; None where no number does."""
+    left = (half / 1.96) ** 2 - parts.examples / examples
+    return None if left <= 0 else max(2.0, math.ceil((parts.seeds + parts.rest / examples) / left))
+
+
+def examples_needed(parts: Components, seeds: float, half: float) -> float | None:
+    """Returns how many test examples make an interval of ±half with so many seeds; None where no number does."""
+    left = (half / 1.96) ** 2 - parts.seeds / seeds
+    return None if left <= 0 else max(2.0, math.ceil((parts.examples + parts.rest / seeds) / left))
+
+
 def holm_levels(p_values: Sequence[float], level: float = 0.05) -> list[float]:
     """Returns the level at which Holm's correction tests each p-value: it is significant where it is not above.
 

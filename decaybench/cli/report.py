@@ -1,6 +1,7 @@
 """The command ``decaybench report``, which tabulates and draws what a study found."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -44,6 +45,10 @@ def report(
         str | None,
         typer.Option(metavar="NAME", help="The contrast that was asked for before; the study's, if it names one."),
     ] = None,
+    plan: Annotated[
+        float | None,
+        typer.Option(min=0.001, metavar="POINTS", help="Say how many seeds and test images ±POINTS would take."),
+    ] = None,
     fixed_test_set: Annotated[
         bool, typer.Option("--fixed-test-set", help="Intervals over seeds only, on these test images.")
     ] = False,
@@ -62,6 +67,7 @@ def report(
     if directory is None:
         say(f"Reporting {folder.path}.")
     settings = _settings(folder, baseline, margin, primary, fixed_test_set)
+    settings = replace(settings, plan=None if plan is None else plan / 100)
     loaded = folder.load(detail=detail)
     while waiting := _unfinished(folder, loaded):
         if not follow:

@@ -15,7 +15,7 @@ from decaybench.analysis.frame import Row, pooled
 from decaybench.analysis.tuning import tuned
 from decaybench.report.numbers import format_interval, format_number, format_percent, histogram, rich_text
 from decaybench.report.titles import Member, by_method, is_control, titled
-from decaybench.report.verdicts import difference_text, share_of_loss, tuned_table, verdicts
+from decaybench.report.verdicts import difference_text, plans, share_of_loss, tuned_table, verdicts
 
 BINS = 12
 USUAL, NARROW, WIDE = 88, 100, 148  # columns from which there are α, intervals and pictures, everything
@@ -49,6 +49,8 @@ def print_summary(summary: Summary, console: Console, settings: ComparisonSettin
             table.add_row(*_cells(line))
         _print(" · ".join([title, *common]), table, console)
         for sentence in verdicts(members, baseline):
+            console.print(rich_text(sentence))
+        for sentence in plans(members, baseline, settings.plan) if settings.plan else ():
             console.print(rich_text(sentence))
         console.print()
     print_tuned(tuned(summary.cells, baseline), baseline, console)

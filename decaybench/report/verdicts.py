@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from decaybench.analysis.comparison import plan
 from decaybench.analysis.evidence import THESE_IMAGES
 from decaybench.analysis.frame import Row
 from decaybench.report.numbers import MISSING, format_interval, format_number, format_percent
@@ -27,6 +28,19 @@ def verdicts(members: Sequence[Member], baseline: str) -> list[str]:
         sentences.append(f"With fewer than {FEW_SEEDS} seeds a difference that is found tends to be found too large.")
     if any(row["speaks_about"] == THESE_IMAGES for row in judged):
         sentences.append("All this is about these test images; it says nothing about new ones.")
+    return sentences
+
+
+def plans(members: Sequence[Member], baseline: str, half: float) -> list[str]:
+    """Says how many seeds, or test images, the differences of one question would take to be known to ±half."""
+    sentences = []
+    for needed in plan([cell for _, cell in members], baseline, half):
+        name = f"{needed.strategy} at {format_number(needed.weight_decay)}"
+        seeds = "no number of seeds, since the test images are too few"
+        images = "no number of test images, since the seeds are too few"
+        seeds = seeds if needed.seeds is None else f"{needed.seeds:,.0f} seeds with these test images"
+        images = images if needed.images is None else f"{needed.images:,.0f} test images with these seeds"
+        sentences.append(f"±{100 * half:g} points for {name}: {seeds}; {images}.")
     return sentences
 
 

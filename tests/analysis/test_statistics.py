@@ -7,14 +7,18 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from decaybench.analysis.statistics import (
+    Components,
     Interval,
     anytime_interval,
+    components,
     correlation,
     crossed,
+    examples_needed,
     holm,
     holm_levels,
     over_seeds,
     paired_win_rate,
+    seeds_needed,
 )
 
 N = 4000
@@ -188,6 +192,22 @@ def test_seeds_alone_do_not_cover_new_images() -> None:
         low, high = over_seeds(list(effects(rng, 20, 60, 0.2, 0.1, 1.0).mean(1))).interval()
         missed += not low <= 0.2 <= high
     assert missed / 500 > 0.3
+
+
+def test_what_an_interval_would_take_is_what_it_takes() -> None:
+    """The parts of the variance are found, and as many seeds or images really make the interval that narrow."""
+    rng = np.random.default_rng(14)
+    found = [components(effects(rng, 40, 200, 0.0, 0.3, 0.5)) for _ in range(60)]
+    mean = [float(np.mean(part)) for part in zip(*found, strict=True)]
+    assert mean == pytest.approx([0.09, 0.25, 1.0], rel=0.15)
+    parts = Components(0.09, 0.25, 1.0)
+    seeds = seeds_needed(parts, 200, 0.12)
+    assert 1.96 * parts.error(seeds, 200) <= 0.12 < 1.96 * parts.error(seeds - 1, 200)
+    images = examples_needed(parts, 60, 0.12)
+    assert 1.96 * parts.error(60, images) <= 0.12 < 1.96 * parts.error(60, images - 1)
+    assert seeds_needed(parts, 200, 0.05) is None  # the images are the limit
+    assert examples_needed(parts, 3, 0.12) is None  # the seeds are
+    assert components(np.ones((1, 9))) is None
 
 
 def test_tables_of_one_row_one_column_or_no_difference() -> None:
