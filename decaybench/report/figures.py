@@ -14,7 +14,7 @@ from decaybench.analysis.cells import Cell
 from decaybench.analysis.comparison import Summary
 from decaybench.errors import DecaybenchError, one_line
 from decaybench.report.numbers import format_interval, format_number, format_percent
-from decaybench.report.titles import Member, titled
+from decaybench.report.titles import Member, distinct, titled
 from decaybench.results.record import INPUT_GRID
 
 MAX_ROWS = 40  # rows of one figure; the table has them all
@@ -67,12 +67,13 @@ def _colors(members: Sequence[Member]) -> dict[str, str]:
 def differences(summary: Summary, baseline: str) -> Canvas | None:
     """Draws every difference to the baseline with its interval, on one axis for each question."""
     found = [
-        (t, [m for m in members if m[0]["difference_low"] is not None][:MAX_ROWS]) for t, members in titled(summary)
+        (t, [m for m in distinct(members) if m[0]["difference_low"] is not None][:MAX_ROWS])
+        for t, members in titled(summary)
     ]
     found = [(title, members) for title, members in found if members]
     if not found:
         return None
-    longest = max(len(members) for _, members in found)
+    longest = max(sum(1 + row["strategy"].count(" = ") for row, _ in members) for _, members in found)
     canvas = Canvas(len(found), 1, (7.0, 0.9 + 0.19 * longest))
     for (axes,), (title, members) in zip(canvas.axes, found, strict=True):
         names = [f"{row['strategy']}  {format_number(row['weight_decay'])}" for row, _ in members]
@@ -87,7 +88,7 @@ def differences(summary: Summary, baseline: str) -> Canvas | None:
                 f"{names[i]}: {format_percent(row['difference'], signed=True)} {interval}, {row['verdict']}",
             )
         axes.axvline(0, color="#808080", linewidth=0.8)
-        axes.set_yticks(range(len(members)), names)
+        axes.set_yticks(range(len(members)), [name.replace(" = ", "\n= ") for name in names], fontsize=7)
         axes.set_ylim(len(members) - 0.4, -0.6)
         axes.set_xscale("symlog", linthresh=1.0)
         axes.xaxis.set_major_formatter(PLAIN)
@@ -99,7 +100,9 @@ def differences(summary: Summary, baseline: str) -> Canvas | None:
 def decay(summary: Summary, baseline: str) -> Canvas | None:
     """Draws test accuracy against decay, a line for each strategy."""
     found = [
-        (t, m) for t, m in titled(summary) if len({row["weight_decay"] for row, _ in m if row["weight_decay"]}) > 1
+        (t, distinct(m))
+        for t, m in titled(summary)
+        if len({row["weight_decay"] for row, _ in m if row["weight_decay"]}) > 1
     ]
     if not found:
         return None
@@ -135,7 +138,7 @@ def _learned(summary: Summary) -> list[tuple[str, list[Member]]]:
     """Returns the cells that learn activation parameters, apart for every question and decay; a title says which."""
     chosen: list[tuple[str, list[Member]]] = []
     for title, members in titled(summary):
-        members = [m for m in members if m[1].layer(0)]
+        members = [m for m in distinct(members) if m[1].layer(0)]
         decays = sorted({row["weight_decay"] for row, _ in members if row["weight_decay"]})
         for decay in decays or [0.0]:
             of = [m for m in members if m[0]["weight_decay"] in (decay, 0.0)]

@@ -47,6 +47,11 @@ def by_method(members: Sequence[Member]) -> Iterator[tuple[list[str], Member]]:
         yield [str(row["strategy"]) for row, _ in same], same[0]
 
 
+def distinct(members: Sequence[Member]) -> list[Member]:
+    """Returns each method of a question once, under all the names that it has."""
+    return [({**row, "strategy": " = ".join(names)}, cell) for names, (row, cell) in by_method(members)]
+
+
 def is_control(cell: Cell) -> bool:
     """Tells whether a cell is the control, which has no decay."""
     return strategy_name(cell) == "no-decay"
