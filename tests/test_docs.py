@@ -69,7 +69,7 @@ def test_the_study_file_is_a_study(tmp_path: Path) -> None:
     (content,) = [c for lang, f, c in BLOCKS if (lang, f) == ("toml", "study.toml")]
     (tmp_path / "study.toml").write_text(content)
     study = read_study(str(tmp_path / "study.toml"), {})
-    assert len(study.runs()) == 3 * 2 * 2 * 2 * 5
+    assert len(study.runs()) == 3 * 2 * 2 * 2 * 20
     assert study.epochs == [10]
 
 

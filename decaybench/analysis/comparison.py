@@ -76,7 +76,7 @@ class ComparisonSettings:
         anytime: Whether seeds were added until the intervals were narrow enough, so that they must allow for looking.
         fixed_test_set: Whether intervals are to be over seeds only, so that they speak about these test images.
         primary: The contrast that was named before the runs, a strategy with ``:loss`` or ``:accuracy`` behind it; it
-            is not corrected.
+            is not corrected for the others; several (at several decays, say) are corrected for each other.
         plan: Half-width of an interval, a fraction; how many seeds and images it would take is then said.
     """
 
@@ -108,9 +108,12 @@ def summarize(runs: pd.DataFrame, settings: ComparisonSettings | None = None) ->
     for part in questions(found):
         for cell, compared in zip(found[part], _compared(found[part], settings, notes), strict=True):
             row = {**_row(cell, settings, notes), **_columns(compared)}
+            row["speaks_about"] = row["speaks_about"] or _scope(cell, settings)
             rows.append({**{key: row[key] for key in COLUMNS}, **{k: cell.config.get(k) for k in varying}})
     if found and not any(settings.baseline in (strategy_name(cell), cell.config["strategy"]) for cell in found):
         notes.append(f"no difference is shown, since no run has the strategy {settings.baseline}.")
+    if settings.anytime and settings.primary:
+        notes.append("a primary contrast means nothing with --until: all that was watched is corrected together.")
     notes += [*_data_notes(found), *_initial_notes(found), *_machine_notes(runs), *_digest_notes(runs)]
     return Summary(rows, found, list(dict.fromkeys(notes)))
 
@@ -136,14 +139,17 @@ def _compared(found: list[Cell], settings: ComparisonSettings, notes: list[str])
     pairs = [_pairs(cell, found, settings.baseline, notes) for cell in found]
     chosen = _tested(keys, pairs, {method_of_cell(cell) for cell in found if _is_baseline(cell, settings.baseline)})
     family = [_evidence(pairs[i], metric, settings) for i in chosen for metric in METRICS]
-    named = [_is_primary(found[i], metric, settings) for i in chosen for metric in METRICS]
+    names = {i: [cell for key, cell in zip(keys, found, strict=True) if key == keys[i]] for i in chosen}
+    named = [any(_is_primary(c, metric, settings) for c in names[i]) for i in chosen for metric in METRICS]
+    if settings.primary and not any(named):
+        notes.append(f"the contrast {settings.primary} is in none of some questions, so nothing there is uncorrected.")
     tested = watched(family) if settings.anytime else judged(family, named)
     of: dict[Any, dict[str, Evidence]] = {}
     for number, i in enumerate(chosen):
         both = zip(METRICS, tested[2 * number : 2 * number + 2], strict=True)
         of[keys[i]] = {metric: evidence for metric, evidence in both if evidence is not None}
-    names = {key: found[i].config["strategy"] for key, i in reversed([*zip(keys, range(len(found)), strict=True)])}
-    return [Compared(str(names[key]), pair, of.get(key, {})) for key, pair in zip(keys, pairs, strict=True)]
+    first = {key: found[i].config["strategy"] for key, i in reversed([*zip(keys, range(len(found)), strict=True)])}
+    return [Compared(str(first[key]), pair, of.get(key, {})) for key, pair in zip(keys, pairs, strict=True)]
 
 
 def _tested(keys: list[Any], pairs: "list[Pairs | None]", baselines: set[tuple[str, str]]) -> list[int]:
@@ -162,8 +168,10 @@ def _is_baseline(cell: Cell, baseline: str) -> bool:
 
 
 def _is_primary(cell: Cell, metric: str, settings: ComparisonSettings) -> bool:
-    name, _, which = (settings.primary or "").partition(":")
-    return name in (strategy_name(cell), cell.config["strategy"]) and metric == (which or "accuracy")
+    name, which = settings.primary or "", "accuracy"
+    if name.endswith((":accuracy", ":loss")):
+        name, _, which = name.rpartition(":")
+    return name in (strategy_name(cell), cell.config["strategy"]) and metric == which
 
 
 def _evidence(pairs: "Pairs | None", metric: str, settings: ComparisonSettings) -> Evidence | None:
@@ -175,6 +183,8 @@ def _evidence(pairs: "Pairs | None", metric: str, settings: ComparisonSettings) 
     baseline = float(np.mean(theirs))
     if not np.isfinite(differences).all():
         return None
+    if table is not None and not np.isfinite(table).all():
+        table = None
     several = len(differences) > 1
     estimate = over_seeds(differences) if table is None else crossed(table) if several else None
     margin = settings.margin if metric == "accuracy" else settings.loss_margin * baseline
@@ -192,7 +202,7 @@ def _columns(compared: Compared) -> Row:
         row |= {f"{prefix}difference": e.difference, f"{prefix}p_holm": e.p, f"{prefix}verdict": e.verdict}
         row |= {f"{prefix}difference_low": e.low, f"{prefix}difference_high": e.high}
         row |= {f"{prefix}detectable": e.detectable}
-        row["speaks_about"] = row["speaks_about"] or e.scope
+        row["speaks_about"] = THESE_IMAGES if THESE_IMAGES in (row["speaks_about"], e.scope) else e.scope
     if compared.evidence and (pairs := compared.pairs) is not None:
         seeds = over_seeds(pairs.differences)
         low, high = seeds.interval() if seeds is not None else (None, None)
@@ -246,6 +256,14 @@ def _mean(cell: Cell, metric: str, settings: ComparisonSettings) -> Row:
     estimate = over_seeds(values) if table is None or len(values) < 2 else crossed(table)
     low, high = _clipped(estimate, metric)
     return {key: float(np.mean(values)), f"{key}_low": low, f"{key}_high": high}
+
+
+def _scope(cell: Cell, settings: ComparisonSettings) -> str | None:
+    """Returns what images the mean of a cell speaks about."""
+    if not cell.seeds:
+        return None
+    fixed = settings.fixed_test_set or settings.anytime or outcomes_of(cell, "accuracy", cell.seeds) is None
+    return THESE_IMAGES if fixed else NEW_IMAGES
 
 
 def _clipped(estimate: Estimate | None, metric: str) -> tuple[float | None, float | None]:

@@ -51,14 +51,18 @@ class Evidence:
 
     @property
     def difference(self) -> float | None:
-        """The mean over seeds."""
+        """The mean over seeds and images."""
+        if self.estimate is not None:
+            return self.estimate.value
         return sum(self.differences) / len(self.differences) if self.differences else None
 
     @property
     def detectable(self) -> float | None:
         """The true difference that a test at this level would have shown with a power of 80%."""
-        few = self.estimate is None or len(self.differences) < 3
-        return None if few or self.p is None else self.estimate.detectable(self.level)  # type: ignore[union-attr]
+        if self.estimate is None or self.p is None or len(self.differences) < 3:
+            return None
+        found = self.estimate.detectable(self.level)
+        return None if self.metric == "accuracy" and found > 1 else found  # no accuracy differs by more
 
     @property
     def verdict(self) -> str | None:
@@ -84,22 +88,26 @@ class Evidence:
 def judged(family: Sequence[Evidence | None], primary: Sequence[bool]) -> list[Evidence | None]:
     """Tests the differences of one family together, and gives each its interval.
 
+    What never differed counts as a comparison, too, so that the family does not depend on what was found.
+
     Args:
         family: Each distinct method in each metric; None where there is nothing to compare.
-        primary: Which of them were named before, and are not corrected.
+        primary: Which of them were named before; they are corrected for each other only.
     """
-    chosen = [i for i, e in enumerate(family) if e is not None and e.estimate is not None and not primary[i]]
-    alone = [family[i].estimate.p_value() for i in chosen]  # type: ignore[union-attr]
-    levels, corrected = dict(zip(chosen, holm_levels(alone), strict=True)), dict(zip(chosen, holm(alone), strict=True))
-    out: list[Evidence | None] = []
-    for i, evidence in enumerate(family):
-        if evidence is None or evidence.estimate is None:
-            out.append(evidence)
-            continue
-        level = levels.get(i, LEVEL)
-        low, high = evidence.estimate.interval(1 - level)
-        p = corrected.get(i, evidence.estimate.p_value())
-        out.append(replace(evidence, level=level, p=p, low=low, high=high))
+    out = list(family)
+    for named in (True, False):
+        chosen = [
+            (i, e)
+            for i, (e, p) in enumerate(zip(family, primary, strict=True))
+            if e is not None and p == named and len(e.differences) > 1
+        ]
+        alone = [1.0 if e.estimate is None else e.estimate.p_value() for _, e in chosen]
+        for (i, e), level, p in zip(chosen, holm_levels(alone), holm(alone), strict=True):
+            if e.estimate is not None:
+                low, high = e.estimate.interval(1 - level)
+                if e.metric == "accuracy":
+                    low, high = max(low, -1.0), min(high, 1.0)
+                out[i] = replace(e, level=level, p=p, low=low, high=high)
     return out
 
 

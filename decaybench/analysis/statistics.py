@@ -68,7 +68,7 @@ def crossed(values: npt.NDArray[np.float64]) -> Estimate | None:
 
     The quasi-F of Clark 1973 (subjects × items) with Satterthwaite's degrees of freedom: the variance of the mean is
     the mean square of the seeds, plus that of the examples, less that of the rest; where the rest is the largest of
-    the three, the larger of the other two.
+    the three, the larger of the other two, or the rest where these are zero.
 
     Args:
         values: (seeds, examples): what each run made of each example, or the difference of two runs there.
@@ -91,6 +91,8 @@ def crossed(values: npt.NDArray[np.float64]) -> Estimate | None:
         df = total**2 / (a**2 / (n - 1) + b**2 / (m - 1) + e**2 / ((n - 1) * (m - 1))) if total > 0 else 1.0
     else:
         total, df = (a, n - 1.0) if a >= b else (b, m - 1.0)
+        if total <= TIE_TOLERANCE:  # all means are equal, and the values are not
+            total, df = e, (n - 1.0) * (m - 1.0)
     error = math.sqrt(max(total, 0.0) / (n * m))
     return Estimate(mean, error, df) if error > TIE_TOLERANCE else None
 

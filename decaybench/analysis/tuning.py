@@ -70,7 +70,10 @@ def _question(cells: list[Cell], baseline: str) -> list[Row]:
     ]
     all_seeds = np.arange(len(seeds))[None]  # (1, n): the sample itself
     resampled = np.random.default_rng(0).integers(len(seeds), size=(BOOTSTRAP_SAMPLES, len(seeds)))
-    reference = next((c for c in candidates if baseline in (c.strategy, strategy_name(c.cells[0]))), None)
+    candidates = [c for c in candidates if c.cells]
+    references = [c for c in candidates if baseline in c.strategy.split(" = ")]
+    references = references or [c for c in candidates if baseline == strategy_name(c.cells[0])]
+    reference = references[0] if len(references) == 1 else None
     return [_row(c, reference, all_seeds, resampled) for c in candidates if c.cells]
 
 
@@ -122,6 +125,7 @@ def _on_edge(best: Cell, cells: list[Cell]) -> bool:
 def _interval(key: str, estimate: float, resampled: Floats, n: int) -> Row:
     if n < 2 or np.ptp(resampled) < 1e-12:
         return {key: estimate, f"{key}_low": None, f"{key}_high": None}
+    least = 0.0 if key == "test_accuracy" else -1.0
     error = float(resampled.std()) * (n / (n - 1)) ** 0.5  # a bootstrap's variance lacks this factor
     half = float(stdtrit(n - 1, 0.975)) * error
-    return {key: estimate, f"{key}_low": estimate - half, f"{key}_high": estimate + half}
+    return {key: estimate, f"{key}_low": max(least, estimate - half), f"{key}_high": min(1.0, estimate + half)}

@@ -21,7 +21,7 @@ from decaybench.registry.imports import is_target
 from decaybench.report.formats import FIGURE_NAMES, FORMATS, Report
 from decaybench.results.store import Loaded, StudyFolder, find_study_folder
 from decaybench.study.config import RunConfig
-from decaybench.study.study import read_study
+from decaybench.study.study import check_primary, read_study
 
 Detail = Literal["summary", "figures"]
 POLL_SECONDS = 2.0  # seconds between two looks at a study that runs
@@ -61,6 +61,8 @@ def report(
     """Show what a study found: accuracies, differences with intervals, activation parameters."""
     if baseline.split(",")[0] not in STRATEGIES and not is_target(baseline):
         raise unknown("strategy", baseline, STRATEGIES)
+    if primary is not None:
+        check_primary(primary)
     detail: Detail = "figures" if FORMATS[check_choice("format", format, FORMATS)].needs_curves else "summary"
     check_choice("figure", figure, FIGURE_NAMES)
     folder = find_study_folder(directory)

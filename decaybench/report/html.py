@@ -14,8 +14,9 @@ from decaybench.analysis.tuning import tuned
 from decaybench.errors import printable
 from decaybench.report.figures import draw, save
 from decaybench.report.numbers import format_interval, format_number, format_percent
-from decaybench.report.titles import titled
-from decaybench.report.verdicts import share_of_loss, tuned_table, verdicts
+from decaybench.report.reading import how_to_read
+from decaybench.report.titles import distinct, titled
+from decaybench.report.verdicts import share_of_loss, tuned_tables, verdicts
 
 
 def escape(text: str) -> str:
@@ -40,7 +41,17 @@ COLUMNS: tuple[str, ...] = (
     "interval",
     "p (Holm)",
 )
-COLUMNS += ("better in %", "pairing r", "would have shown", "verdict", "test loss", "change %", "p (Holm)", "verdict")
+COLUMNS += (
+    "better in %",
+    "pairing r",
+    "would have shown",
+    "verdict",
+    "test loss",
+    "change %",
+    "interval",
+    "p (Holm)",
+    "verdict",
+)
 COLUMNS += ("α mean", "≈0 %")
 STYLE = """
 :root{color-scheme:light dark;--line:#8884}
@@ -96,12 +107,12 @@ def to_html(summary: Summary, settings: ComparisonSettings, name: str, descripti
         description: What the study asks.
         command: The command that reproduces the study.
     """
-    sections = [_section(title, [row for row, _ in members]) for title, members in titled(summary)]
+    sections = [_section(title, [row for row, _ in distinct(members)]) for title, members in titled(summary)]
     figures = [_figure(key, caption, summary, settings.baseline) for key, caption in CAPTIONS.items()]
     notes = "".join(f"<li>{escape(note)}</li>" for note in summary.notes)
     body = [
         f"<h1>{escape(name)}</h1><p>{escape(description)}</p>",
-        "<h2>Verdict</h2>" + _verdicts(summary, settings),
+        "<h2>Verdict</h2>" + _verdicts(summary, settings) + f"<p>{escape(how_to_read(summary, settings))}</p>",
         _tuned(summary, settings.baseline),
         '<h2>Every cell</h2><label>Filter <input id="filter" type="search" placeholder="kaf sgd …"></label>',
         *sections,
@@ -155,6 +166,9 @@ def _line(row: dict[str, Any]) -> list[str]:
         row["verdict"] or "–",
         format_number(row["test_loss"]),
         format_percent(share_of_loss(row, row["loss_difference"]), signed=True),
+        format_interval(
+            share_of_loss(row, row["loss_difference_low"]), share_of_loss(row, row["loss_difference_high"]), signed=True
+        ),
         format_number(row["loss_p_holm"]),
         row["loss_verdict"] or "–",
         format_number(row["alpha_mean"]),
@@ -163,10 +177,8 @@ def _line(row: dict[str, Any]) -> list[str]:
 
 
 def _tuned(summary: Summary, baseline: str) -> str:
-    parts = []
-    for rows in tuned(summary.cells, baseline):
-        title, columns, lines = tuned_table(rows, baseline)
-        parts.append(f"<h3>{escape(title)}</h3>" + _table(columns, lines, "tuned"))
+    tables = tuned_tables(tuned(summary.cells, baseline), baseline)
+    parts = [f"<h3>{escape(title)}</h3>" + _table(columns, lines, "tuned") for title, columns, lines in tables]
     return ("<h2>Each strategy at its own best</h2>" + "".join(parts)) if parts else ""
 
 

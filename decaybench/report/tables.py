@@ -8,7 +8,8 @@ from decaybench.report.numbers import csv_table, format_interval, format_number,
 
 COLUMN_TITLES = (
     *("dataset", "network", "activation", "strategy", "optimizer", "lr", "decay", "epochs", "seeds"),
-    *("test accuracy %", "95% interval", "difference", "95% interval"),
+    *("test accuracy %", "95% interval", "difference", "interval", "verdict"),
+    *("test loss", "difference", "interval", "verdict"),
     *("α mean", "α 5%", "α 50%", "α 95%", "α near 0, %"),
 )
 
@@ -64,16 +65,28 @@ def _cells(row: Row) -> list[str]:
         format_interval(row["test_accuracy_low"], row["test_accuracy_high"]),
         format_percent(row["difference"], signed=True),
         format_interval(row["difference_low"], row["difference_high"], signed=True),
+        row["verdict"] or "–",
+        format_number(row["test_loss"]),
+        format_number(row["loss_difference"]),
+        _interval(row["loss_difference_low"], row["loss_difference_high"]),
+        row["loss_verdict"] or "–",
         *(format_number(row[key]) for key in ("alpha_mean", "alpha_q05", "alpha_q50", "alpha_q95")),
         format_percent(row["alpha_near_zero"]),
     ]
 
 
+def _interval(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"[{format_number(low)}, {format_number(high)}]"
+
+
 def to_latex(summary: Summary, layers: bool = False) -> str:
     """Writes a LaTeX table with booktabs' rules."""
-    lines = [" & ".join(map(_latex, COLUMN_TITLES)) + r" \\", r"\midrule"]
-    lines += [" & ".join(map(_latex, _cells(row))) + r" \\" for row in summary.rows]
-    columns = "l" * 5 + "r" * (len(COLUMN_TITLES) - 5)
+    varying = [key for key in summary.rows[0] if key not in COLUMNS] if summary.rows else []
+    titles = [*COLUMN_TITLES, *varying]
+    lines = [" & ".join(map(_latex, titles)) + r" \\", r"\midrule"]
+    for row in summary.rows:
+        lines.append(" & ".join(map(_latex, [*_cells(row), *(format_number(row[key]) for key in varying)])) + r" \\")
+    columns = "l" * 5 + "r" * (len(titles) - 5)
     return "\n".join([rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 

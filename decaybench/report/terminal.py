@@ -10,26 +10,15 @@ from rich.text import Text
 
 from decaybench.analysis.cells import Cell
 from decaybench.analysis.comparison import ComparisonSettings, Summary, distances, layer_rows
-from decaybench.analysis.evidence import THESE_IMAGES
 from decaybench.analysis.frame import Row, pooled
 from decaybench.analysis.tuning import tuned
 from decaybench.report.numbers import format_interval, format_number, format_percent, histogram, rich_text
-from decaybench.report.titles import Member, by_method, is_control, titled
-from decaybench.report.verdicts import difference_text, plans, share_of_loss, tuned_table, verdicts
+from decaybench.report.reading import how_to_read
+from decaybench.report.titles import Member, by_method, titled
+from decaybench.report.verdicts import difference_text, plans, share_of_loss, tuned_tables, verdicts
 
 BINS = 12
 USUAL, NARROW, WIDE = 88, 100, 148  # columns from which there are α, intervals and pictures, everything
-_UNITS = "Test accuracy in %, differences in percentage points, differences in test loss in % of the baseline's. "
-_CORRECTED = (
-    "each at 95% or, where Holm's correction over the methods × (accuracy, loss) of a table asks for it, more. A "
-    "verdict stands where its interval is clear of 0; what would have shown is found with a power of 80%. "
-)
-HOW_TO_READ = f"{_UNITS}Intervals hold over new seeds and new test images, {_CORRECTED}"
-HOW_ON_THESE_IMAGES = f"{_UNITS}Intervals are Student's t over seeds, on these test images, {_CORRECTED}"
-HOW_ANYTIME = (
-    "Test accuracy in %, differences in percentage points. Seeds were added until the differences were known well "
-    "enough on these test images, so their intervals are anytime-valid (t-test martingale), at 95% together. "
-)
 LEGEND = "α: the learned activation parameters after training, over layers and seeds; ≈0: within 0.01 of zero."
 WIDE_LEGEND = (
     " Δf start, |f|: RMS distance of the learned functions from their start and from zero on their own inputs."
@@ -54,16 +43,9 @@ def print_summary(summary: Summary, console: Console, settings: ComparisonSettin
             console.print(rich_text(sentence))
         console.print()
     print_tuned(tuned(summary.cells, baseline), baseline, console)
-    console.print(rich_text(_how(summary, settings) + LEGEND + _more(console.width), style="dim"))
+    console.print(rich_text(how_to_read(summary, settings) + LEGEND + _more(console.width), style="dim"))
     for note in summary.notes:
         console.print(rich_text(f"Note: {note}", style="yellow"))
-
-
-def _how(summary: Summary, settings: ComparisonSettings) -> str:
-    if settings.anytime:
-        return HOW_ANYTIME
-    fixed = [row for row in summary.rows if row["speaks_about"] == THESE_IMAGES]
-    return HOW_ON_THESE_IMAGES if fixed else HOW_TO_READ
 
 
 def _more(width: int) -> str:
@@ -72,8 +54,7 @@ def _more(width: int) -> str:
 
 def print_tuned(questions: list[list[Row]], baseline: str, console: Console) -> None:
     """Prints each strategy at its own best, where a study has several rates or decays."""
-    for rows in questions:
-        title, columns, lines = tuned_table(rows, baseline, console.width < NARROW)
+    for title, columns, lines in tuned_tables(questions, baseline, console.width < NARROW):
         table = _table(console.width)
         for name in columns:
             table.add_column(name, justify="left" if name == "strategy" else "right", no_wrap=True)
@@ -94,7 +75,8 @@ def _columns(members: list[Member], baseline: str, width: int) -> tuple[list[str
     rows = [row for row, _ in shown]
     columns = {"strategy": [" = ".join(names) for names, _ in methods]}
     common = []
-    decays = {format_number(row["weight_decay"]) for row, cell in shown if not is_control(cell)}
+    decayed = [row for names, (row, _) in methods if names != ["no-decay"]]
+    decays = {format_number(row["weight_decay"]) for row in decayed}
     if len(decays) <= 1:
         common += [f"decay {decay}" for decay in decays]
     else:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from decaybench.analysis.cells import Cell, strategy_name
+from decaybench.analysis.cells import Cell
 from decaybench.analysis.comparison import COLUMNS, CONFIG_COLUMNS, Summary
 from decaybench.analysis.frame import Row
 from decaybench.analysis.questions import questions
@@ -50,8 +50,3 @@ def by_method(members: Sequence[Member]) -> Iterator[tuple[list[str], Member]]:
 def distinct(members: Sequence[Member]) -> list[Member]:
     """Returns each method of a question once, under all the names that it has."""
     return [({**row, "strategy": " = ".join(names)}, cell) for names, (row, cell) in by_method(members)]
-
-
-def is_control(cell: Cell) -> bool:
-    """Tells whether a cell is the control, which has no decay."""
-    return strategy_name(cell) == "no-decay"

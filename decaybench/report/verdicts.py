@@ -26,8 +26,12 @@ def verdicts(members: Sequence[Member], baseline: str) -> list[str]:
     decided = [row for row in judged if {row["verdict"], row["loss_verdict"]} & set(DECIDED)]
     if any(row["seeds"] < FEW_SEEDS for row in decided):
         sentences.append(f"With fewer than {FEW_SEEDS} seeds a difference that is found tends to be found too large.")
-    if any(row["speaks_about"] == THESE_IMAGES for row in judged):
-        sentences.append("All this is about these test images; it says nothing about new ones.")
+    fixed = [row for row in judged if row["speaks_about"] == THESE_IMAGES]
+    if fixed:
+        which = (
+            "All this" if len(fixed) == len(judged) else "What is said of " + ", ".join(r["strategy"] for r in fixed)
+        )
+        sentences.append(f"{which} is about these test images; it says nothing about new ones.")
     return sentences
 
 
@@ -44,7 +48,10 @@ def plans(members: Sequence[Member], baseline: str, half: float) -> list[str]:
     return sentences
 
 
-ORDER = (*("Better", "Worse", "Accuracy and", "Accuracy cannot", "Accuracy is", "Accuracy never", "The same", "Never"),)
+ORDER = (
+    *("Better", "Worse", "Accuracy and", "No verdict on accuracy; test loss is", "Accuracy is", "Accuracy never"),
+    *("Never", "No verdict on accuracy; test loss", "No verdict"),
+)
 
 
 def _kind(row: Row, baseline: str) -> str:
@@ -55,27 +62,28 @@ def _kind(row: Row, baseline: str) -> str:
             return f"Accuracy and test loss disagree about {baseline}"
         return f"{accuracy.capitalize()} than {baseline} in accuracy and test loss"
     if accuracy in DECIDED:
-        return f"{accuracy.capitalize()} than {baseline} in accuracy"
-    if loss in DECIDED:
-        lower = "lower" if loss == "better" else "higher"
-        return f"{_of_accuracy(accuracy, baseline)}; test loss is {lower}"
+        return f"{accuracy.capitalize()} than {baseline} in accuracy{_of_loss(loss, baseline)}"
     if accuracy == loss == "never differed":
-        return f"Never differed from {baseline}, on no test image of any seed"
-    if accuracy != "cannot tell" and loss == "cannot tell":
-        return f"{_of_accuracy(accuracy, baseline)}; test loss cannot tell"
-    if accuracy == "cannot tell":
-        also = "" if loss in (None, "cannot tell") else f"; test loss {loss.replace('the same', 'is the same', 1)}"
-        return f"Accuracy cannot tell them from {baseline}{also}"
-    also = "" if loss is None else f", test loss {loss.removeprefix('the same ')}"
-    return f"The same as {baseline}: accuracy {(accuracy or '').removeprefix('the same ')}{also}"
+        where = "in any seed" if row["speaks_about"] == THESE_IMAGES else "on any test image of any seed"
+        return f"Never differed from {baseline} {where}"
+    if accuracy in (None, "cannot tell"):
+        if loss in (None, "cannot tell"):
+            return "No verdict on accuracy and test loss" if loss else "No verdict on accuracy"
+        return f"No verdict on accuracy{_of_loss(loss, baseline)}"
+    if accuracy == "never differed":
+        return f"Accuracy never differed from {baseline}'s{_of_loss(loss, baseline)}"
+    return f"Accuracy is that of {baseline} {accuracy.removeprefix('the same ')}{_of_loss(loss, baseline)}"
 
 
-def _of_accuracy(verdict: str | None, baseline: str) -> str:
-    if verdict is None or verdict == "cannot tell":
-        return f"Accuracy cannot tell them from {baseline}"
-    if verdict == "never differed":
-        return f"Accuracy never differed from {baseline}"
-    return f"Accuracy is {verdict.replace('the same', f'that of {baseline}', 1)}"
+def _of_loss(verdict: str | None, baseline: str) -> str:
+    """Says what the loss shows, after what accuracy shows."""
+    if verdict is None:
+        return ""
+    if verdict in DECIDED:
+        return f"; test loss is {'lower' if verdict == 'better' else 'higher'} than {baseline}'s"
+    if verdict == "cannot tell":
+        return "; no verdict on test loss"
+    return "; test loss never differed" if verdict == "never differed" else f"; test loss, too, {verdict[9:]}"
 
 
 def _numbers(row: Row) -> str:
@@ -111,12 +119,31 @@ def share_of_loss(row: Row, value: float | None) -> float | None:
     return float(value / baseline) if baseline > 0 else None
 
 
-def tuned_table(rows: Sequence[Row], baseline: str, narrow: bool = False) -> tuple[str, list[str], list[list[str]]]:
-    """Returns a table of each method of one question at its own best: title, columns, lines."""
+Table = tuple[str, list[str], list[list[str]]]
+
+
+def tuned_tables(questions: Sequence[Sequence[Row]], baseline: str, narrow: bool = False) -> list[Table]:
+    """Returns a table of each method at its own best, for each question: title, columns, lines."""
+    keys = dict.fromkeys(key for rows in questions for key in rows[0] if key in rows[0])
+    first = [rows[0] for rows in questions]
+    apart = ("lr", "weight_decay", "strategy", *NAMED, *RESULTS)
+    varying = [k for k in keys if k not in apart and len({str(row.get(k)) for row in first}) > 1]
+    return [_tuned_table(rows, baseline, narrow, varying) for rows in questions]
+
+
+NAMED = ("dataset", "network", "activation", "optimizer")
+RESULTS = (
+    *("seeds", "candidates", "chosen_again", "on_edge", "validation_accuracy"),
+    *("test_accuracy", "test_accuracy_low", "test_accuracy_high", "difference", "difference_low", "difference_high"),
+)
+
+
+def _tuned_table(rows: Sequence[Row], baseline: str, narrow: bool, varying: Sequence[str]) -> Table:
     first = rows[0]
-    title = " · ".join(str(first[key]) for key in ("dataset", "network", "activation", "optimizer"))
-    title += "" if first.get("precision", "float32") == "float32" else f" · {first['precision']}"
-    title += f" · each at its own best of {max(r['candidates'] for r in rows)} by validation, on these images"
+    parts = [*(str(first[key]) for key in NAMED), *(f"{key}={format_number(first.get(key))}" for key in varying)]
+    title = " · ".join(parts)
+    title += f" · each at its own best of {max(r['candidates'] for r in rows)} by validation"
+    title += " (intervals over seeds by bootstrap, uncorrected, on these test images"
     columns: dict[str, list[str]] = {"strategy": [row["strategy"] for row in rows]}
     if len({row["lr"] for row in rows}) > 1:
         columns["lr"] = [format_number(row["lr"]) for row in rows]
@@ -128,8 +155,7 @@ def tuned_table(rows: Sequence[Row], baseline: str, narrow: bool = False) -> tup
     if not narrow:
         columns["95% interval"] = [format_interval(row["test_accuracy_low"], row["test_accuracy_high"]) for row in rows]
     columns[f"− {baseline}"] = [difference_text(row) for row in rows]
-    if any(row["on_edge"] for row in rows):
-        title += " (*: nothing beyond it was tried)"
+    title += "; *: nothing beyond it was tried)" if any(row["on_edge"] for row in rows) else ")"
     return title, list(columns), [list(line) for line in zip(*columns.values(), strict=True)]
 
 

@@ -25,6 +25,7 @@ from pydantic import (
 from decaybench import registry
 from decaybench.errors import UsageError, unknown
 from decaybench.registry.hashing import digest
+from decaybench.registry.imports import is_target
 from decaybench.registry.optimizers import default_lr
 from decaybench.registry.spec import Spec, explain, parse
 from decaybench.study.config import Augmentation, Precision, RunConfig
@@ -33,6 +34,21 @@ MAX_RUNS = 100_000
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 # Shorthands for an option of a strategy: the study's field, and the option it sets wherever there is one.
 STRATEGY_OPTIONS = ("penalty", "alpha_optimizer", "alpha_lr")
+
+
+def check_primary(primary: str) -> None:
+    """Checks that a contrast names a strategy, with a metric behind it or without.
+
+    Raises:
+        UsageError: When it does not.
+    """
+    label, _, metric = primary.rpartition(":")
+    if label in registry.STRATEGIES and metric not in ("accuracy", "loss"):
+        raise UsageError(f"primary = {primary!r}: behind the strategy stands accuracy or loss, as in {label}:loss.")
+    strategy = label if metric in ("accuracy", "loss") else primary
+    name = strategy.split(",")[0]
+    if name not in registry.STRATEGIES and not is_target(name):
+        raise unknown("strategy", name, registry.STRATEGIES)
 
 
 # Fields that are no axis of the grid, and that do not make it another study.
@@ -82,9 +98,8 @@ class Study(BaseModel):
     @field_validator("primary")
     @classmethod
     def _contrast(cls, primary: str | None) -> str | None:
-        name, _, metric = (primary or "").partition(":")
-        if primary is not None and (metric not in ("", "accuracy", "loss") or not name):
-            raise ValueError("a primary contrast is a strategy, with :accuracy or :loss behind it")
+        if primary is not None:
+            check_primary(primary)
         return primary
 
     @field_validator("name")

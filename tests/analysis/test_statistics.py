@@ -217,6 +217,9 @@ def test_tables_of_one_row_one_column_or_no_difference() -> None:
     assert crossed(np.zeros((4, 5))) is None
     assert crossed(np.full((4, 5), 0.1)) is None
     assert crossed(np.ones((1, 1))) is None
+    turned = crossed(np.array([[1.0, -1.0], [-1.0, 1.0]]))  # every image differs, and no mean does
+    assert turned.value == 0
+    assert turned.error > 0
 
 
 def test_improvement_counts_ties_as_half() -> None:

@@ -66,6 +66,15 @@ def test_a_convolution_and_its_gradients_are_torchs(shape: tuple, dtype: torch.d
         assert torch.equal(one[0], got[r])
 
 
+def test_an_empty_batch_is_empty_and_its_gradients_are_zero() -> None:
+    x, weight = torch.randn(1, 6, 5, 5, 0, requires_grad=True), torch.randn(1, 4, 6, 3, 3, requires_grad=True)
+    out = compiled.max_pool(compiled.convolve(x, weight, None, (1, 1), (1, 1)), (2, 2), (2, 2), (0, 0))
+    assert out.shape == (1, 4, 2, 2, 0)
+    to_x, to_weight = torch.autograd.grad(out.sum(), [x, weight])
+    assert to_x.shape == x.shape
+    assert not to_weight.any()
+
+
 def test_gradients_that_nobody_asks_for_are_not_computed() -> None:
     x, weight = torch.randn(1, 8, 5, 5, 20), torch.randn(1, 4, 8, 3, 3, requires_grad=True)
     out = compiled.convolve(x, weight, None, (1, 1), (1, 1))

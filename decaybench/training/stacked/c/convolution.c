@@ -244,7 +244,7 @@ void convolve_to_weight(const REAL *grad, const REAL *x, REAL *to_weight, REAL *
     const long in = s->C * s->H * s->W * s->B, plane = s->h * s->w * s->B, all = s->k * s->l, K = s->C * all;
     const int apart = s->py || s->px; // then every tap has places of its own, and a tile holds channels of one tap only
     const long turns = apart ? all : 1, width = apart ? s->C : K;
-    long near = NEAR / (COLUMNS * s->B * s->sx);
+    long near = s->B ? NEAR / (COLUMNS * s->B * s->sx) : 1; // an empty batch has no numbers
     if (near < 1) near = 1;
     for (long r = 0; r < R; r++) {
         const REAL *g = grad + r * s->O * plane;

@@ -1,0 +1,33 @@
+"""Says how to read a report: what its numbers are, and what its intervals hold over."""
+
+from decaybench.analysis.comparison import ComparisonSettings, Summary
+from decaybench.analysis.evidence import THESE_IMAGES
+
+UNITS = "Test accuracy in %, differences in percentage points, differences in test loss in % of the baseline's. "
+CORRECTED = (
+    "Differences: each at 95% or, where Holm's correction over the methods × (accuracy, loss) of a question asks for "
+    "it, more. A verdict stands where the interval is clear of 0; one inside ±{margin:g} points, or ±{share:g}% of the "
+    "loss, counts as the same. What would have shown is found with a power of 80%. "
+)
+NEW = "Intervals hold over new seeds and new test images. "
+THESE = "Intervals are Student's t over seeds, on these test images. "
+MIXED = (
+    "Intervals hold over new seeds and new test images, but for {count} cells without outcomes of each image: theirs "
+    "are over seeds, on these test images. "
+)
+ANYTIME = (
+    "Seeds are added until the differences are known well enough on these test images, or run out, so the intervals of "
+    "differences are anytime-valid (t-test martingale), at 95% together; those of single accuracies are Student's t. "
+)
+
+
+def how_to_read(summary: Summary, settings: ComparisonSettings) -> str:
+    """Returns some sentences about the numbers of a report."""
+    if settings.anytime:
+        return UNITS + ANYTIME
+    fixed = sum(row["speaks_about"] == THESE_IMAGES for row in summary.rows)
+    known = sum(row["speaks_about"] is not None for row in summary.rows)
+    over = NEW if not fixed else THESE if fixed == known else MIXED.format(count=fixed)
+    compared = any(row["difference"] is not None for row in summary.rows)
+    rule = CORRECTED.format(margin=100 * settings.margin, share=100 * settings.loss_margin)
+    return UNITS + over + (rule if compared else "")
