@@ -83,7 +83,9 @@ def _of_loss(verdict: str | None, baseline: str) -> str:
         return f"; test loss is {'lower' if verdict == 'better' else 'higher'} than {baseline}'s"
     if verdict == "cannot tell":
         return "; no verdict on test loss"
-    return "; test loss never differed" if verdict == "never differed" else f"; test loss, too, {verdict[9:]}"
+    if verdict == "never differed":
+        return "; test loss never differed"
+    return f"; test loss is that of {baseline} {verdict.removeprefix('the same ')}"
 
 
 def _numbers(row: Row) -> str:
