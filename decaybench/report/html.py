@@ -11,7 +11,7 @@ import pandas as pd
 
 from decaybench.analysis.comparison import ComparisonSettings, Summary
 from decaybench.analysis.tuning import tuned
-from decaybench.errors import printable
+from decaybench.errors import DecaybenchError, printable
 from decaybench.report.figures import draw, save
 from decaybench.report.numbers import format_interval, format_number, format_percent
 from decaybench.report.reading import how_to_read
@@ -62,7 +62,7 @@ th,td{padding:.2rem .6rem;border-bottom:1px solid var(--line);text-align:right;w
 th:first-child,td:first-child{text-align:left}th button{all:unset;cursor:pointer;font-weight:600}
 th button:focus-visible{outline:2px solid}th[aria-sort=ascending] button::after{content:" ▲"}
 th[aria-sort=descending] button::after{content:" ▼"}input{font:inherit;padding:.2rem .5rem;margin:.5rem 0}
-svg{max-width:100%;height:auto}figure{margin:1rem 0;overflow-x:auto}figcaption{font-size:.85rem;opacity:.8}
+svg{max-width:100%;height:auto}svg text{fill:currentColor}figure{margin:1rem 0;overflow-x:auto}figcaption{font-size:.85rem;opacity:.8}
 @media print{input{display:none}body{max-width:none}}
 """
 SCRIPT = """
@@ -184,13 +184,17 @@ def _tuned(summary: Summary, baseline: str) -> str:
 
 def _figure(key: str, caption: str, summary: Summary, baseline: str) -> str:
     """Writes a figure as SVG with tooltips, in the colours of the page, described in words."""
-    canvas = draw(key, summary, baseline)
+    try:
+        canvas = draw(key, summary, baseline)
+    except DecaybenchError as error:  # too much for one figure
+        return f"<p>{escape(str(error))}</p>"
     if canvas is None:
         return ""
     svg = save(canvas, "svg").decode()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'<g id="(tip\d+)">', lambda m: f"<g><title>{escape(canvas.tips[m[1]])}</title>", svg)
-    svg = re.sub(r'(id="|#)(?=[\w.-]+["\)])', rf"\g<1>{key}-", svg)  # ids of several figures on one page
+    # Ids of several figures on one page; a colour begins with the same character as a reference does.
+    svg = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{key}-", svg)
     svg = (
         svg.replace("#000000", "currentColor")
         .replace("fill: #ffffff", "fill: none")

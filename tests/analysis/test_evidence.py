@@ -120,7 +120,9 @@ def test_accuracy_and_loss_speak_together() -> None:
     assert said(up, down).startswith("Better than decay-all in accuracy and test loss")
     assert said(down, up).startswith("Worse than decay-all in accuracy and test loss")
     assert said([0.0] * 8, [0.0] * 8).startswith("Never differed from decay-all in any seed")
-    assert said(small, small).startswith("Accuracy is that of decay-all within ±0.5 points; test loss is that of decay-all within ±2%")
+    assert said(small, small).startswith(
+        "Accuracy is that of decay-all within ±0.5 points; test loss is that of decay-all within ±2%"
+    )
 
 
 def test_contrasts_that_were_named_are_corrected_for_each_other_only() -> None:

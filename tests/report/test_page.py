@@ -1,5 +1,6 @@
 """The HTML page in a real browser, and the figures as files."""
 
+import io
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from decaybench.analysis.comparison import ComparisonSettings, Summary
@@ -70,8 +72,11 @@ def test_the_page_loads_without_an_error_or_a_request(browser: Any, tmp_path: Pa
     assert opened.locator("figure svg title").count() > 10  # what the pointer shows
     assert opened.locator("figure svg[aria-label]").count() == len(FIGURES)
     assert opened.evaluate("document.documentElement.scrollWidth") <= width  # nothing sticks out
-    shot = opened.screenshot()
-    assert len(set(shot)) > 100
+    for number in range(len(FIGURES)):  # what a person sees: a drawing on the page's ground, and no box of one colour
+        grey = np.asarray(Image.open(io.BytesIO(opened.locator("figure svg").nth(number).screenshot())).convert("L"))
+        ground, ink = (grey > 230, grey < 120) if scheme == "light" else (grey < 60, grey > 150)
+        assert ground.mean() > 0.4
+        assert ink.mean() > 0.001
     colours = opened.evaluate(
         """() => { const b = getComputedStyle(document.body); const c = getComputedStyle(document.documentElement);
         return [b.color, c.colorScheme]; }"""
