@@ -27,7 +27,7 @@ Row = dict[str, Any]
 Floats = npt.NDArray[np.float64]
 CPU = torch.device("cpu")
 STUDIES = 2000  # that are drawn from the runs, for each row
-TOGETHER = 32  # runs
+TOGETHER = 8  # runs
 SEEDS = (2, 3, 5, 8, 20)
 TRAINED, SEEN = 5000, 500  # Fashion-MNIST: images to train on, and that an interval sees of the other 65,000
 

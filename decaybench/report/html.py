@@ -62,7 +62,8 @@ th,td{padding:.2rem .6rem;border-bottom:1px solid var(--line);text-align:right;w
 th:first-child,td:first-child{text-align:left}th button{all:unset;cursor:pointer;font-weight:600}
 th button:focus-visible{outline:2px solid}th[aria-sort=ascending] button::after{content:" ▲"}
 th[aria-sort=descending] button::after{content:" ▼"}input{font:inherit;padding:.2rem .5rem;margin:.5rem 0}
-svg{max-width:100%;height:auto}svg text{fill:currentColor}figure{margin:1rem 0;overflow-x:auto}figcaption{font-size:.85rem;opacity:.8}
+svg{max-width:100%;height:auto}svg text{fill:currentColor}
+figure{margin:1rem 0;overflow-x:auto}figcaption{font-size:.85rem;opacity:.8}
 @media print{input{display:none}body{max-width:none}}
 """
 SCRIPT = """
