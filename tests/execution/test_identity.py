@@ -46,6 +46,7 @@ def points():
     return x[50:], y[50:], x[:50], y[:50]
 """
 OWN = ["run", "--name", "k", "--activation", "prelu", "--strategy", "decay-all", "--epochs", "1", "--workers", "1"]
+OWN += ["--weight-decay", "0.002", "--seeds", "5"]
 
 
 @pytest.fixture
@@ -254,6 +255,7 @@ def test_seeds_that_start_alike_are_said_to_be_no_repetitions(project: Path, cli
 
 
 SMALL = ["run", "--dataset", "synthetic,samples=200", "--network", "mlp,width=4", "--epochs", "1", "--workers", "1"]
+SMALL += ["--weight-decay", "0.002", "--seeds", "5"]
 
 
 @pytest.mark.slow

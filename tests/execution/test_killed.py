@@ -23,7 +23,7 @@ from helpers import CPU, REPOSITORY
 pytestmark = pytest.mark.slow
 
 # Each run takes long enough that the signal comes before the next line does.
-SMALL = ["run", "--dataset", "synthetic,samples=800", "--network", "mlp", "--name", "k"]
+SMALL = ["run", "--dataset", "synthetic,samples=800", "--network", "mlp", "--name", "k", "--weight-decay", "0.002"]
 SMALL += ["--activation", "prelu", "--strategy", "decay-all", "--epochs", "12"]
 STUDY = [*SMALL, "--activation", "kaf", "--strategy", "exclude-alpha", "--seeds", "2"]
 

@@ -21,6 +21,7 @@ PORT = 6397
 RAY = [str(Path(sys.executable).with_name("ray"))]
 STUDY = ["run", "--dataset", "synthetic,samples=400", "--network", "mlp", "--name", "k", "--epochs", "30"]
 STUDY += ["--activation", "prelu", "--activation", "kaf", "--strategy", "decay-all", "--seeds", "12"]
+STUDY += ["--weight-decay", "0.002"]
 ON_RAY = [*STUDY, "--executor", "ray", "--ray-address", f"127.0.0.1:{PORT}", "--checkpoint-every", "0.5"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY), "RAY_DISABLE_IMPORT_WARNING": "1"}
 
