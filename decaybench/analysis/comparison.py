@@ -142,7 +142,8 @@ def _compared(found: list[Cell], settings: ComparisonSettings, notes: list[str])
     names = {i: [cell for key, cell in zip(keys, found, strict=True) if key == keys[i]] for i in chosen}
     named = [any(_is_primary(c, metric, settings) for c in names[i]) for i in chosen for metric in METRICS]
     if settings.primary and not any(named):
-        notes.append(f"the contrast {settings.primary} is in none of some questions, so nothing there is uncorrected.")
+        about = f"{found[0].config['network']} with {found[0].config['activation']}"
+        notes.append(f"{about}: nothing is the contrast {settings.primary}, so all differences are corrected together.")
     tested = watched(family) if settings.anytime else judged(family, named)
     of: dict[Any, dict[str, Evidence]] = {}
     for number, i in enumerate(chosen):
