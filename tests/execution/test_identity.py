@@ -59,7 +59,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def rows(cli: Cli, name: str = "k") -> list[dict[str, Any]]:
-    done = cli("report", f"results/{name}", "--format", "json")
+    done = cli("report", f"results/{name}", "--format", "json", "--everything")
     assert done.returncode == 0, done.stderr
     found: list[dict[str, Any]] = json.loads(done.stdout)
     return found
@@ -93,6 +93,8 @@ def test_data_that_changed_are_refused_by_run_and_never_averaged_by_report(proje
         if not (project / "results" / "k" / "runs" / path.name).exists():
             (project / "results" / "k" / "runs" / path.name).write_bytes(path.read_bytes())
     done = cli("report", "results/k", "--format", "json")
+    assert "2 runs that study.toml does not ask for are left out" in done.stderr
+    done = cli("report", "results/k", "--format", "json", "--everything")
     assert "stands for 2 different data sets" in done.stderr
     assert [row["seeds"] for row in json.loads(done.stdout)] == [2, 2]
     frame = decaybench.load(project / "results" / "k")
