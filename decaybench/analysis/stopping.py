@@ -3,8 +3,8 @@
 import pandas as pd
 
 from decaybench.analysis.cells import Cell, cells
-from decaybench.analysis.comparison import pairs_of
 from decaybench.analysis.evidence import LEVEL
+from decaybench.analysis.pairs import pairs_of
 from decaybench.analysis.questions import questions
 from decaybench.analysis.statistics import TIE_TOLERANCE, anytime_interval
 from decaybench.study.config import RunConfig

@@ -2,8 +2,9 @@
 
 import json
 
-from decaybench.analysis.comparison import COLUMNS, CONFIG_COLUMNS, Summary, layer_rows
+from decaybench.analysis.comparison import COLUMNS, CONFIG_COLUMNS, Summary
 from decaybench.analysis.frame import Row
+from decaybench.analysis.layers import layer_rows
 from decaybench.report.numbers import csv_table, format_interval, format_number, format_percent, markdown_table
 
 COLUMN_TITLES = (

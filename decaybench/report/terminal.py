@@ -9,8 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from decaybench.analysis.cells import Cell
-from decaybench.analysis.comparison import ComparisonSettings, Summary, distances, layer_rows
+from decaybench.analysis.comparison import ComparisonSettings, Summary
 from decaybench.analysis.frame import Row, pooled
+from decaybench.analysis.layers import distances, layer_rows
 from decaybench.analysis.tuning import tuned
 from decaybench.report.numbers import format_interval, format_number, format_percent, histogram, rich_text
 from decaybench.report.reading import how_to_read

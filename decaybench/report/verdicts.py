@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from decaybench.analysis.comparison import plan
 from decaybench.analysis.evidence import THESE_IMAGES
 from decaybench.analysis.frame import Row
+from decaybench.analysis.planning import plan
 from decaybench.report.numbers import MISSING, format_interval, format_number, format_percent
 from decaybench.report.titles import Member, by_method
 

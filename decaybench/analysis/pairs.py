@@ -1,0 +1,123 @@
+"""Pairs each cell with its baseline, seed by seed and image by image."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from decaybench.analysis.cells import Cell, method_of_cell, same_seeds, strategy_name
+from decaybench.analysis.frame import FINGERPRINTS
+
+
+def outcomes_of(cell: Cell, metric: str, seeds: list[int]) -> npt.NDArray[np.float64] | None:
+    """Returns what each run made of each test image, (seeds, images); None where a record does not hold it."""
+    column = {"accuracy": "test_correct", "loss": "test_losses"}[metric]
+    if column not in cell.completed:
+        return None
+    arrays = list(cell.completed.loc[seeds, column])
+    if not arrays or any(a is None or len(a) != len(arrays[0]) for a in arrays):
+        return None
+    return np.stack(arrays).astype(np.float64)
+
+
+def describe(cell: Cell) -> str:
+    """Describes a cell in a few words, for a note."""
+    return f"{cell.config['activation']} with {cell.config['strategy']}"
+
+
+def baseline_of(cell: Cell, found: list[Cell], baseline: str, notes: list[str]) -> Cell | None:
+    """Finds the one cell that differs in the strategy only; the control, which has no decay, fits any decay."""
+    candidates = []
+    for other in found:
+        control = "no-decay" in (strategy_name(cell), strategy_name(other))
+        but = ("strategy", "weight_decay") if control else ("strategy",)
+        if is_baseline(other, baseline) and cell.matches(other, *but):
+            candidates.append(other)
+    if len(candidates) > 1 and strategy_name(cell) != "no-decay":
+        notes.append(f"{describe(cell)}: no difference, since {len(candidates)} cells of {baseline} fit it.")
+    return candidates[0] if len(candidates) == 1 else None
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Two cells on the seeds that both have, in the order of the seeds.
+
+    Attributes:
+        seeds: The seeds.
+        first, second: The cell and its baseline.
+    """
+
+    seeds: list[int]
+    first: Cell
+    second: Cell
+
+    @property
+    def ours(self) -> list[float]:
+        return self.first.values("test_accuracy", self.seeds)
+
+    @property
+    def theirs(self) -> list[float]:
+        return self.second.values("test_accuracy", self.seeds)
+
+    @property
+    def our_losses(self) -> list[float]:
+        return self.first.values("test_loss", self.seeds)
+
+    @property
+    def their_losses(self) -> list[float]:
+        return self.second.values("test_loss", self.seeds)
+
+    @property
+    def differences(self) -> list[float]:
+        return [a - b for a, b in zip(self.ours, self.theirs, strict=True)]
+
+    def outcomes(self, metric: str) -> npt.NDArray[np.float64] | None:
+        """Returns the difference of each seed on each test image, (seeds, images)."""
+        ours, theirs = (outcomes_of(cell, metric, self.seeds) for cell in (self.first, self.second))
+        if ours is None or theirs is None or ours.shape != theirs.shape:
+            return None
+        return ours - theirs
+
+
+def tested(keys: list[Any], pairs: "list[Pairs | None]", baselines: set[tuple[str, str]]) -> list[int]:
+    """Chooses the cell of each method and decay that is tested: of those with a pair, the one with most seeds."""
+    first: dict[Any, int] = {}
+    for i, (key, pair) in enumerate(zip(keys, pairs, strict=True)):
+        if pair is not None and key[0] not in baselines:
+            best = pairs[first.setdefault(key, i)]
+            if best is not None and len(pair.seeds) > len(best.seeds):
+                first[key] = i
+    return list(first.values())
+
+
+def is_baseline(cell: Cell, baseline: str) -> bool:
+    """Tells whether a cell is of the strategy that the others are compared with, options given or not."""
+    return baseline in (strategy_name(cell), cell.config["strategy"])
+
+
+def paired(cell: Cell, found: list[Cell], baseline: str, notes: list[str]) -> Pairs | None:
+    """Pairs a cell with its baseline; None for the baseline itself, and without runs whose fingerprints agree."""
+    other = baseline_of(cell, found, baseline, notes)
+    if other is None or other is cell:
+        return None
+    seeds = same_seeds(cell, other)
+    prints = [f"{key}_fingerprint" for key in FINGERPRINTS]
+    alike = (cell.completed.loc[seeds, prints].to_numpy() == other.completed.loc[seeds, prints].to_numpy()).all(1)
+    for seed, same in zip(seeds, alike, strict=True):
+        if not same:
+            notes.append(
+                f"{describe(cell)}: seed {seed} is not paired, its initial tensors or batches are not the baseline's."
+            )
+    seeds = [seed for seed, same in zip(seeds, alike, strict=True) if same]
+    if seeds and len(seeds) < len(cell.runs):
+        notes.append(f"{describe(cell)}: the difference is over {len(seeds)} of {len(cell.runs)} seeds.")
+    return Pairs(seeds, cell, other) if seeds else None
+
+
+def pairs_of(found: list[Cell], baseline: str) -> list[Pairs]:
+    """Pairs each distinct method of one question with the baseline."""
+    methods = [(method_of_cell(cell), cell.config["weight_decay"]) for cell in found]
+    pairs = [paired(cell, found, baseline, []) for cell in found]
+    baselines = {method_of_cell(cell) for cell in found if is_baseline(cell, baseline)}
+    return [pairs[i] for i in tested(methods, pairs, baselines)]  # type: ignore[misc]
