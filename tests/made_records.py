@@ -15,7 +15,7 @@ from helpers import one
 
 def made(accuracy: float, strategy: str = "decay-all", seed: int = 0, **more: Any) -> Record:
     """A record as training would write it, with a chosen test accuracy, loss and outcome of each test image."""
-    axes = ("activation", "weight_decay", "batch_size", "lr", "network", "optimizer", "clip_norm")
+    axes = ("activation", "weight_decay", "batch_size", "lr", "network", "optimizer", "clip_norm", "split")
     fields = {k: v for k, v in more.items() if k in axes}
     config = one(strategy=strategy, epochs=1, **fields).model_copy(update={"seed": seed})
     alphas = np.asarray(more.get("alphas", [0.25, 0.005, -0.5, 0.3]), np.float32)
@@ -28,7 +28,7 @@ def made(accuracy: float, strategy: str = "decay-all", seed: int = 0, **more: An
         history={key: [accuracy if key.endswith("accuracy") else more.get("loss", 0.5)] for key in METRICS},
         outcomes=more.get("outcomes"),
         layers=() if more.get("activation") == "relu" else (layer,),
-        provenance={"device": "cpu", "seconds": 1.0},
+        provenance={"device": "cpu", "seconds": 1.0, **({"examples": more["examples"]} if "examples" in more else {})},
     )
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from decaybench.analysis.cells import Cell, cells, method_of_cell, strategy_name
@@ -11,6 +12,7 @@ from decaybench.analysis.evidence import (
     ACCURACY_MARGIN,
     LOSS_MARGIN,
     NEW_IMAGES,
+    NEW_SPLITS,
     THESE_IMAGES,
     Evidence,
     judged,
@@ -18,9 +20,18 @@ from decaybench.analysis.evidence import (
 )
 from decaybench.analysis.frame import ALPHA_COLUMNS, Row, alpha_columns, config_of
 from decaybench.analysis.notes import data_notes, digest_notes, initial_notes, machine_notes
-from decaybench.analysis.pairs import Pairs, describe, is_baseline, outcomes_of, paired, tested
+from decaybench.analysis.pairs import (
+    Pairs,
+    describe,
+    is_baseline,
+    outcomes_of,
+    paired,
+    split_by_seed,
+    test_share,
+    tested,
+)
 from decaybench.analysis.questions import questions
-from decaybench.analysis.statistics import Estimate, correlation, crossed, over_seeds, paired_win_rate
+from decaybench.analysis.statistics import Estimate, correlation, crossed, over_seeds, over_splits, paired_win_rate
 from decaybench.registry.hashing import config_digest
 
 CONFIG_COLUMNS = ("dataset", "network", "activation", "strategy", "optimizer", "lr", "weight_decay", "epochs")
@@ -161,10 +172,17 @@ def _evidence(pairs: Pairs | None, metric: str, settings: ComparisonSettings) ->
         return None
     if table is not None and not np.isfinite(table).all():
         table = None
-    several = len(differences) > 1
-    estimate = over_seeds(differences) if table is None else crossed(table) if several else None
+    estimate = _estimate(pairs.first, differences, table)
     margin = settings.margin if metric == "accuracy" else settings.loss_margin * baseline
-    return Evidence(metric, differences, baseline, estimate, THESE_IMAGES if table is None else NEW_IMAGES, margin)
+    scope = NEW_SPLITS if split_by_seed(pairs.first) else THESE_IMAGES if table is None else NEW_IMAGES
+    return Evidence(metric, differences, baseline, estimate, scope, margin)
+
+
+def _estimate(cell: Cell, values: list[float], table: npt.NDArray[np.float64] | None) -> Estimate | None:
+    """Estimates a mean of a cell, or of its difference, by what its seeds and test images allow."""
+    if split_by_seed(cell):
+        return over_splits(values, test_share(cell))
+    return over_seeds(values) if table is None or len(values) < 2 else crossed(table)
 
 
 def _columns(compared: Compared) -> Row:
@@ -180,7 +198,7 @@ def _columns(compared: Compared) -> Row:
         row |= {f"{prefix}detectable": e.detectable}
         row["speaks_about"] = THESE_IMAGES if THESE_IMAGES in (row["speaks_about"], e.scope) else e.scope
     if compared.evidence and (pairs := compared.pairs) is not None:
-        seeds = over_seeds(pairs.differences)
+        seeds = None if split_by_seed(pairs.first) else over_seeds(pairs.differences)
         low, high = seeds.interval() if seeds is not None else (None, None)
         row |= {"difference_seeds_low": low, "difference_seeds_high": high}
         row |= {"improvement": paired_win_rate(pairs.differences), "pairing": correlation(pairs.ours, pairs.theirs)}
@@ -229,7 +247,7 @@ def _mean(cell: Cell, metric: str, settings: ComparisonSettings) -> Row:
     if not values:
         return dict.fromkeys((key, f"{key}_low", f"{key}_high"))
     table = None if settings.fixed_test_set or settings.anytime else outcomes_of(cell, metric, cell.seeds)
-    estimate = over_seeds(values) if table is None or len(values) < 2 else crossed(table)
+    estimate = _estimate(cell, values, table)
     low, high = _clipped(estimate, metric)
     return {key: float(np.mean(values)), f"{key}_low": low, f"{key}_high": high}
 
@@ -238,6 +256,8 @@ def _scope(cell: Cell, settings: ComparisonSettings) -> str | None:
     """Returns what images the mean of a cell speaks about."""
     if not cell.seeds:
         return None
+    if split_by_seed(cell):
+        return NEW_SPLITS
     fixed = settings.fixed_test_set or settings.anytime or outcomes_of(cell, "accuracy", cell.seeds) is None
     return THESE_IMAGES if fixed else NEW_IMAGES
 

@@ -19,7 +19,7 @@ from decaybench.analysis.statistics import (
 LEVEL = 0.05
 ACCURACY_MARGIN = 0.005  # a fraction: half a point
 LOSS_MARGIN = 0.02  # of the baseline's loss
-NEW_IMAGES, THESE_IMAGES = "new test images", "these test images"
+NEW_IMAGES, THESE_IMAGES, NEW_SPLITS = "new test images", "these test images", "new splits of these data"
 
 
 @dataclass(frozen=True)

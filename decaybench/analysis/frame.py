@@ -14,6 +14,7 @@ from decaybench.registry.hashing import config_digest
 from decaybench.registry.spec import label_of
 from decaybench.results.record import Layer, Record
 from decaybench.results.store import Loaded, find_study_folder
+from decaybench.study.config import ADDED_FIELDS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -152,9 +153,9 @@ def labels(config: Row) -> Row:
     named = {
         key: label_of(value) if isinstance(value, dict) else value
         for key, value in config.items()
-        if key not in ("seed", "precision")
+        if key not in ("seed", *ADDED_FIELDS)
     }
-    return {**named, "precision": config.get("precision", "float32")}
+    return {**named, **{key: config.get(key, default) for key, default in ADDED_FIELDS.items()}}
 
 
 def alpha_columns(alphas: Any) -> Row:

@@ -1,5 +1,6 @@
 """Pairs each cell with its baseline, seed by seed and image by image."""
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,17 +9,35 @@ import numpy.typing as npt
 
 from decaybench.analysis.cells import Cell, method_of_cell, same_seeds, strategy_name
 from decaybench.analysis.frame import FINGERPRINTS
+from decaybench.results.record import LARGEST_LOSS
 
 
 def outcomes_of(cell: Cell, metric: str, seeds: list[int]) -> npt.NDArray[np.float64] | None:
-    """Returns what each run made of each test image, (seeds, images); None where a record does not hold it."""
+    """Returns what each run made of each test image, (seeds, images).
+
+    Returns:
+        None where seeds have test images of their own, where a record does not hold them, and where a loss is as large
+        as a record can hold, so that the true one is not known.
+    """
     column = {"accuracy": "test_correct", "loss": "test_losses"}[metric]
-    if column not in cell.completed:
+    if column not in cell.completed or split_by_seed(cell):
         return None
     arrays = list(cell.completed.loc[seeds, column])
     if not arrays or any(a is None or len(a) != len(arrays[0]) for a in arrays):
         return None
-    return np.stack(arrays).astype(np.float64)
+    table = np.stack(arrays).astype(np.float64)
+    return table if table.max() < LARGEST_LOSS else None
+
+
+def split_by_seed(cell: Cell) -> bool:
+    """Tells whether every seed of a cell divided the data set anew."""
+    return bool(cell.config.get("split") == "seed")
+
+
+def test_share(cell: Cell) -> float:
+    """Returns the number of test images, divided by that of the images to train on before any limit."""
+    examples = json.loads(cell.runs["provenance"].iloc[0])["examples"]
+    return float(examples["test"] / examples["available"])
 
 
 def describe(cell: Cell) -> str:

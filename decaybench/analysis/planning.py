@@ -1,10 +1,13 @@
 """Estimates how many seeds, and how many test images, a narrower interval would take."""
 
+import math
 from typing import NamedTuple
 
 from decaybench.analysis.cells import Cell
-from decaybench.analysis.pairs import pairs_of
+from decaybench.analysis.pairs import Pairs, pairs_of
 from decaybench.analysis.statistics import components, examples_needed, seeds_needed
+
+LIMIT = 0.7  # images limit an interval that keeps this share of its width with any number of seeds
 
 
 class Needed(NamedTuple):
@@ -20,6 +23,19 @@ class Needed(NamedTuple):
     weight_decay: float
     seeds: float | None
     images: float | None
+
+
+def narrowest(pairs: Pairs) -> float | None:
+    """Returns the half-width, a fraction, that an interval of a difference in accuracy keeps with any number of seeds.
+
+    None where seeds are the larger part of its error, and where records hold no outcome of each image.
+    """
+    table = pairs.outcomes("accuracy")
+    parts = None if table is None else components(table)
+    if table is None or parts is None:
+        return None
+    least = parts.error(math.inf, table.shape[1])
+    return 1.96 * least if least > LIMIT * parts.error(*table.shape) else None
 
 
 def plan(found: list[Cell], baseline: str, half: float) -> list[Needed]:

@@ -7,7 +7,7 @@ gamma distribution of shape 4).
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -95,6 +95,20 @@ def crossed(values: npt.NDArray[np.float64]) -> Estimate | None:
             total, df = e, (n - 1.0) * (m - 1.0)
     error = math.sqrt(max(total, 0.0) / (n * m))
     return Estimate(mean, error, df) if error > TIE_TOLERANCE else None
+
+
+def over_splits(values: Sequence[float], test_share: float) -> Estimate | None:
+    """Estimates the mean over new seeds and new splits, where every seed divided the same data anew.
+
+    The splits overlap, so that the values are not independent: the corrected resampled t-test of Nadeau and Bengio
+    (Machine Learning 52, 2003), whose squared error is s² (1/n + test_share).
+
+    Args:
+        values: One number per seed.
+        test_share: Number of test examples, divided by that of examples to train on.
+    """
+    estimate, n = over_seeds(values), len(values)
+    return estimate and replace(estimate, error=estimate.error * math.sqrt(1 + n * test_share))
 
 
 class Components(NamedTuple):

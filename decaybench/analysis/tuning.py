@@ -2,17 +2,32 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import stdtrit
 
 from decaybench.analysis.cells import Cell, method_of_cell, strategy_name
+from decaybench.analysis.evidence import NEW_IMAGES, NEW_SPLITS, THESE_IMAGES
 from decaybench.analysis.frame import Row
+from decaybench.analysis.pairs import outcomes_of, split_by_seed, test_share
 
 BOOTSTRAP_SAMPLES = 2000
 TUNED_FIELDS = ("lr", "weight_decay")
 Floats = npt.NDArray[np.float64]
+
+
+class Sample(NamedTuple):
+    """Resamples of seeds and of test images.
+
+    Attributes:
+        seeds: Their numbers, (B, n).
+        images: How often each image was drawn, (B, m); None where the images stay.
+    """
+
+    seeds: npt.NDArray[np.intp]
+    images: npt.NDArray[np.float32] | None
 
 
 @dataclass(frozen=True)
@@ -22,31 +37,44 @@ class Candidates:
     Attributes:
         cells: The cells of the strategy, in the order of the study.
         validation, test: Accuracies of the last epoch, (cells, seeds).
+        correct: What each run made of each test image, (cells, seeds, images); None where a record does not hold it.
     """
 
     strategy: str
     cells: list[Cell]
     validation: Floats
     test: Floats
+    correct: npt.NDArray[np.float32] | None
 
     @property
     def grid(self) -> set[tuple[float, float]]:
         """The learning rates and decays that were searched."""
         return {(cell.config["lr"], cell.config["weight_decay"]) for cell in self.cells}
 
-    def best(self, seeds: npt.NDArray[np.intp]) -> tuple[npt.NDArray[np.intp], Floats]:
-        """Chooses a cell for each resample of seeds (B, n), and returns its index and test accuracy, both (B,)."""
+    def best(self, sample: Sample) -> tuple[npt.NDArray[np.intp], Floats]:
+        """Chooses a cell for each resample, and returns its index and test accuracy, both (B,)."""
+        seeds = sample.seeds
         chosen = self.validation[:, seeds].mean(2).argmax(0)  # (B,)
-        return chosen, self.test[:, seeds].mean(2)[chosen, np.arange(len(seeds))]
+        if self.correct is None or sample.images is None:
+            return chosen, self.test[:, seeds].mean(2)[chosen, np.arange(len(seeds))]
+        scores = np.empty(len(seeds))
+        for cell in np.unique(chosen):
+            rows = np.flatnonzero(chosen == cell)
+            for part in np.array_split(rows, -(-len(rows) // 100)):
+                counts = (seeds[part, :, None] == np.arange(seeds.shape[1])).mean(1, dtype=np.float32)  # (part, n)
+                each = counts @ self.correct[cell]  # (part, images)
+                scores[part] = (each * sample.images[part]).mean(1)
+        return chosen, scores
 
 
 def tuned(found: Iterable[Cell], baseline: str) -> list[list[Row]]:
     """Compares strategies at their own best: the rows of each question with more than one learning rate or decay.
 
     No decay at all is a candidate of every strategy, where the study has it. The interval is Student's t with the
-    standard error of a bootstrap over seeds in which every resample chooses again, so that the optimism of choosing is
-    counted; all strategies share the resampled seeds. It speaks about these test images. Only searches over the same
-    rates and decays are compared.
+    standard error of a bootstrap over seeds and test images (Owen's pigeonhole bootstrap, 2007, arXiv 0712.1111) in
+    which every resample chooses again, so that the optimism of choosing is counted; all strategies share the resamples.
+    Where records hold no outcome of each image, seeds alone are resampled, and it speaks about these test images.
+    Only searches over the same rates and decays are compared.
     """
     questions: dict[tuple[str, ...], list[Cell]] = {}
     for cell in found:
@@ -68,13 +96,12 @@ def _question(cells: list[Cell], baseline: str) -> list[Row]:
         _candidates(name, [c for c in group if c.seeds] + (none if name != "no-decay" else []), seeds)
         for name, group in groups.items()
     ]
-    all_seeds = np.arange(len(seeds))[None]  # (1, n): the sample itself
-    resampled = np.random.default_rng(0).integers(len(seeds), size=(BOOTSTRAP_SAMPLES, len(seeds)))
     candidates = [c for c in candidates if c.cells]
+    resampled = _resamples(candidates, len(seeds))
     references = [c for c in candidates if baseline in c.strategy.split(" = ")]
     references = references or [c for c in candidates if baseline == strategy_name(c.cells[0])]
     reference = references[0] if len(references) == 1 else None
-    return [_row(c, reference, all_seeds, resampled) for c in candidates if c.cells]
+    return [_row(c, reference, resampled) for c in candidates]
 
 
 def _by_method(cells: list[Cell]) -> dict[str, list[Cell]]:
@@ -92,25 +119,41 @@ def _candidates(name: str, cells: list[Cell], seeds: list[int]) -> Candidates:
     def of(key: str) -> Floats:
         return np.array([cell.values(key, seeds) for cell in cells])
 
-    return Candidates(name, cells, of("validation_accuracy"), of("test_accuracy"))
+    tables = [outcomes_of(cell, "accuracy", seeds) for cell in cells]
+    known = [table for table in tables if table is not None]
+    whole = bool(known) and len(known) == len(cells) and len({table.shape for table in known}) == 1
+    correct = np.stack(known).astype(np.float32) if whole else None
+    return Candidates(name, cells, of("validation_accuracy"), of("test_accuracy"), correct)
 
 
-def _row(
-    c: Candidates, reference: Candidates | None, all_seeds: npt.NDArray[np.intp], resampled: npt.NDArray[np.intp]
-) -> Row:
-    (chosen,), (test,) = c.best(all_seeds)
+def _resamples(candidates: list[Candidates], n: int) -> Sample:
+    """Draws seeds, and test images where every candidate knows its outcome on the same ones."""
+    rng = np.random.default_rng(0)
+    seeds = rng.integers(n, size=(BOOTSTRAP_SAMPLES, n))
+    counts = {None if c.correct is None else c.correct.shape[2] for c in candidates}
+    m = counts.pop() if len(counts) == 1 else None
+    return Sample(seeds, None if m is None else rng.multinomial(m, [1 / m] * m, BOOTSTRAP_SAMPLES).astype(np.float32))
+
+
+def _row(c: Candidates, reference: Candidates | None, resampled: Sample) -> Row:
+    n = resampled.seeds.shape[1]
+    itself = Sample(np.arange(n)[None], None)
+    (chosen,), (test,) = c.best(itself)
     again, scores = c.best(resampled)
-    best, n = c.cells[chosen], all_seeds.shape[1]
+    best = c.cells[chosen]
+    share = test_share(best) if split_by_seed(best) else 0.0
     row = {key: best.config[key] for key in best.config if key not in TUNED_FIELDS}
     row |= {"lr": best.config["lr"], "weight_decay": best.config["weight_decay"], "seeds": n}
     row |= {"strategy": c.strategy, "candidates": len(c.cells), "chosen_again": float((again == chosen).mean())}
     row |= {"on_edge": _on_edge(best, c.cells)}
+    scope = NEW_SPLITS if share else THESE_IMAGES if resampled.images is None else NEW_IMAGES
+    row |= {"speaks_about": scope}
     row |= {"validation_accuracy": float(c.validation[chosen].mean())}
-    row |= _interval("test_accuracy", float(test), scores, n)
+    row |= _interval("test_accuracy", float(test), scores, n, share)
     if reference is None or reference is c or c.grid != reference.grid:
         return row | dict.fromkeys(("difference", "difference_low", "difference_high"))
-    _, (theirs,) = reference.best(all_seeds)
-    return row | _interval("difference", float(test - theirs), scores - reference.best(resampled)[1], n)
+    _, (theirs,) = reference.best(itself)
+    return row | _interval("difference", float(test - theirs), scores - reference.best(resampled)[1], n, share)
 
 
 def _on_edge(best: Cell, cells: list[Cell]) -> bool:
@@ -122,10 +165,13 @@ def _on_edge(best: Cell, cells: list[Cell]) -> bool:
     return False
 
 
-def _interval(key: str, estimate: float, resampled: Floats, n: int) -> Row:
+def _interval(key: str, estimate: float, resampled: Floats, n: int, test_share: float) -> Row:
+    """Returns an estimate with its interval; for seeds that have splits of their own as in `over_splits`."""
     if n < 2 or np.ptp(resampled) < 1e-12:
         return {key: estimate, f"{key}_low": None, f"{key}_high": None}
     least = 0.0 if key == "test_accuracy" else -1.0
-    error = float(resampled.std()) * (n / (n - 1)) ** 0.5  # a bootstrap's variance lacks this factor
+    error = (
+        float(resampled.std()) * (n / (n - 1) * (1 + n * test_share)) ** 0.5
+    )  # a bootstrap's variance lacks the first
     half = float(stdtrit(n - 1, 0.975)) * error
     return {key: estimate, f"{key}_low": max(least, estimate - half), f"{key}_high": min(1.0, estimate + half)}

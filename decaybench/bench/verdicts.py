@@ -121,21 +121,21 @@ def coverage(seeds: int) -> Iterator[Row]:
             truth = float(whole.mean())
             for n in SEEDS:
                 held = {"crossed": 0, "t over seeds": 0}
-                width = 0.0
+                found = dict(held)
                 for _ in range(STUDIES // 4):
                     rows, images = rng.choice(len(whole), n, replace=False), rng.choice(whole.shape[1], SEEN, False)
                     part = whole[np.ix_(rows, images)]
                     both = {"crossed": crossed(part), "t over seeds": over_seeds(part.mean(1).tolist())}
                     for name, estimate in both.items():
                         held[name] += _holds(estimate, truth)
-                    width += 0.0 if both["crossed"] is None else both["crossed"].error
+                        found[name] += not _holds(estimate, 0.0)
                 yield {
                     "Fashion-MNIST, forum": f"{activation}, λ = {decay:g}",
                     "metric": {"correct": "accuracy", "losses": "loss"}[metric],
                     "truth": truth,
                     "seeds": n,
                     **{f"coverage, {k}": v / (STUDIES // 4) for k, v in held.items()},
-                    "standard error, crossed": width / (STUDIES // 4),
+                    **{f"power, {k}": v / (STUDIES // 4) for k, v in found.items()},
                 }
 
 
@@ -167,5 +167,5 @@ def _few_and_many(config: RunConfig) -> tuple[Data, Data]:
     x = (x - mean) / std
     train, test = Part(x[:TRAINED], y[:TRAINED]), Part(x[TRAINED:], y[TRAINED:])
     part = Part(test.x[:SEEN], test.y[:SEEN])
-    few, many = (Data(train, part, tested, arrays.classes, "", "") for tested in (part, test))
+    few, many = (Data(train, part, tested, arrays.classes, "", "", TRAINED) for tested in (part, test))
     return few, many

@@ -89,6 +89,7 @@ def run(
     augment: Annotated[Many, _option("none, flip, crop, crop-flip")] = None,
     validation: Annotated[Many, _option("Share of the training part held out.", "SHARE")] = None,
     train_limit: Annotated[Many, _option("Use only so many training images; or none.", "N")] = None,
+    split: Annotated[Many, _option("fixed, or seed: each seed divides the whole data set anew.")] = None,
     precision: Annotated[Many, _option("float32, tf32, bfloat16")] = None,
     device: Annotated[str, _option("auto, cpu, cuda, cuda:1, mps")] = "auto",
     executor: Annotated[str, _option(", ".join(("auto", *EXECUTORS)))] = "auto",

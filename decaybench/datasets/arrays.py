@@ -93,8 +93,19 @@ def _native(part: Any, origin: str) -> Any:
     return np.ascontiguousarray(array) if array.ndim else array
 
 
+def resplit(arrays: Arrays, seed: int) -> Arrays:
+    """Joins the training and the test part and divides them anew at random, into parts as large as before."""
+    order = np.random.Generator(np.random.PCG64(seed)).permutation(len(arrays.train_x) + len(arrays.test_x))
+    x, y = (
+        np.concatenate([arrays.train_x, arrays.test_x])[order],
+        np.concatenate([arrays.train_y, arrays.test_y])[order],
+    )
+    count = len(arrays.test_x)
+    return Arrays(x[count:], y[count:], x[:count], y[:count])
+
+
 def split(arrays: Arrays, validation: float, train_limit: int | None) -> tuple[Array, Array]:
-    """Cuts a fixed validation part from the training part, the same one for every seed.
+    """Cuts a fixed validation part from the training part, the same examples for every seed.
 
     Returns:
         The indices of the training and of the validation examples in ``train_x``.

@@ -17,7 +17,7 @@ from decaybench.execution.device import provenance
 from decaybench.native import keep_freed_memory
 from decaybench.registry import imports
 from decaybench.registry.user_code import place_of
-from decaybench.results.record import Record
+from decaybench.results.record import PARTS, Record
 from decaybench.study.config import RunConfig
 from decaybench.training import checkpoint
 from decaybench.training.data import Data, Part, load
@@ -176,6 +176,7 @@ def _train(job: Job, data: Data, worker: str) -> Iterator[Message]:
     training = Training(job.configs, data, job.stacked)
     about, before = provenance(data.train.x.device, training.net.models[0]), 0.0
     about["backends"] |= training.net.backends()
+    about["examples"] = {"available": data.available, **{part: len(getattr(data, part).y) for part in PARTS}}
     if job.saved is not None:
         earlier, before = checkpoint.restore(training, job.saved)
         about = _resumed(about, earlier)
@@ -203,9 +204,11 @@ def _resumed(about: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
 
 def to_device(data: Data, device: torch.device) -> Data:
     """Copies data to a device."""
-    parts = {name: getattr(data, name) for name in ("train", "validation", "test")}
-    moved = {name: Part(part.x.to(device), part.y.to(device)) for name, part in parts.items()}
-    return Data(**moved, classes=data.classes, fingerprint=data.fingerprint, source=data.source)
+    moved: dict[str, Any] = {}
+    for name in PARTS:
+        part: Part = getattr(data, name)
+        moved[name] = Part(part.x.to(device), part.y.to(device))
+    return replace(data, **moved)
 
 
 def share_memory(data: Data) -> Data | None:

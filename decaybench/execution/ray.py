@@ -10,6 +10,7 @@ import socket
 import time
 import warnings
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,9 @@ from decaybench.execution.device import resolve
 from decaybench.execution.job import DataSource, Failure, Job, Jobs, Message, failed, run_job, single_thread, to_device
 from decaybench.execution.options import ExecutionOptions, Placement
 from decaybench.registry import imports
+from decaybench.results.record import PARTS
 from decaybench.study.config import RunConfig
 from decaybench.training.data import Data, Part
-
-PARTS = ("train", "validation", "test")
 
 
 def connect(address: str) -> int:
@@ -121,12 +121,13 @@ class Cluster:
         if self._key != config.data_key():
             whole = data(config)
             arrays = {name: (getattr(whole, name).x.numpy(), getattr(whole, name).y.numpy()) for name in PARTS}
-            stored = (arrays, whole.classes, whole.fingerprint, whole.source)
+            stored = (arrays, {f.name: getattr(whole, f.name) for f in fields(whole) if f.name not in PARTS})
             self._key, self._reference = config.data_key(), ray.put(stored)
         return self._reference
 
 
-Stored = tuple[dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]], int, str, str]
+# The images and classes of each part, and the other fields of `Data`.
+Stored = tuple[dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]], dict[str, Any]]
 
 
 def _run_job(job: Job, stored: Stored, device: str, folder: str) -> Iterator[Message]:
@@ -136,11 +137,11 @@ def _run_job(job: Job, stored: Stored, device: str, folder: str) -> Iterator[Mes
     if Path(folder).is_dir():  # the user's own files, where the machines share them
         os.chdir(folder)
     imports.pin(job.sources)
-    arrays, classes, fingerprint, source = stored
+    arrays, rest = stored
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the arrays cannot be written to, and nobody does
-        parts = {name: Part(*map(torch.from_numpy, pair)) for name, pair in arrays.items()}
-    data = Data(**parts, classes=classes, fingerprint=fingerprint, source=source)
+        parts: dict[str, Any] = {name: Part(*map(torch.from_numpy, pair)) for name, pair in arrays.items()}
+    data = Data(**parts, **rest)
     where = torch.device(device)
     node = ray.get_runtime_context().get_node_id()[:6]
     with single_thread(where):

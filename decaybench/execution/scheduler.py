@@ -14,7 +14,7 @@ from decaybench.registry import EXECUTORS, imports
 from decaybench.results.record import Record
 from decaybench.results.store import StudyFolder
 from decaybench.strategies.plan import make_plan
-from decaybench.study.config import RunConfig
+from decaybench.study.config import DataKey, RunConfig
 from decaybench.training import checkpoint
 from decaybench.training.data import Data, load
 from decaybench.training.model import build_model
@@ -74,8 +74,8 @@ class Scheduler:
     jobs_per_gpu: int = 1
     asked: Sequence[RunConfig] = ()
     sources: dict[str, bytes] = field(default_factory=dict)
-    _fingerprints: dict[tuple[str, float, int | None], str] = field(default_factory=dict)
-    _data: dict[tuple[str, float, int | None], Data] = field(default_factory=dict)
+    _fingerprints: dict[DataKey, str] = field(default_factory=dict)
+    _data: dict[DataKey, Data] = field(default_factory=dict)
     _tries: Counter[tuple[str, int]] = field(default_factory=Counter)
 
     def data(self, config: RunConfig) -> Data:
@@ -112,7 +112,7 @@ class Scheduler:
         for config in self.asked:
             if finished and config.run_id in finished:
                 self._fingerprints.setdefault(config.data_key(), finished[config.run_id])
-        for config in {(c.data_key(), *_parts(c)): c for c in missing}.values():
+        for config in {(c.data_key()[:-1], *_parts(c)): c for c in missing}.values():  # of one split
             data = self.data(config)
             make_plan(config, build_model(config, data.shape, data.classes))
         if unread := sorted(imports.unseen() - unseen):

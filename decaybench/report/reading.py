@@ -1,7 +1,7 @@
 """Says how to read a report: what its numbers are, and what its intervals hold over."""
 
 from decaybench.analysis.comparison import ComparisonSettings, Summary
-from decaybench.analysis.evidence import THESE_IMAGES
+from decaybench.analysis.evidence import NEW_SPLITS, THESE_IMAGES
 
 UNITS = "Test accuracy in %, differences in percentage points, differences in test loss in % of the baseline's. "
 CORRECTED = (
@@ -11,6 +11,12 @@ CORRECTED = (
 )
 NEW = "Intervals hold over new seeds and new test images. "
 THESE = "Intervals are Student's t over seeds, on these test images. "
+SPLITS = (
+    "Every seed divided the data anew: intervals hold over new seeds and new splits of these data (Nadeau and Bengio's "
+    "correction for overlapping splits). "
+)
+SOME_SPLITS = "Those of {count} cells whose seeds divided the data anew hold over new splits of these data. "
+SOME_SPLITS = "Those of {count} cells whose seeds divided the data anew hold over new splits of these data. "
 MIXED = (
     "Intervals hold over new seeds and new test images, but for {count} cells without outcomes of each image: theirs "
     "are over seeds, on these test images. "
@@ -27,7 +33,14 @@ def how_to_read(summary: Summary, settings: ComparisonSettings) -> str:
         return UNITS + ANYTIME
     fixed = sum(row["speaks_about"] == THESE_IMAGES for row in summary.rows)
     known = sum(row["speaks_about"] is not None for row in summary.rows)
-    over = NEW if not fixed else THESE if fixed == known else MIXED.format(count=fixed)
+    splits = sum(row["speaks_about"] == NEW_SPLITS for row in summary.rows)
+    if fixed == known:
+        over = THESE if fixed else NEW
+    elif splits == known:
+        over = SPLITS
+    else:
+        over = MIXED.format(count=fixed) if fixed else NEW
+        over += SOME_SPLITS.format(count=splits) if splits else ""
     compared = any(row["difference"] is not None for row in summary.rows)
     rule = CORRECTED.format(margin=100 * settings.margin, share=100 * settings.loss_margin)
     return UNITS + over + (rule if compared else "")

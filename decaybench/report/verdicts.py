@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
-from decaybench.analysis.evidence import THESE_IMAGES
+from decaybench.analysis.evidence import NEW_IMAGES, THESE_IMAGES
 from decaybench.analysis.frame import Row
-from decaybench.analysis.planning import plan
+from decaybench.analysis.pairs import pairs_of
+from decaybench.analysis.planning import narrowest, plan
 from decaybench.report.numbers import MISSING, format_interval, format_number, format_percent
 from decaybench.report.titles import Member, by_method
 
@@ -26,6 +27,7 @@ def verdicts(members: Sequence[Member], baseline: str) -> list[str]:
     decided = [row for row in judged if {row["verdict"], row["loss_verdict"]} & set(DECIDED)]
     if any(row["seeds"] < FEW_SEEDS for row in decided):
         sentences.append(f"With fewer than {FEW_SEEDS} seeds a difference that is found tends to be found too large.")
+    sentences += _limits(members, baseline)
     fixed = [row for row in judged if row["speaks_about"] == THESE_IMAGES]
     if fixed:
         which = (
@@ -33,6 +35,26 @@ def verdicts(members: Sequence[Member], baseline: str) -> list[str]:
         )
         sentences.append(f"{which} is about these test images; it says nothing about new ones.")
     return sentences
+
+
+def _limits(members: Sequence[Member], baseline: str) -> list[str]:
+    """Says where test images, and not seeds, are why accuracy cannot tell."""
+    open_rows = {
+        id(cell) for row, cell in members if row["verdict"] == "cannot tell" and row["speaks_about"] == NEW_IMAGES
+    }
+    widths = [
+        (pairs.first.config["strategy"], width)
+        for pairs in pairs_of([cell for _, cell in members], baseline)
+        if id(pairs.first) in open_rows and (width := narrowest(pairs)) is not None
+    ]
+    if not widths:
+        return []
+    least = min(width for _, width in widths)
+    names = ", ".join(dict.fromkeys(name for name, _ in widths))
+    return [
+        f"For {names} the test images are the limit: with any number of seeds the intervals of accuracy stay "
+        f"±{format_percent(least)} points or wider."
+    ]
 
 
 def plans(members: Sequence[Member], baseline: str, half: float) -> list[str]:
@@ -133,9 +155,14 @@ def tuned_tables(questions: Sequence[Sequence[Row]], baseline: str, narrow: bool
     return [_tuned_table(rows, baseline, narrow, varying) for rows in questions]
 
 
+def _scope_of(rows: Sequence[Row]) -> str:
+    scope = str(rows[0]["speaks_about"])
+    return f"on {scope}" if scope == THESE_IMAGES else f"and {scope}"
+
+
 NAMED = ("dataset", "network", "activation", "optimizer")
 RESULTS = (
-    *("seeds", "candidates", "chosen_again", "on_edge", "validation_accuracy"),
+    *("seeds", "candidates", "chosen_again", "on_edge", "speaks_about", "validation_accuracy"),
     *("test_accuracy", "test_accuracy_low", "test_accuracy_high", "difference", "difference_low", "difference_high"),
 )
 
@@ -145,7 +172,7 @@ def _tuned_table(rows: Sequence[Row], baseline: str, narrow: bool, varying: Sequ
     parts = [*(str(first[key]) for key in NAMED), *(f"{key}={format_number(first.get(key))}" for key in varying)]
     title = " · ".join(parts)
     title += f" · each at its own best of {max(r['candidates'] for r in rows)} by validation"
-    title += " (intervals over seeds by bootstrap, uncorrected, on these test images"
+    title += f" (intervals by bootstrap, uncorrected, over new seeds {_scope_of(rows)}"
     columns: dict[str, list[str]] = {"strategy": [row["strategy"] for row in rows]}
     if len({row["lr"] for row in rows}) > 1:
         columns["lr"] = [format_number(row["lr"]) for row in rows]

@@ -30,6 +30,7 @@ PARTS = ("train", "validation", "test")
 Direction = Literal["higher", "lower"]
 _CLASSIFICATION: Mapping[str, Direction] = {"loss": "lower", "accuracy": "higher"}
 METRICS = {f"{part}_{what}": direction for part in PARTS for what, direction in _CLASSIFICATION.items()}
+LARGEST_LOSS = 65504.0  # of an example: the largest number of float16
 MAX_TEXT = 1 << 28  # bytes of one record; a record of a network that is trained here has some ten thousand
 HEADER = b'{"digest":"'
 _HEX = 64  # digits of a digest
@@ -92,7 +93,7 @@ class Outcomes:
 
     Attributes:
         correct: Whether its class was right, (examples,).
-        loss: Its loss, (examples,), as float16.
+        loss: Its loss, (examples,), as float16, at most `LARGEST_LOSS`.
     """
 
     correct: npt.NDArray[np.bool_]
@@ -224,6 +225,7 @@ class _Means(_Strict):
 class _Provenance(_Means):
     seconds: Annotated[float, Field(ge=0, le=1e12)] | None = None
     resumed_from: _Means = _Means()
+    examples: dict[str, Annotated[int, Field(ge=1)]] | None = None
 
 
 class _Record(_Strict):
@@ -374,6 +376,8 @@ def _record(body: dict[str, Any], protected: bool) -> Record:
     if config_digest(config) != body["run_id"]:
         raise DamagedRecordError("its configuration is not the one of its run")
     check_history(config, history, body["diverged"])
+    if config.get("split") == "seed" and not body["provenance"].get("examples", {}).keys() >= {"available", "test"}:
+        raise DamagedRecordError("the sizes of its own split are missing")
     epochs = len(next(iter(history.values())))
     return Record(
         run_id=body["run_id"],

@@ -20,8 +20,14 @@ from decaybench.registry.spec import Spec
 
 Augmentation = Literal["none", "flip", "crop", "crop-flip"]
 Precision = Literal["float32", "tf32", "bfloat16"]
+Split = Literal["fixed", "seed"]
 # Raised whenever training itself changes its numbers, so that old records are never mixed with new ones.
 TRAINING_VERSION = 4
+
+
+DataKey = tuple[str, float, int | None, int | None]
+# Fields that records did not always have, with the value that all had before.
+ADDED_FIELDS = {"precision": "float32", "split": "fixed"}
 
 
 class RunConfig(BaseModel):
@@ -43,6 +49,7 @@ class RunConfig(BaseModel):
     augment: Augmentation = "none"
     validation: Annotated[float, Field(gt=0, lt=1)]
     train_limit: PositiveInt | None = None
+    split: Split = "fixed"
     precision: Precision = "float32"
     seed: Annotated[int, Field(ge=0)]
     training_version: int = TRAINING_VERSION
@@ -56,8 +63,9 @@ class RunConfig(BaseModel):
     def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leaves out fields at their default that records did not always have, so that their run ids stay."""
         fields: dict[str, Any] = write(self)
-        if fields.get("precision") == "float32":
-            del fields["precision"]
+        for key, default in ADDED_FIELDS.items():
+            if fields.get(key) == default:
+                del fields[key]
         return fields
 
     @cached_property
@@ -74,6 +82,7 @@ class RunConfig(BaseModel):
         """Returns everything in it that has a name."""
         return self.dataset, self.network, self.activation, self.strategy, self.optimizer, self.schedule
 
-    def data_key(self) -> tuple[str, float, int | None]:
+    def data_key(self) -> DataKey:
         """Returns what decides the tensors of the data set."""
-        return self.dataset.model_dump_json(), self.validation, self.train_limit
+        seed = self.seed if self.split == "seed" else None
+        return self.dataset.model_dump_json(), self.validation, self.train_limit, seed

@@ -28,7 +28,7 @@ from decaybench.registry.hashing import digest
 from decaybench.registry.imports import is_target
 from decaybench.registry.optimizers import default_lr
 from decaybench.registry.spec import Spec, explain, parse
-from decaybench.study.config import Augmentation, Precision, RunConfig
+from decaybench.study.config import ADDED_FIELDS, Augmentation, Precision, RunConfig, Split
 
 MAX_RUNS = 100_000
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
@@ -62,6 +62,8 @@ class Study(BaseModel):
         lr: Learning rates; empty means each optimizer's own default.
         validation: Share of the training part that is held out, the same for every seed.
         train_limit: Number of training examples that are used; None means all.
+        split: ``fixed``, the data set's own test part; ``seed``, training and test part joined and divided anew for
+            each seed, the same for all strategies.
         until: Half-width, in percentage points, to which every difference to decay-all is to be known; seeds are then
             added where they are needed, up to ``seeds``.
         primary: The contrast that is asked for, named before the runs and not corrected for the others: a strategy, and
@@ -87,6 +89,7 @@ class Study(BaseModel):
     augment: list[Augmentation]
     validation: list[Annotated[float, Field(gt=0, lt=1)]]
     train_limit: list[PositiveInt | None] = [None]
+    split: list[Split] = ["fixed"]
     precision: list[Precision] = ["float32"]
     penalty: list[str] = []
     alpha_optimizer: list[str] = []
@@ -101,6 +104,12 @@ class Study(BaseModel):
         if primary is not None:
             check_primary(primary)
         return primary
+
+    @model_validator(mode="after")
+    def _no_until_over_splits(self) -> "Study":
+        if self.until is not None and "seed" in self.split:
+            raise ValueError("until needs split = fixed: seeds whose splits overlap are not independent")
+        return self
 
     @field_validator("name")
     @classmethod
@@ -149,7 +158,7 @@ class Study(BaseModel):
 
     def grid_id(self) -> str:
         """Hashes what is compared, whatever the name and the number of seeds."""
-        silent = {"precision"} if self.precision == ["float32"] else set()
+        silent = {key for key, value in ADDED_FIELDS.items() if getattr(self, key) == [value]}
         return digest(self.model_dump(exclude=APART | silent))
 
 
@@ -257,7 +266,7 @@ def to_fields(study: Study) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for key in type(study).model_fields:
         value = getattr(study, key)
-        if value in ([], None) or (key, value) in (("description", ""), ("precision", ["float32"])):
+        if value in ([], None) or (key, value) == ("description", "") or value == [ADDED_FIELDS.get(key)]:
             continue
         if isinstance(value, list):
             value = ["none" if v is None else v.as_toml() if isinstance(v, Spec) else v for v in value]

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from decaybench.datasets.arrays import Array, checked, split
+from decaybench.datasets.arrays import Array, checked, resplit, split
 from decaybench.registry.build import construct
 from decaybench.study.config import RunConfig
-from decaybench.training.seeding import generator, seeded
+from decaybench.training.seeding import generator, seeded, stream_seed
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Data:
     Attributes:
         fingerprint: A hash of the images and classes of each part, before any arithmetic.
         source: A hash of the images and classes as they came, before they were split.
+        available: Number of training images before a limit on them.
     """
 
     train: Part
@@ -38,6 +39,7 @@ class Data:
     classes: int
     fingerprint: str
     source: str
+    available: int
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -54,6 +56,10 @@ def load(config: RunConfig, device: torch.device) -> Data:
     """
     with seeded(0):  # what a user's own code draws without a seed of its own is the same every time
         arrays = checked(construct("dataset", config.dataset), config.dataset.name)
+    whole = {"train": (arrays.train_x, arrays.train_y), "test": (arrays.test_x, arrays.test_y)}
+    source = _hash(whole)
+    if config.split == "seed":
+        arrays = resplit(arrays, stream_seed(config.seed, "split"))
     train, validation = split(arrays, config.validation, config.train_limit)
     pieces = {
         "train": (arrays.train_x[train], arrays.train_y[train]),
@@ -63,8 +69,8 @@ def load(config: RunConfig, device: torch.device) -> Data:
     tensors = {k: (torch.tensor(x, dtype=torch.float32), torch.tensor(y).long()) for k, (x, y) in pieces.items()}
     std, mean = torch.std_mean(tensors["train"][0], dim=(0, 2, 3), keepdim=True)  # (1, C, 1, 1)
     parts = {k: Part(((x - mean) / std.clamp(min=1e-6)).to(device), y.to(device)) for k, (x, y) in tensors.items()}
-    whole = {"train": (arrays.train_x, arrays.train_y), "test": (arrays.test_x, arrays.test_y)}
-    return Data(**parts, classes=arrays.classes, fingerprint=_hash(pieces), source=_hash(whole))
+    available = len(arrays.train_x) - len(validation)
+    return Data(**parts, classes=arrays.classes, fingerprint=_hash(pieces), source=source, available=available)
 
 
 def _hash(pieces: dict[str, tuple[Array, Array]]) -> str:

@@ -18,7 +18,7 @@ from decaybench.errors import DecaybenchError
 from decaybench.optimizers import lr_scheduler
 from decaybench.parameter_roles.roles import mark_by_behaviour
 from decaybench.registry.user_code import failure, no_exit
-from decaybench.results.record import Layer, Outcomes, Record
+from decaybench.results.record import LARGEST_LOSS, Layer, Outcomes, Record
 from decaybench.strategies.plan import Plan, make_plan
 from decaybench.study.config import RunConfig
 from decaybench.training.activation_statistics import ActivationStatistics
@@ -32,7 +32,6 @@ from decaybench.training.stacked.cuda_graph import RecordedStep
 from decaybench.training.stacked.stack import Replicas, SingleModel, StackedModels
 
 STATISTICS_IMAGES = 256  # validation images, on whose activations learned functions are compared
-LARGEST_LOSS = 65504.0  # that float16 holds
 ROLE_EXAMPLE_IMAGES = 16  # images that show what a module of unknown type in a user's own network does
 
 

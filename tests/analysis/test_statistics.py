@@ -1,10 +1,13 @@
 """Intervals cover what they promise, p-values are uniform, and all agree with scipy and statsmodels' formulas."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.regression.mixed_linear_model import MixedLM
+from statsmodels.stats.multitest import multipletests
 
 from decaybench.analysis.statistics import (
     Components,
@@ -208,6 +211,28 @@ def test_what_an_interval_would_take_is_what_it_takes() -> None:
     assert seeds_needed(parts, 200, 0.05) is None  # the images are the limit
     assert examples_needed(parts, 3, 0.12) is None  # the seeds are
     assert components(np.ones((1, 9))) is None
+
+
+def test_the_error_is_that_of_a_mixed_model_of_statsmodels() -> None:
+    """Of a balanced table restricted maximum likelihood estimates the same components, where none is below 0."""
+    rng = np.random.default_rng(1)
+    n, m = 6, 12
+    table = 1 + rng.normal(size=(n, 1)) + rng.normal(size=(1, m)) + rng.normal(size=(n, m))
+    seed, image = np.indices(table.shape)
+    data = pd.DataFrame({"y": table.ravel(), "seed": seed.ravel(), "image": image.ravel(), "one": 1})
+    crossing = {"seed": "0 + C(seed)", "image": "0 + C(image)"}
+    fit = MixedLM.from_formula("y ~ 1", groups="one", re_formula="0", vc_formula=crossing, data=data).fit()
+    found, parts = crossed(table), components(table)
+    assert found is not None
+    assert parts is not None
+    assert found.value == pytest.approx(fit.params["Intercept"])
+    assert found.error == pytest.approx(fit.bse["Intercept"], rel=1e-3)
+    assert (parts.examples, parts.seeds, parts.rest) == pytest.approx((*fit.vcomp, fit.scale), rel=1e-3)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_is_that_of_statsmodels(p_values: list[float]) -> None:
+    assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])
 
 
 def test_tables_of_one_row_one_column_or_no_difference() -> None:

@@ -79,6 +79,7 @@ def test_run_id_is_the_same_in_another_process() -> None:
         {"validation": 0.2},
         {"train_limit": 50},
         {"precision": "bfloat16"},
+        {"split": "seed"},
     ],
     ids=str,
 )

@@ -1,5 +1,6 @@
 """Runs trained together are the same runs: to 1e-10 those of plain modules, bit for bit those trained one by one."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import nn
 
 from decaybench import registry
+from decaybench.results.record import PARTS
 from decaybench.study.config import RunConfig
 from decaybench.training import checkpoint
 from decaybench.training.data import Data, Part, load
@@ -21,8 +23,7 @@ STEPS = 50
 
 
 def double(data: Data) -> Data:
-    parts = (Part(p.x.double(), p.y) for p in (data.train, data.validation, data.test))
-    return Data(*parts, classes=data.classes, fingerprint=data.fingerprint, source=data.source)
+    return replace(data, **{name: Part(getattr(data, name).x.double(), getattr(data, name).y) for name in PARTS})
 
 
 def alone(config: RunConfig, data: Data) -> Training:

@@ -23,7 +23,8 @@ FREE_FIELDS = {"strategy", "weight_decay", "lr", "optimizer", "schedule", "seed"
 
 def cohort_key(config: RunConfig) -> str:
     """Returns a key that runs share if they can train together."""
-    shared = config.model_dump(exclude=FREE_FIELDS)
+    own_data = {"seed"} if config.split == "seed" else set()
+    shared = config.model_dump(exclude=FREE_FIELDS - own_data)
     shared["activation"]["options"].pop("init", None)
     return digest(shared)
 
