@@ -7,14 +7,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import stdtrit
 
 from decaybench.analysis.cells import cells
+from decaybench.analysis.statistics import crossed
 from decaybench.analysis.stopping import FIRST_SEEDS, next_runs
 from decaybench.analysis.tuning import tuned
+from decaybench.bench.verdicts import false_alarms
 from decaybench.registry import STRATEGIES as REGISTERED
 from decaybench.report.titles import titled
 from decaybench.report.verdicts import verdicts
-from decaybench.results.record import Record
+from decaybench.results.record import LARGEST_LOSS, Record
 from decaybench.study.config import RunConfig
 from made_records import frame_of, made, pairs, summary_of, with_outcomes
 
@@ -285,3 +288,68 @@ def test_seeds_are_added_where_they_are_needed_and_no_more() -> None:
     rows = summary_of(records, anytime=True).rows
     for row in rows[1:]:
         assert (row["difference_high"] - row["difference_low"]) / 2 <= 0.01 or count["alpha-only"] == 40
+
+
+def outcomes_of_pairs(seeds: int, images: int, image_effect: float, seed: int = 0, **fields: Any) -> list[Record]:
+    """Two strategies that differ on some images in every seed, so that images are what an interval needs."""
+    rng = np.random.default_rng(seed)
+    ours, theirs = rng.random(images) < image_effect, rng.random(images) < image_effect
+    records = []
+    for s in range(seeds):
+        base = np.ones(images, bool)
+        base[: images // 10] = rng.random(images // 10) < 0.5
+        records.append(with_outcomes(base & ~ours, np.where(base & ~ours, 0.1, 2.0), "exclude-alpha", s, **fields))
+        records.append(with_outcomes(base & ~theirs, np.where(base & ~theirs, 0.1, 2.0), "decay-all", s, **fields))
+    return records
+
+
+def test_where_images_and_not_seeds_are_the_limit_it_is_said() -> None:
+    def said(records: list[Record], **settings: Any) -> str:
+        summary = summary_of(records, **settings)
+        return " ".join(verdicts(titled(summary)[0].members, "decay-all"))
+
+    limited = outcomes_of_pairs(30, 100, 0.1)
+    assert "For exclude-alpha the test images are the limit: with any number of seeds" in said(limited)
+    assert "are the limit" not in said(limited, fixed_test_set=True)
+    assert "are the limit" not in said(outcomes_of_pairs(3, 400, 0.0))
+
+
+def test_a_loss_too_large_to_be_recorded_is_not_put_into_an_interval() -> None:
+    records = outcomes_of_pairs(6, 100, 0.05)
+    bad = next(i for i, r in enumerate(records) if r.config["strategy"]["name"] == "exclude-alpha")
+    old = records[bad].outcomes
+    assert old is not None
+    assert old.loss is not None
+    losses = old.loss.astype(np.float64)
+    losses[0] = LARGEST_LOSS
+    worse = with_outcomes(old.correct, losses, "exclude-alpha", 0)
+    records[bad] = replace(worse, history={**worse.history, "test_loss": [float(losses.mean()) + 1e6]})
+    row = row_of(records)
+    assert row["loss_difference"] == pytest.approx((1e6 + losses.mean() - old.loss.astype(float).mean()) / 6, rel=0.01)
+    assert row["loss_difference_low"] < row["loss_difference"] < row["loss_difference_high"]
+    assert row["speaks_about"] == "these test images"
+
+
+def test_tuned_intervals_hold_over_images_too() -> None:
+    """With one candidate the bootstrap's error is that of the crossed estimate."""
+    records = outcomes_of_pairs(12, 300, 0.1, weight_decay=0.1) + outcomes_of_pairs(12, 300, 0.5, weight_decay=0.2)
+    (rows,) = tuned(cells(frame_of(records)), "decay-all")
+    row = next(row for row in rows if row["strategy"] == "exclude-alpha")
+    assert row["speaks_about"] == "new test images"
+    tables = [
+        np.stack([r.outcomes.correct for r in records if r.config["strategy"]["name"] == name][:12]).astype(float)
+        for name in ("exclude-alpha", "decay-all")
+    ]
+    expected = crossed(tables[0] - tables[1])
+    assert expected is not None
+    error = (row["difference_high"] - row["difference_low"]) / 2 / stdtrit(11, 0.975)
+    assert error == pytest.approx(expected.error, rel=0.15)
+
+
+@pytest.mark.slow
+def test_real_nulls_rarely_get_a_verdict() -> None:
+    """Pairs of trainings that differ in the batches of their last epoch only; 2,000 studies drawn from them."""
+    for row in false_alarms(40):
+        if row["seeds"] in (3, 5, 8, 20):
+            for kind in ("accuracy", "loss", "either"):
+                assert row[f"false alarms, {kind}"] <= 0.05, row
