@@ -113,6 +113,24 @@ STUDIES = sorted(
 )
 
 
+def test_what_the_answer_says_of_losses_and_of_fashion_mnist_is_what_the_report_says(cli: Cli) -> None:
+    answer = " ".join(section("The answer so far").split())
+
+    def row(study: str, activation: str, decay: float) -> dict[str, Any]:
+        rows = json.loads(cli("report", str(REPOSITORY / "results" / study), "--format", "json").stdout)
+        key = ("sgd", activation, "exclude-alpha", decay)
+        return next(r for r in rows if (r["optimizer"], r["activation"], r["strategy"], r["weight_decay"]) == key)
+
+    for activation, decay, text in (("kaf", 0.01, "lower by 23%"), ("prelu", 0.1, "lower by 26%")):
+        found = row("thread-digits", activation, decay)
+        assert found["loss_verdict"] == "better"
+        assert text == f"lower by {-100 * found['loss_difference'] / found['baseline_loss']:.0f}%"
+        assert text in answer
+    kaf, prelu = row("thread-fashion", "kaf", 0.005), row("thread-fashion", "prelu", 0.005)
+    assert (kaf["verdict"], prelu["verdict"]) == ("better", "the same within ±0.5 points")
+    assert f"+{100 * kaf['difference']:.2f} points (p {kaf['p_holm']:.3f})" in answer
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("study", STUDIES)
 def test_figures_with_an_interval_in_the_readme_of_a_study_are_in_its_report(study: str, cli: Cli) -> None:

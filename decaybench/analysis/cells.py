@@ -1,5 +1,6 @@
 """Cells: a cell is the runs of one configuration over its seeds."""
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -93,8 +94,18 @@ def _position(cell: Cell) -> tuple[Any, ...]:
 
 
 def strategy_name(cell: Cell) -> str:
-    """Returns the name of a cell's strategy, without its options."""
-    return str(cell.config["strategy"]).split(",")[0]
+    """Returns the name of a cell's strategy, without its options and the hash of somebody's own code."""
+    return _without_hash(str(cell.config["strategy"])).split(",")[0]
+
+
+def is_called(cell: Cell, name: str) -> bool:
+    """Tells whether a name is that of a cell's strategy, given with its options or without."""
+    label = str(cell.config["strategy"])
+    return name in (label, _without_hash(label), strategy_name(cell))
+
+
+def _without_hash(label: str) -> str:
+    return re.sub(r"@[0-9a-f]{6}$", "", label)
 
 
 def method_of_cell(cell: Cell) -> tuple[str, str]:

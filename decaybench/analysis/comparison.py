@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from decaybench.analysis.cells import Cell, cells, method_of_cell, strategy_name
+from decaybench.analysis.cells import Cell, cells, is_called, method_of_cell
 from decaybench.analysis.evidence import (
     ACCURACY_MARGIN,
     LOSS_MARGIN,
@@ -23,7 +23,6 @@ from decaybench.analysis.notes import data_notes, digest_notes, initial_notes, m
 from decaybench.analysis.pairs import (
     Pairs,
     describe,
-    is_baseline,
     outcomes_of,
     paired,
     split_by_seed,
@@ -58,9 +57,9 @@ COLUMNS = (
     *("difference", "difference_low", "difference_high"),
     *("p_holm", "improvement", "pairing", "detectable", "verdict"),
     *("test_loss", "test_loss_low", "test_loss_high"),
-    *("loss_difference", "loss_difference_low", "loss_difference_high"),
+    *("baseline_loss", "loss_difference", "loss_difference_low", "loss_difference_high"),
     *("loss_p_holm", "loss_detectable", "loss_verdict"),
-    *("difference_seeds_low", "difference_seeds_high", "speaks_about"),
+    *("pairs", "difference_seeds_low", "difference_seeds_high", "speaks_about", "loss_speaks_about"),
     *ALPHA_COLUMNS,
 )
 METRICS = ("accuracy", "loss")
@@ -89,6 +88,11 @@ class ComparisonSettings:
     primary: str | None = None
     plan: float | None = None
 
+    @property
+    def fixed(self) -> bool:
+        """Whether intervals speak about these test images, whatever the records hold."""
+        return self.fixed_test_set or self.anytime
+
 
 def summarize(runs: pd.DataFrame, settings: ComparisonSettings | None = None) -> Summary:
     """Groups runs into cells and compares each method with the baseline strategy, seed by seed and image by image.
@@ -109,12 +113,18 @@ def summarize(runs: pd.DataFrame, settings: ComparisonSettings | None = None) ->
     for part in questions(found):
         for cell, compared in zip(found[part], _compared(found[part], settings, notes), strict=True):
             row = {**_row(cell, settings, notes), **_columns(compared)}
-            row["speaks_about"] = row["speaks_about"] or _scope(cell, settings)
+            row["speaks_about"] = row["speaks_about"] or _scope(cell, "accuracy", settings)
+            row["loss_speaks_about"] = row["loss_speaks_about"] or _scope(cell, "loss", settings)
             rows.append({**{key: row[key] for key in COLUMNS}, **{k: cell.config.get(k) for k in varying}})
-    if found and not any(settings.baseline in (strategy_name(cell), cell.config["strategy"]) for cell in found):
+    if found and not any(is_called(cell, settings.baseline) for cell in found):
         notes.append(f"no difference is shown, since no run has the strategy {settings.baseline}.")
     if settings.anytime and settings.primary:
         notes.append("a primary contrast means nothing with --until: all that was watched is corrected together.")
+    own_splits = sum(map(split_by_seed, found))
+    if own_splits and settings.fixed_test_set:
+        notes.append(
+            f"--fixed-test-set has no effect on {own_splits} cells: each of their seeds has its own test images."
+        )
     notes += [*data_notes(found), *initial_notes(found), *machine_notes(runs), *digest_notes(runs)]
     return Summary(rows, found, list(dict.fromkeys(notes)))
 
@@ -138,7 +148,7 @@ def _compared(found: list[Cell], settings: ComparisonSettings, notes: list[str])
     """Compares the cells of one question with their baselines; of each method only its first cell is tested."""
     keys = [(method_of_cell(cell), cell.config["weight_decay"]) for cell in found]
     pairs = [paired(cell, found, settings.baseline, notes) for cell in found]
-    chosen = tested(keys, pairs, {method_of_cell(cell) for cell in found if is_baseline(cell, settings.baseline)})
+    chosen = tested(keys, pairs, {method_of_cell(cell) for cell in found if is_called(cell, settings.baseline)})
     family = [_evidence(pairs[i], metric, settings) for i in chosen for metric in METRICS]
     names = {i: [cell for key, cell in zip(keys, found, strict=True) if key == keys[i]] for i in chosen}
     named = [any(_is_primary(c, metric, settings) for c in names[i]) for i in chosen for metric in METRICS]
@@ -155,10 +165,10 @@ def _compared(found: list[Cell], settings: ComparisonSettings, notes: list[str])
 
 
 def _is_primary(cell: Cell, metric: str, settings: ComparisonSettings) -> bool:
-    name, which = settings.primary or "", "accuracy"
-    if name.endswith((":accuracy", ":loss")):
-        name, _, which = name.rpartition(":")
-    return name in (strategy_name(cell), cell.config["strategy"]) and metric == which
+    name, _, which = (settings.primary or "").rpartition(":")
+    if which in METRICS and is_called(cell, name):
+        return metric == which
+    return metric == "accuracy" and is_called(cell, settings.primary or "")
 
 
 def _evidence(pairs: Pairs | None, metric: str, settings: ComparisonSettings) -> Evidence | None:
@@ -166,7 +176,7 @@ def _evidence(pairs: Pairs | None, metric: str, settings: ComparisonSettings) ->
         return None
     ours, theirs = (pairs.ours, pairs.theirs) if metric == "accuracy" else (pairs.our_losses, pairs.their_losses)
     differences = [a - b for a, b in zip(ours, theirs, strict=True)]
-    table = None if settings.fixed_test_set or settings.anytime else pairs.outcomes(metric)
+    table = None if settings.fixed else pairs.outcomes(metric)
     baseline = float(np.mean(theirs))
     if not np.isfinite(differences).all():
         return None
@@ -196,11 +206,13 @@ def _columns(compared: Compared) -> Row:
         row |= {f"{prefix}difference": e.difference, f"{prefix}p_holm": e.p, f"{prefix}verdict": e.verdict}
         row |= {f"{prefix}difference_low": e.low, f"{prefix}difference_high": e.high}
         row |= {f"{prefix}detectable": e.detectable}
-        row["speaks_about"] = THESE_IMAGES if THESE_IMAGES in (row["speaks_about"], e.scope) else e.scope
+        row |= {f"{prefix}speaks_about": e.scope}
+    if "loss" in compared.evidence:
+        row["baseline_loss"] = compared.evidence["loss"].baseline
     if compared.evidence and (pairs := compared.pairs) is not None:
         seeds = None if split_by_seed(pairs.first) else over_seeds(pairs.differences)
         low, high = seeds.interval() if seeds is not None else (None, None)
-        row |= {"difference_seeds_low": low, "difference_seeds_high": high}
+        row |= {"pairs": len(pairs.seeds), "difference_seeds_low": low, "difference_seeds_high": high}
         row |= {"improvement": paired_win_rate(pairs.differences), "pairing": correlation(pairs.ours, pairs.theirs)}
     return {key: row[key] for key in row if key not in ROW_COLUMNS}
 
@@ -246,19 +258,19 @@ def _mean(cell: Cell, metric: str, settings: ComparisonSettings) -> Row:
     key, values = f"test_{metric}", cell.values(f"test_{metric}")
     if not values:
         return dict.fromkeys((key, f"{key}_low", f"{key}_high"))
-    table = None if settings.fixed_test_set or settings.anytime else outcomes_of(cell, metric, cell.seeds)
+    table = None if settings.fixed else outcomes_of(cell, metric, cell.seeds)
     estimate = _estimate(cell, values, table)
     low, high = _clipped(estimate, metric)
     return {key: float(np.mean(values)), f"{key}_low": low, f"{key}_high": high}
 
 
-def _scope(cell: Cell, settings: ComparisonSettings) -> str | None:
+def _scope(cell: Cell, metric: str, settings: ComparisonSettings) -> str | None:
     """Returns what images the mean of a cell speaks about."""
     if not cell.seeds:
         return None
     if split_by_seed(cell):
         return NEW_SPLITS
-    fixed = settings.fixed_test_set or settings.anytime or outcomes_of(cell, "accuracy", cell.seeds) is None
+    fixed = settings.fixed or outcomes_of(cell, metric, cell.seeds) is None
     return THESE_IMAGES if fixed else NEW_IMAGES
 
 

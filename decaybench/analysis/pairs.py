@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from decaybench.analysis.cells import Cell, method_of_cell, same_seeds, strategy_name
+from decaybench.analysis.cells import Cell, is_called, method_of_cell, same_seeds, strategy_name
 from decaybench.analysis.frame import FINGERPRINTS
 from decaybench.results.record import LARGEST_LOSS
 
@@ -42,7 +42,8 @@ def test_share(cell: Cell) -> float:
 
 def describe(cell: Cell) -> str:
     """Describes a cell in a few words, for a note."""
-    return f"{cell.config['activation']} with {cell.config['strategy']}"
+    decay = cell.config["weight_decay"]
+    return f"{cell.config['activation']} with {cell.config['strategy']}" + (f" at {decay:g}" if decay else "")
 
 
 def baseline_of(cell: Cell, found: list[Cell], baseline: str, notes: list[str]) -> Cell | None:
@@ -51,7 +52,7 @@ def baseline_of(cell: Cell, found: list[Cell], baseline: str, notes: list[str]) 
     for other in found:
         control = "no-decay" in (strategy_name(cell), strategy_name(other))
         but = ("strategy", "weight_decay") if control else ("strategy",)
-        if is_baseline(other, baseline) and cell.matches(other, *but):
+        if is_called(other, baseline) and cell.matches(other, *but):
             candidates.append(other)
     if len(candidates) > 1 and strategy_name(cell) != "no-decay":
         notes.append(f"{describe(cell)}: no difference, since {len(candidates)} cells of {baseline} fit it.")
@@ -110,11 +111,6 @@ def tested(keys: list[Any], pairs: "list[Pairs | None]", baselines: set[tuple[st
     return list(first.values())
 
 
-def is_baseline(cell: Cell, baseline: str) -> bool:
-    """Tells whether a cell is of the strategy that the others are compared with, options given or not."""
-    return baseline in (strategy_name(cell), cell.config["strategy"])
-
-
 def paired(cell: Cell, found: list[Cell], baseline: str, notes: list[str]) -> Pairs | None:
     """Pairs a cell with its baseline; None for the baseline itself, and without runs whose fingerprints agree."""
     other = baseline_of(cell, found, baseline, notes)
@@ -138,5 +134,5 @@ def pairs_of(found: list[Cell], baseline: str) -> list[Pairs]:
     """Pairs each distinct method of one question with the baseline."""
     methods = [(method_of_cell(cell), cell.config["weight_decay"]) for cell in found]
     pairs = [paired(cell, found, baseline, []) for cell in found]
-    baselines = {method_of_cell(cell) for cell in found if is_baseline(cell, baseline)}
+    baselines = {method_of_cell(cell) for cell in found if is_called(cell, baseline)}
     return [pairs[i] for i in tested(methods, pairs, baselines)]  # type: ignore[misc]

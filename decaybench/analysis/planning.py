@@ -3,9 +3,12 @@
 import math
 from typing import NamedTuple
 
+import numpy as np
+
 from decaybench.analysis.cells import Cell
-from decaybench.analysis.pairs import Pairs, pairs_of
-from decaybench.analysis.statistics import components, examples_needed, seeds_needed
+from decaybench.analysis.evidence import NEW_IMAGES, NEW_SPLITS, THESE_IMAGES
+from decaybench.analysis.pairs import Pairs, pairs_of, split_by_seed, test_share
+from decaybench.analysis.statistics import Components, components, examples_needed, seeds_needed
 
 LIMIT = 0.7  # images limit an interval that keeps this share of its width with any number of seeds
 
@@ -15,14 +18,16 @@ class Needed(NamedTuple):
 
     Attributes:
         strategy, weight_decay: The method's first cell.
-        seeds: Seeds with as many test images as now; None where images are the limit.
-        images: Test images with as many seeds as now; None where seeds are the limit.
+        seeds: Seeds with as many test images as now; None where no number is enough.
+        images: Test images with as many seeds as now; None where no number is enough, and where they do not count.
+        scope: What the interval would speak about.
     """
 
     strategy: str
     weight_decay: float
     seeds: float | None
     images: float | None
+    scope: str
 
 
 def narrowest(pairs: Pairs) -> float | None:
@@ -38,20 +43,31 @@ def narrowest(pairs: Pairs) -> float | None:
     return 1.96 * least if least > LIMIT * parts.error(*table.shape) else None
 
 
-def plan(found: list[Cell], baseline: str, half: float) -> list[Needed]:
+def plan(found: list[Cell], baseline: str, half: float, fixed: bool) -> list[Needed]:
     """Estimates what each difference in accuracy of one question would take to be known to ±half, a fraction.
 
-    Each interval is taken by itself, with normal quantiles. Methods whose records hold no outcome of each image, or
-    only one seed, are left out.
+    Each interval is taken by itself, with normal quantiles. Methods with one seed only are left out.
+
+    Args:
+        found: The cells of the question.
+        baseline: The strategy that the others are compared with.
+        half: Half the width of the intervals.
+        fixed: Whether they are to be about these test images; they are where records hold no outcome of each image.
     """
     needed = []
     for pairs in pairs_of(found, baseline):
-        table = pairs.outcomes("accuracy")
+        table = None if fixed else pairs.outcomes("accuracy")
         parts = None if table is None else components(table)
-        if table is None or parts is None:
-            continue
-        seeds, images = table.shape
-        cell = pairs.first.config
-        both = seeds_needed(parts, images, half), examples_needed(parts, seeds, half)
-        needed.append(Needed(str(cell["strategy"]), cell["weight_decay"], *both))
+        named = str(pairs.first.config["strategy"]), pairs.first.config["weight_decay"]
+        if table is not None and parts is not None:
+            seeds, images = table.shape
+            both = seeds_needed(parts, images, half), examples_needed(parts, seeds, half)
+            needed.append(Needed(*named, *both, NEW_IMAGES))
+        elif len(pairs.seeds) > 1:
+            own_splits = split_by_seed(pairs.first)
+            share = test_share(pairs.first) if own_splits else 0.0
+            left = (half / 1.96) ** 2 - share * float(np.var(pairs.differences, ddof=1))
+            seeds_only = Components(float(np.var(pairs.differences, ddof=1)), 0.0, 0.0)
+            count = seeds_needed(seeds_only, 1.0, 1.96 * math.sqrt(left)) if left > 0 else None
+            needed.append(Needed(*named, count, None, NEW_SPLITS if own_splits else THESE_IMAGES))
     return needed

@@ -67,8 +67,8 @@ def crossed(values: npt.NDArray[np.float64]) -> Estimate | None:
     """Estimates the mean over new seeds and new test examples, both as random effects.
 
     The quasi-F of Clark 1973 (subjects × items) with Satterthwaite's degrees of freedom: the variance of the mean is
-    the mean square of the seeds, plus that of the examples, less that of the rest; where the rest is the largest of
-    the three, the larger of the other two, or the rest where these are zero.
+    the mean square of the seeds, plus that of the examples, less that of the rest; where that sum is below either of
+    the first two, the larger of these, or the rest where both are zero.
 
     Args:
         values: (seeds, examples): what each run made of each example, or the difference of two runs there.

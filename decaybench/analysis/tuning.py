@@ -35,12 +35,14 @@ class Candidates:
     """One strategy with all its learning rates and decays, on the seeds that every cell of the question has.
 
     Attributes:
-        cells: The cells of the strategy, in the order of the study.
+        searched: The cells of the strategy, in the order of the study.
+        cells: Those that are candidates, since no run of them diverged.
         validation, test: Accuracies of the last epoch, (cells, seeds).
         correct: What each run made of each test image, (cells, seeds, images); None where a record does not hold it.
     """
 
     strategy: str
+    searched: list[Cell]
     cells: list[Cell]
     validation: Floats
     test: Floats
@@ -49,7 +51,7 @@ class Candidates:
     @property
     def grid(self) -> set[tuple[float, float]]:
         """The learning rates and decays that were searched."""
-        return {(cell.config["lr"], cell.config["weight_decay"]) for cell in self.cells}
+        return {(cell.config["lr"], cell.config["weight_decay"]) for cell in self.searched}
 
     def best(self, sample: Sample) -> tuple[npt.NDArray[np.intp], Floats]:
         """Chooses a cell for each resample, and returns its index and test accuracy, both (B,)."""
@@ -67,35 +69,38 @@ class Candidates:
         return chosen, scores
 
 
-def tuned(found: Iterable[Cell], baseline: str) -> list[list[Row]]:
+def tuned(found: Iterable[Cell], baseline: str, fixed: bool = False) -> list[list[Row]]:
     """Compares strategies at their own best: the rows of each question with more than one learning rate or decay.
 
     No decay at all is a candidate of every strategy, where the study has it. The interval is Student's t with the
     standard error of a bootstrap over seeds and test images (Owen's pigeonhole bootstrap, 2007, arXiv 0712.1111) in
     which every resample chooses again, so that the optimism of choosing is counted; all strategies share the resamples.
     Where records hold no outcome of each image, seeds alone are resampled, and it speaks about these test images.
-    Only searches over the same rates and decays are compared.
+    Only searches over the same rates and decays are compared; a cell of which a run diverged is no candidate.
+
+    Args:
+        found: The cells of a report.
+        baseline: The strategy that the others are compared with.
+        fixed: Whether intervals are to be about these test images.
     """
     questions: dict[tuple[str, ...], list[Cell]] = {}
     for cell in found:
         key = tuple(f"{k}={v}" for k, v in cell.config.items() if k not in ("strategy", *TUNED_FIELDS))
         questions.setdefault(key, []).append(cell)
-    return [rows for cells in questions.values() if (rows := _question(cells, baseline))]
+    return [rows for cells in questions.values() if (rows := _question(cells, baseline, fixed))]
 
 
-def _question(cells: list[Cell], baseline: str) -> list[Row]:
+def _question(cells: list[Cell], baseline: str, fixed: bool) -> list[Row]:
     groups = _by_method(cells)
-    whole = [c for c in cells if c.seeds]
+    whole = [c for c in cells if _usable(c)]
     if max(map(len, groups.values())) < 2 or not whole:
         return []
     seeds = sorted(set.intersection(*(set(c.seeds) for c in whole)))
     if not seeds:
         return []
-    none = [c for name, group in groups.items() if name == "no-decay" for c in group if c.seeds]
-    candidates = [
-        _candidates(name, [c for c in group if c.seeds] + (none if name != "no-decay" else []), seeds)
-        for name, group in groups.items()
-    ]
+    none = [c for name, group in groups.items() if name == "no-decay" for c in group]
+    searches = {name: group + (none if name != "no-decay" else []) for name, group in groups.items()}
+    candidates = [_candidates(name, group, seeds, fixed) for name, group in searches.items()]
     candidates = [c for c in candidates if c.cells]
     resampled = _resamples(candidates, len(seeds))
     references = [c for c in candidates if baseline in c.strategy.split(" = ")]
@@ -115,15 +120,21 @@ def _by_method(cells: list[Cell]) -> dict[str, list[Cell]]:
     return {" = ".join(names): groups[names[0]] for names in methods.values()}
 
 
-def _candidates(name: str, cells: list[Cell], seeds: list[int]) -> Candidates:
+def _usable(cell: Cell) -> bool:
+    return bool(cell.seeds) and len(cell.seeds) == len(cell.runs)
+
+
+def _candidates(name: str, searched: list[Cell], seeds: list[int], fixed: bool) -> Candidates:
+    cells = [cell for cell in searched if _usable(cell)]
+
     def of(key: str) -> Floats:
         return np.array([cell.values(key, seeds) for cell in cells])
 
-    tables = [outcomes_of(cell, "accuracy", seeds) for cell in cells]
+    tables = [None if fixed else outcomes_of(cell, "accuracy", seeds) for cell in cells]
     known = [table for table in tables if table is not None]
     whole = bool(known) and len(known) == len(cells) and len({table.shape for table in known}) == 1
     correct = np.stack(known).astype(np.float32) if whole else None
-    return Candidates(name, cells, of("validation_accuracy"), of("test_accuracy"), correct)
+    return Candidates(name, searched, cells, of("validation_accuracy"), of("test_accuracy"), correct)
 
 
 def _resamples(candidates: list[Candidates], n: int) -> Sample:
@@ -144,7 +155,12 @@ def _row(c: Candidates, reference: Candidates | None, resampled: Sample) -> Row:
     share = test_share(best) if split_by_seed(best) else 0.0
     row = {key: best.config[key] for key in best.config if key not in TUNED_FIELDS}
     row |= {"lr": best.config["lr"], "weight_decay": best.config["weight_decay"], "seeds": n}
-    row |= {"strategy": c.strategy, "candidates": len(c.cells), "chosen_again": float((again == chosen).mean())}
+    row |= {
+        "strategy": c.strategy,
+        "candidates": len(c.searched),
+        "left_out": len(c.searched) - len(c.cells),
+        "chosen_again": float((again == chosen).mean()),
+    }
     row |= {"on_edge": _on_edge(best, c.cells)}
     scope = NEW_SPLITS if share else THESE_IMAGES if resampled.images is None else NEW_IMAGES
     row |= {"speaks_about": scope}

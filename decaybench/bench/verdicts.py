@@ -27,7 +27,7 @@ Row = dict[str, Any]
 Floats = npt.NDArray[np.float64]
 CPU = torch.device("cpu")
 STUDIES = 2000  # that are drawn from the runs, for each row
-TOGETHER = 8  # runs
+TOGETHER = 4  # runs
 SEEDS = (2, 3, 5, 8, 20)
 TRAINED, SEEN = 5000, 500  # Fashion-MNIST: images to train on, and that an interval sees of the other 65,000
 
@@ -108,7 +108,7 @@ def _trained(configs: list[RunConfig], data: Data, before_last: Callable[[Traini
     return Tables(correct, np.stack([o.loss for o in ordered]).astype(np.float64))
 
 
-CONTRASTS = (("kaf", 0.1), ("prelu", 0.1))
+CONTRASTS = (("kaf", 0.1), ("kaf", 0.01), ("prelu", 0.01))
 
 
 def coverage(seeds: int) -> Iterator[Row]:

@@ -14,14 +14,14 @@ from decaybench.analysis.frame import config_of, runs_frame
 from decaybench.analysis.stopping import next_runs
 from decaybench.cli.output import write_report
 from decaybench.console import check_choice, guarded, say
-from decaybench.errors import DecaybenchError, unknown
+from decaybench.errors import DecaybenchError, UsageError, unknown
 from decaybench.registry import STRATEGIES
 from decaybench.registry.hashing import config_digest
 from decaybench.registry.imports import is_target
 from decaybench.report.formats import FIGURE_NAMES, FORMATS, Report
 from decaybench.results.store import Loaded, StudyFolder, find_study_folder
 from decaybench.study.config import RunConfig
-from decaybench.study.study import check_primary, read_study
+from decaybench.study.study import check_primary, plain_fields, read_study
 
 Detail = Literal["summary", "figures"]
 POLL_SECONDS = 2.0  # seconds between two looks at a study that runs
@@ -68,6 +68,8 @@ def report(
     folder = find_study_folder(directory)
     if directory is None:
         say(f"Reporting {folder.path}.")
+    if plan is not None and format not in ("table", "html"):
+        raise UsageError(f"--plan is shown by --format table and html, not by {format}.")
     settings = _settings(folder, baseline, margin, primary, fixed_test_set)
     settings = replace(settings, plan=None if plan is None else plan / 100)
     loaded = folder.load(detail=detail)
@@ -96,7 +98,8 @@ def _write(
 ) -> None:
     for problem in loaded.problems:
         say(f"Warning: {problem}")
-    name, description = _about(folder)
+    fields = _fields(folder)
+    name, description = str(fields.get("name", folder.path.name)), str(fields.get("description", ""))
     elsewhere = "" if folder.path.parent == Path("results") else f" --results {folder.path.parent}"
     command = f"decaybench run {folder.study_file}{elsewhere}"
     runs, note = (runs_frame(loaded), "") if everything else _asked(folder, runs_frame(loaded))
@@ -110,8 +113,9 @@ def _asked(folder: StudyFolder, runs: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     try:
         study = read_study(str(folder.study_file), {})
         wanted = {_cell(run.model_dump()) for run in study.runs()}
-    except DecaybenchError:  # none there, or code it names has moved
-        return runs, ""
+    except DecaybenchError as error:
+        gone = folder.study_file.exists()
+        return runs, f"study.toml cannot be used, so every run in the folder is shown: {error}" if gone else ""
     cells = runs.drop_duplicates("cell_id").set_index("cell_id")["config"].map(lambda c: _cell(config_of(c)) in wanted)
     kept = runs["cell_id"].map(cells).astype(bool) & (runs["seed"] < study.seeds)
     if kept.all() or not kept.any():
@@ -132,31 +136,26 @@ def _more(folder: StudyFolder, before: int, detail: Detail) -> Loaded:
     return folder.load(detail=detail)
 
 
-def _about(folder: StudyFolder) -> tuple[str, str]:
-    """Returns the name and the description of a study."""
-    try:
-        study = read_study(str(folder.study_file), {})
-    except DecaybenchError:
-        return folder.path.name, ""
-    return study.name, study.description
-
-
 def _settings(
     folder: StudyFolder, baseline: str, margin: float, primary: str | None, fixed_test_set: bool
 ) -> ComparisonSettings:
     """Returns how to compare; intervals are anytime-valid where seeds were added until they were narrow."""
-    try:
-        study = read_study(str(folder.study_file), {})
-        until, named = study.until, study.primary
-    except DecaybenchError:
-        until, named = None, None
+    fields = _fields(folder)
     return ComparisonSettings(
         baseline,
         margin / 100,
-        anytime=until is not None,
+        anytime=fields.get("until") is not None,
         fixed_test_set=fixed_test_set,
-        primary=primary or named,
+        primary=primary or fields.get("primary"),
     )
+
+
+def _fields(folder: StudyFolder) -> dict[str, Any]:
+    """Returns what study.toml says, also where the code that it names has moved."""
+    try:
+        return plain_fields(folder.study_file)
+    except UsageError:
+        return {}
 
 
 def _unfinished(folder: StudyFolder, loaded: Loaded) -> str:
@@ -177,7 +176,9 @@ def _unfinished(folder: StudyFolder, loaded: Loaded) -> str:
     command = f"decaybench run {folder.study_file}{elsewhere}"
     if older == len(missing):
         return f"{older} runs are those of an older version of the training code; {command} computes them anew."
-    return f"{len(missing) - older} of the study's {len(asked)} runs are not finished; {command} goes on."
+    text = f"{len(missing) - older} of the study's {len(asked)} runs are not finished; {command} goes on."
+    lost = {run.strategy.label for run in asked} - {run.strategy.label for run in asked if run.run_id in there}
+    return text + (f" No run of {', '.join(sorted(lost))} is." if lost else "")
 
 
 def _of_older_versions(loaded: Loaded, missing: dict[str, RunConfig]) -> int:

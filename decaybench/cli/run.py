@@ -77,7 +77,7 @@ def run(
         str | None, _option("Add seeds, up to --seeds, until differences are known to this.", "POINTS")
     ] = None,
     primary: Annotated[
-        str | None, _option("The contrast asked for, not corrected: exclude-alpha, say, or exclude-alpha:loss.")
+        str | None, _option("The contrast asked for, not corrected for others: exclude-alpha, or exclude-alpha:loss.")
     ] = None,
     optimizer: Annotated[Many, _names("optimizer", "sgd,momentum=0")] = None,
     schedule: Annotated[Many, _names("schedule", "cosine,warmup=1")] = None,

@@ -16,7 +16,7 @@ from decaybench.report.figures import draw, save
 from decaybench.report.numbers import format_interval, format_number, format_percent
 from decaybench.report.reading import how_to_read
 from decaybench.report.titles import distinct, titled
-from decaybench.report.verdicts import share_of_loss, tuned_tables, verdicts
+from decaybench.report.verdicts import plans, share_of_loss, tuned_tables, verdicts
 
 
 def escape(text: str) -> str:
@@ -114,7 +114,7 @@ def to_html(summary: Summary, settings: ComparisonSettings, name: str, descripti
     body = [
         f"<h1>{escape(name)}</h1><p>{escape(description)}</p>",
         "<h2>Verdict</h2>" + _verdicts(summary, settings) + f"<p>{escape(how_to_read(summary, settings))}</p>",
-        _tuned(summary, settings.baseline),
+        _tuned(summary, settings),
         '<h2>Every cell</h2><label>Filter <input id="filter" type="search" placeholder="kaf sgd …"></label>',
         *sections,
         *figures,
@@ -136,6 +136,7 @@ def _verdicts(summary: Summary, settings: ComparisonSettings) -> str:
     parts = []
     for title, members in titled(summary):
         sentences = verdicts(members, settings.baseline)
+        sentences += plans(members, settings.baseline, settings.plan, settings.fixed) if settings.plan else []
         items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences) or "<li>Nothing to compare.</li>"
         parts.append(f"<p><b>{escape(title)}</b></p><ul>{items}</ul>")
     return "".join(parts)
@@ -177,8 +178,8 @@ def _line(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def _tuned(summary: Summary, baseline: str) -> str:
-    tables = tuned_tables(tuned(summary.cells, baseline), baseline)
+def _tuned(summary: Summary, settings: ComparisonSettings) -> str:
+    tables = tuned_tables(tuned(summary.cells, settings.baseline, settings.fixed), settings.baseline)
     parts = [f"<h3>{escape(title)}</h3>" + _table(columns, lines, "tuned") for title, columns, lines in tables]
     return ("<h2>Each strategy at its own best</h2>" + "".join(parts)) if parts else ""
 

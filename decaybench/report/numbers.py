@@ -33,7 +33,8 @@ def format_percent(value: float | None, signed: bool = False) -> str:
     """Writes a fraction in percent."""
     if value is None:
         return MISSING
-    return f"{100 * value:{'+.2f' if signed else '.2f'}}".replace("-", "−")
+    shown = round(100 * value, 9)  # so that equal means, computed in two orders, are rounded alike
+    return f"{shown:{'+.2f' if signed else '.2f'}}".replace("-", "−")
 
 
 def format_number(value: Any) -> str:

@@ -40,10 +40,10 @@ def print_summary(summary: Summary, console: Console, settings: ComparisonSettin
         _print(" · ".join([title, *common]), table, console)
         for sentence in verdicts(members, baseline):
             console.print(rich_text(sentence))
-        for sentence in plans(members, baseline, settings.plan) if settings.plan else ():
+        for sentence in plans(members, baseline, settings.plan, settings.fixed) if settings.plan else ():
             console.print(rich_text(sentence))
         console.print()
-    print_tuned(tuned(summary.cells, baseline), baseline, console)
+    print_tuned(tuned(summary.cells, baseline, settings.fixed), baseline, console)
     console.print(rich_text(how_to_read(summary, settings) + LEGEND + _more(console.width), style="dim"))
     for note in summary.notes:
         console.print(rich_text(f"Note: {note}", style="yellow"))

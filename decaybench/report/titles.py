@@ -33,7 +33,8 @@ def titled(summary: Summary) -> list[Question]:
 
 
 def _title(row: Row) -> str:
-    varying = [f"{key}={format_number(v)}" for key, v in row.items() if key not in COLUMNS]
+    others = {key: value for key, value in row.items() if key not in COLUMNS}
+    varying = [f"{key}={'none' if value is None else format_number(value)}" for key, value in others.items()]
     named = [*(str(row[key]) for key in CONFIG_COLUMNS[:3]), row["optimizer"], f"lr {format_number(row['lr'])}"]
     return one_line(" · ".join([*named, f"{row['epochs']} epoch{'s' * (row['epochs'] != 1)}", *varying]))
 

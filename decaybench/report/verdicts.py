@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from decaybench.analysis.evidence import NEW_IMAGES, THESE_IMAGES
+from decaybench.analysis.evidence import NEW_IMAGES, NEW_SPLITS, THESE_IMAGES
 from decaybench.analysis.frame import Row
 from decaybench.analysis.pairs import pairs_of
 from decaybench.analysis.planning import narrowest, plan
@@ -24,8 +24,12 @@ def verdicts(members: Sequence[Member], baseline: str) -> list[str]:
         found.setdefault(_kind(row, baseline), []).append(f"{row['strategy']}{decay} ({_numbers(row)})")
     ordered = sorted(found, key=lambda kind: next(i for i, start in enumerate(ORDER) if kind.startswith(start)))
     sentences = [f"{kind}: {', '.join(found[kind])}." for kind in ordered]
+    lost = [r for r in rows if r["seeds"] and r["diverged"] == r["seeds"]]
+    if lost:
+        names = ", ".join(f"{r['strategy']} at {format_number(r['weight_decay'])}" for r in lost)
+        sentences.append(f"Diverged in every seed, so that nothing can be compared: {names}.")
     decided = [row for row in judged if {row["verdict"], row["loss_verdict"]} & set(DECIDED)]
-    if any(row["seeds"] < FEW_SEEDS for row in decided):
+    if any(row["pairs"] < FEW_SEEDS for row in decided):
         sentences.append(f"With fewer than {FEW_SEEDS} seeds a difference that is found tends to be found too large.")
     sentences += _limits(members, baseline)
     fixed = [row for row in judged if row["speaks_about"] == THESE_IMAGES]
@@ -34,6 +38,14 @@ def verdicts(members: Sequence[Member], baseline: str) -> list[str]:
             "All this" if len(fixed) == len(judged) else "What is said of " + ", ".join(r["strategy"] for r in fixed)
         )
         sentences.append(f"{which} is about these test images; it says nothing about new ones.")
+    large = [
+        r["strategy"] for r in judged if r["speaks_about"] == NEW_IMAGES and r["loss_speaks_about"] == THESE_IMAGES
+    ]
+    if large:
+        sentences.append(
+            f"Losses of {', '.join(large)} are too large to be recorded image by image; what is said of them is about "
+            "these test images."
+        )
     return sentences
 
 
@@ -57,11 +69,27 @@ def _limits(members: Sequence[Member], baseline: str) -> list[str]:
     ]
 
 
-def plans(members: Sequence[Member], baseline: str, half: float) -> list[str]:
-    """Says how many seeds, or test images, the differences of one question would take to be known to ±half."""
+def plans(members: Sequence[Member], baseline: str, half: float, fixed: bool) -> list[str]:
+    """Says how many seeds, or test images, the differences of one question would take to be known to ±half.
+
+    Args:
+        members: The cells of the question.
+        baseline: The strategy that the others are compared with.
+        half: Half the width of the intervals, a fraction.
+        fixed: Whether they are to be about these test images.
+    """
     sentences = []
-    for needed in plan([cell for _, cell in members], baseline, half):
+    for needed in plan([cell for _, cell in members], baseline, half, fixed):
         name = f"{needed.strategy} at {format_number(needed.weight_decay)}"
+        if needed.scope != NEW_IMAGES:
+            seeds = (
+                "no number of seeds, since their splits overlap"
+                if needed.seeds is None
+                else f"{needed.seeds:,.0f} seeds"
+            )
+            where = " on these test images" if needed.scope == THESE_IMAGES else " with splits of their own"
+            sentences.append(f"±{100 * half:g} points for {name}{where}: {seeds}.")
+            continue
         seeds = "no number of seeds, since the test images are too few"
         images = "no number of test images, since the seeds are too few"
         seeds = seeds if needed.seeds is None else f"{needed.seeds:,.0f} seeds with these test images"
@@ -120,6 +148,8 @@ def _numbers(row: Row) -> str:
         change, seen = (share_of_loss(row, row[f"loss_{key}"]) for key in ("difference", "detectable"))
         sure = _how_sure(row["loss_verdict"], row["loss_p_holm"], MISSING if seen is None else f"{in_percent(seen)}%")
         parts.append(f"loss {in_percent(change)}%{sure}")
+    if row["pairs"] < row["seeds"]:
+        parts.append(f"over {row['pairs']} of {row['seeds']} seeds")
     return "; ".join(parts)
 
 
@@ -137,10 +167,8 @@ def in_percent(share: float | None) -> str:
 
 def share_of_loss(row: Row, value: float | None) -> float | None:
     """Returns a difference in loss as a share of the baseline's loss."""
-    if value is None or row["loss_difference"] is None:
-        return None
-    baseline = row["test_loss"] - row["loss_difference"]
-    return float(value / baseline) if baseline > 0 else None
+    baseline = row["baseline_loss"]
+    return float(value / baseline) if value is not None and baseline else None
 
 
 Table = tuple[str, list[str], list[list[str]]]
@@ -157,12 +185,14 @@ def tuned_tables(questions: Sequence[Sequence[Row]], baseline: str, narrow: bool
 
 def _scope_of(rows: Sequence[Row]) -> str:
     scope = str(rows[0]["speaks_about"])
+    if scope == NEW_SPLITS:
+        return f"and {scope}, corrected for their overlap"
     return f"on {scope}" if scope == THESE_IMAGES else f"and {scope}"
 
 
 NAMED = ("dataset", "network", "activation", "optimizer")
 RESULTS = (
-    *("seeds", "candidates", "chosen_again", "on_edge", "speaks_about", "validation_accuracy"),
+    *("seeds", "candidates", "left_out", "chosen_again", "on_edge", "speaks_about", "validation_accuracy"),
     *("test_accuracy", "test_accuracy_low", "test_accuracy_high", "difference", "difference_low", "difference_high"),
 )
 
@@ -172,7 +202,14 @@ def _tuned_table(rows: Sequence[Row], baseline: str, narrow: bool, varying: Sequ
     parts = [*(str(first[key]) for key in NAMED), *(f"{key}={format_number(first.get(key))}" for key in varying)]
     title = " · ".join(parts)
     title += f" · each at its own best of {max(r['candidates'] for r in rows)} by validation"
-    title += f" (intervals by bootstrap, uncorrected, over new seeds {_scope_of(rows)}"
+    remarks = [f"{first['seeds']} seed{'s' * (first['seeds'] != 1)}"]
+    if any(row["test_accuracy_low"] is not None for row in rows):
+        remarks.append(f"intervals by bootstrap, uncorrected, over new seeds {_scope_of(rows)}")
+    if any(row["on_edge"] for row in rows):
+        remarks.append("*: nothing beyond it was tried")
+    if any(row["left_out"] for row in rows):
+        remarks.append("what diverged in a seed is no candidate")
+    title += f" ({'; '.join(remarks)})"
     columns: dict[str, list[str]] = {"strategy": [row["strategy"] for row in rows]}
     if len({row["lr"] for row in rows}) > 1:
         columns["lr"] = [format_number(row["lr"]) for row in rows]
@@ -184,7 +221,6 @@ def _tuned_table(rows: Sequence[Row], baseline: str, narrow: bool, varying: Sequ
     if not narrow:
         columns["95% interval"] = [format_interval(row["test_accuracy_low"], row["test_accuracy_high"]) for row in rows]
     columns[f"− {baseline}"] = [difference_text(row) for row in rows]
-    title += "; *: nothing beyond it was tried)" if any(row["on_edge"] for row in rows) else ")"
     return title, list(columns), [list(line) for line in zip(*columns.values(), strict=True)]
 
 

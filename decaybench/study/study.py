@@ -45,8 +45,11 @@ def check_primary(primary: str) -> None:
     label, _, metric = primary.rpartition(":")
     if label in registry.STRATEGIES and metric not in ("accuracy", "loss"):
         raise UsageError(f"primary = {primary!r}: behind the strategy stands accuracy or loss, as in {label}:loss.")
-    strategy = label if metric in ("accuracy", "loss") else primary
-    name = strategy.split(",")[0]
+    label = label.split(",")[0]
+    # module:loss is a function of somebody's own; a name that can be no module is a misspelt strategy.
+    could_be_code = re.fullmatch(r"[\w.]+|.*\.py", label) and label not in registry.STRATEGIES and not is_target(label)
+    named = metric in ("accuracy", "loss") and not could_be_code
+    name = label if named else primary.split(",")[0]
     if name not in registry.STRATEGIES and not is_target(name):
         raise unknown("strategy", name, registry.STRATEGIES)
 
@@ -108,7 +111,7 @@ class Study(BaseModel):
     @model_validator(mode="after")
     def _no_until_over_splits(self) -> "Study":
         if self.until is not None and "seed" in self.split:
-            raise ValueError("until needs split = fixed: seeds whose splits overlap are not independent")
+            raise UsageError("until needs split = fixed: seeds whose splits overlap are not independent.")
         return self
 
     @field_validator("name")
@@ -231,6 +234,15 @@ def read_study(study: str | None, overrides: Mapping[str, Any]) -> Study:
         prefix = original.name if study or len(merged.dataset) > 1 else merged.dataset[0].name.rpartition(":")[2]
         merged = merged.model_copy(update={"name": f"{prefix}-{merged.grid_id()[:6]}"})
     return merged if merged.grid_id() == original.grid_id() else merged.model_copy(update={"description": ""})
+
+
+def plain_fields(path: Path) -> dict[str, Any]:
+    """Reads the fields of a study file as they are written, whether or not the code that they name is still there.
+
+    Raises:
+        UsageError: For a file that is not there or is no TOML.
+    """
+    return _read_toml(str(path), {})
 
 
 def _folder_name(study: str) -> str:

@@ -25,9 +25,9 @@ KEYS = [
     *("difference", "difference_low", "difference_high"),
     *("p_holm", "improvement", "pairing", "detectable", "verdict"),
     *("test_loss", "test_loss_low", "test_loss_high"),
-    *("loss_difference", "loss_difference_low", "loss_difference_high"),
+    *("baseline_loss", "loss_difference", "loss_difference_low", "loss_difference_high"),
     *("loss_p_holm", "loss_detectable", "loss_verdict"),
-    *("difference_seeds_low", "difference_seeds_high", "speaks_about"),
+    *("pairs", "difference_seeds_low", "difference_seeds_high", "speaks_about", "loss_speaks_about"),
     *("alpha_mean", "alpha_q05", "alpha_q50", "alpha_q95", "alpha_near_zero"),
 ]
 
@@ -101,7 +101,7 @@ def test_diverged_runs_are_counted_named_and_left_out() -> None:
     summary = summary_of(records)
     (row,) = summary.rows
     assert (row["seeds"], row["diverged"], row["test_accuracy"]) == (2, 1, 0.9)
-    assert summary.notes == ["prelu with decay-all: 1 of 2 runs diverged (epoch 1)."]
+    assert summary.notes == ["prelu with decay-all at 0.002: 1 of 2 runs diverged (epoch 1)."]
     (row,) = summary_of([made(0.1, diverged=1)]).rows
     assert row["test_accuracy"] is None
     assert row["alpha_mean"] is None
@@ -165,7 +165,7 @@ def test_markdown_is_one_table_and_escapes() -> None:
     widths = {line.count("|") for line in lines if line.startswith("|")}
     assert len(widths) == 1
     assert "| prelu | decay-all |" in lines[2]
-    assert lines[-1].startswith("- prelu with exclude-1d: 1 of 1 runs diverged")
+    assert lines[-1].startswith("- prelu with exclude-1d at 0.002: 1 of 1 runs diverged")
     records = [made(0.5)]
     records[0].config["activation"] = {"name": "a|b<script>", "options": {}, "source": "x"}
     assert "a\\|b" in to_markdown(summary_of(records))

@@ -16,7 +16,7 @@ from decaybench.analysis.tuning import tuned
 from decaybench.bench.verdicts import false_alarms
 from decaybench.registry import STRATEGIES as REGISTERED
 from decaybench.report.titles import titled
-from decaybench.report.verdicts import verdicts
+from decaybench.report.verdicts import tuned_tables, verdicts
 from decaybench.results.record import LARGEST_LOSS, Record
 from decaybench.study.config import RunConfig
 from made_records import frame_of, made, pairs, summary_of, with_outcomes
@@ -327,7 +327,9 @@ def test_a_loss_too_large_to_be_recorded_is_not_put_into_an_interval() -> None:
     row = row_of(records)
     assert row["loss_difference"] == pytest.approx((1e6 + losses.mean() - old.loss.astype(float).mean()) / 6, rel=0.01)
     assert row["loss_difference_low"] < row["loss_difference"] < row["loss_difference_high"]
-    assert row["speaks_about"] == "these test images"
+    assert (row["speaks_about"], row["loss_speaks_about"]) == ("new test images", "these test images")
+    said = verdicts(titled(summary_of(records))[0].members, "decay-all")
+    assert sum("too large to be recorded image by image" in sentence for sentence in said) == 1
 
 
 def test_tuned_intervals_hold_over_images_too() -> None:
@@ -353,3 +355,44 @@ def test_real_nulls_rarely_get_a_verdict() -> None:
         if row["seeds"] in (3, 5, 8, 20):
             for kind in ("accuracy", "loss", "either"):
                 assert row[f"false alarms, {kind}"] <= 0.05, row
+
+
+def test_what_rests_on_fewer_seeds_says_so() -> None:
+    records = pairs([0.05 + e for e in NOISE] + [0.05] * 4)
+    lost = [r for r in records if r.config["strategy"]["name"] == "decay-all" and r.seed >= 8]
+    records = [replace(r, diverged=1) if r in lost else r for r in records]
+    row = row_of(records)
+    assert (row["pairs"], row["seeds"]) == (8, 12)
+    said = " ".join(verdicts(titled(summary_of(records))[0].members, "decay-all"))
+    assert "over 8 of 12 seeds" in said
+    assert "With fewer than 10 seeds" in said
+    everything = [replace(r, diverged=1) if r.config["strategy"]["name"] == "exclude-alpha" else r for r in records]
+    said = " ".join(verdicts(titled(summary_of(everything))[0].members, "decay-all"))
+    assert "Diverged in every seed, so that nothing can be compared: exclude-alpha at 0.002." in said
+
+
+def test_a_change_of_loss_is_a_share_of_the_baselines_on_the_same_seeds() -> None:
+    records = [made(0.8, "decay-all", s, loss=1.0 + s) for s in range(4)]
+    records += [made(0.8, "exclude-alpha", s, loss=2.0 + s + 0.01 * s) for s in range(8)]
+    row = row_of(records)
+    assert row["baseline_loss"] == pytest.approx(2.5)
+    said = " ".join(verdicts(titled(summary_of(records))[0].members, "decay-all"))
+    assert f"loss +{100 * row['loss_difference'] / 2.5:.1f}%" in said
+
+
+def test_a_rate_that_diverged_is_no_candidate_and_the_search_stays_equal() -> None:
+    def cell(strategy: str, decay: float, value: float, diverged: int = 0) -> list[Record]:
+        found = [scored(strategy, decay, s, value + 0.001 * s, value) for s in range(4)]
+        return [replace(r, diverged=1) if r.seed < diverged else r for r in found]
+
+    records = cell("decay-all", 0.1, 0.7) + cell("decay-all", 0.2, 0.9, diverged=2)
+    records += cell("exclude-alpha", 0.1, 0.75) + cell("exclude-alpha", 0.2, 0.6)
+    (rows,) = tuned(cells(frame_of(records)), "decay-all")
+    by_name = {row["strategy"]: row for row in rows}
+    assert by_name["decay-all"]["weight_decay"] == 0.1
+    assert (by_name["decay-all"]["candidates"], by_name["decay-all"]["left_out"]) == (2, 1)
+    assert by_name["exclude-alpha"]["seeds"] == 4
+    assert by_name["exclude-alpha"]["difference"] == pytest.approx(0.05)
+    ((title, _, _),) = tuned_tables([rows], "decay-all")
+    assert "best of 2" in title
+    assert "what diverged in a seed is no candidate" in title
