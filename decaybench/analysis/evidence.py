@@ -1,8 +1,8 @@
 """What a comparison with the baseline shows: differences in accuracy and loss, their intervals, and verdicts.
 
 A family is the distinct methods of one question × (accuracy, loss); Holm's correction is over it. A contrast that was
-named before the runs is corrected for its own decays only. Every interval is at the level at which its difference was tested, so that a
-verdict and the interval beside it never contradict each other.
+named before the runs is corrected for its own decays only. Every interval is at the level at which its difference was
+tested, so that a verdict and the interval beside it never contradict each other.
 """
 
 from collections.abc import Sequence

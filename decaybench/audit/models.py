@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from decaybench.errors import DecaybenchError, UsageError, unknown
-from decaybench.parameter_roles.inference import captured_calls
+from decaybench.parameter_roles.inference import observe
 from decaybench.registry import imports
 from decaybench.registry.user_code import user_code
 from decaybench.vision import torchvision
@@ -81,7 +81,7 @@ def example(model: nn.Module, shape: tuple[int, ...], seed: int = 0) -> torch.Te
     else:
         dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
         batch = torch.randn(shape, generator=draw, dtype=dtype)
-    captured_calls(model, [], batch)
+    observe(model, batch)
     return batch
 
 

@@ -1,15 +1,17 @@
-"""Infers the role of a parameter by running a copy of its module in float64."""
+"""Infers roles by running the model once: what its modules do by themselves, and what uses each parameter."""
 
 import copy
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from decaybench.parameter_roles.library_rules import Role
-from decaybench.parameter_roles.probe import copied, probe, tensors
+from decaybench.parameter_roles.probe import Example, called, copied, probe, run_once, tensors
+from decaybench.parameter_roles.trace import Trace
+from decaybench.parameter_roles.use import role_by_use
 from decaybench.registry.user_code import user_code
 
 AFFINE_TOLERANCE = 1e-7  # of the output's size: far above float64's rounding, far below any nonlinearity
@@ -40,8 +42,26 @@ class Call:
         return probe(module, *map(put, self.args), **{k: put(v) for k, v in self.kwargs.items()})
 
 
-def captured_calls(model: nn.Module, owners: Iterable[nn.Module], example: Tensor) -> dict[nn.Module, Call]:
-    """Captures the first call of each of these modules when the model sees an example input.
+@dataclass(frozen=True)
+class Observed:
+    """What was seen while a model ran on an example input.
+
+    Attributes:
+        calls: The first call of each module that was watched.
+        by_use: The role of each parameter by the operations that took it.
+    """
+
+    calls: dict[nn.Module, Call] = field(default_factory=dict)
+    by_use: dict[str, Role] = field(default_factory=dict)
+
+
+def observe(model: nn.Module, example: Example, owners: Iterable[nn.Module] = ()) -> Observed:
+    """Runs a model once on an example input.
+
+    Args:
+        model: Any module; it runs in evaluation mode and stays as it was.
+        example: One batch of input: a tensor, several by position, or a mapping by name.
+        owners: The modules whose first call is to be captured.
 
     Raises:
         UsageError: When the model does not take this input, with its own error.
@@ -51,32 +71,63 @@ def captured_calls(model: nn.Module, owners: Iterable[nn.Module], example: Tenso
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         seen.setdefault(module, Call(copied(args), copied(kwargs)))
 
+    named = dict(model.named_parameters())
+    args, kwargs = called(example)
+    args, kwargs = copied(args), copied(kwargs)
+    trace = Trace(named, (args, kwargs))
     handles = [owner.register_forward_pre_hook(hook, with_kwargs=True) for owner in owners]
     try:
-        with user_code(f"The model, given an example input of {tuple(example.shape)},"):
-            probe(model, example)
+        with user_code(f"The model, given an example input of {_shapes(example)},"), trace:
+            run_once(model, args, kwargs)
     finally:
         for handle in handles:
             handle.remove()
-    return seen
+    return Observed(seen, {name: role_by_use(trace.of_parameter[i]) for i, name in enumerate(named)})
 
 
-def role_by_behaviour(module: nn.Module, parameter: nn.Parameter, call: Call | None) -> Role:
-    """Classifies a parameter by what its module does around the input it really gets.
+def _shapes(example: Example) -> str:
+    """Writes the shapes of an example input, for an error."""
+    args, kwargs = called(example)
+    texts = [str(tuple(x.shape)) if isinstance(x, Tensor) else repr(x) for x in args]
+    return ", ".join(texts + [f"{k} {tuple(x.shape) if isinstance(x, Tensor) else x!r}" for k, x in kwargs.items()])
 
-    Element-wise and nonlinear is ``activation``; element-wise and affine is ``scale`` where the parameter
-    changes the slope and ``bias`` where it only shifts; everything else is ``weight``. The parameter is
-    moved before it is looked at: a slope that starts at 1 or a gain that starts at 0 hides what it does.
+
+def role_by_running(module: nn.Module, parameter: nn.Parameter, name: str, observed: Observed) -> Role:
+    """Classifies a parameter by what its module does, where it is element-wise and nonlinear, or else by its use.
 
     Args:
         module: The module that owns the parameter.
         parameter: One of the module's parameters.
-        call: How the model called the module; None where it never did: the role is then ``unknown``.
+        name: Its name in the model.
+        observed: What was seen while the model ran.
+
+    Returns:
+        ``unknown`` where nothing took the parameter, or nothing whose work is known.
     """
-    if call is None:
+    by_behaviour = role_by_behaviour(module, parameter, observed.calls.get(module))
+    by_use = observed.by_use.get(name, "unknown")
+    if by_behaviour == "activation" or by_use == "unknown":
+        return by_behaviour
+    return by_use
+
+
+def role_by_behaviour(module: nn.Module, parameter: nn.Parameter, call: Call | None) -> Role:
+    """Classifies a parameter of a module that is element-wise around the input it really gets.
+
+    A nonlinear one's is ``activation``, but ``bias`` where moving the parameter is moving the input; an affine one's is
+    ``scale`` where it changes the slope and ``bias`` where it only shifts. The parameter is moved before it is looked
+    at: a slope that starts at 1 or a gain that starts at 0 hides what it does.
+
+    Args:
+        module: The module that owns the parameter.
+        parameter: One of the module's parameters.
+        call: How the model called the module; None where it never did.
+
+    Returns:
+        ``unknown`` for a module that is not element-wise, or cannot be called by itself.
+    """
+    if call is None or call.x is None or call.x.is_meta:
         return "unknown"
-    if call.x is None:
-        return "weight"
     names = [name for name, p in module.named_parameters() if p is parameter]
     try:
         twin, x = copy.deepcopy(module).double(), call.x.double()
@@ -85,25 +136,36 @@ def role_by_behaviour(module: nn.Module, parameter: nn.Parameter, call: Call | N
         draw = torch.Generator().manual_seed(0)
         for _ in range(2):
             moved.data += (0.5 + torch.rand(moved.shape, generator=draw, dtype=torch.float64)).to(moved.device)
-            found = _kind(twin, call, x)
-            if found != "affine":
-                return found
+            if not _elementwise(twin, call, x):
+                return "unknown"
+            if not _affine(twin, call, x):
+                return "bias" if _moves_the_input(twin, call, x, moved) else "activation"
             slopes.append(call.again(twin, x + 1) - call.again(twin, x))
     except Exception:  # it cannot be called by itself, so nothing is known about it
         return "unknown"
     return "bias" if _close(*slopes) else "scale"
 
 
-def _kind(module: nn.Module, call: Call, x: Tensor) -> Literal["affine", "activation", "weight"]:
-    """Returns ``affine`` for an element-wise affine module, otherwise the role that follows."""
+def _elementwise(module: nn.Module, call: Call, x: Tensor) -> bool:
+    """Tells whether each output depends on the input at the same place, and on no other."""
     before = call.again(module, x)
     if not isinstance(before, Tensor) or before.shape != x.shape:
-        return "weight"
+        return False
     chosen = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)).to(x.device) < 0.5
     after = call.again(module, torch.where(chosen, x + 1, x))
-    if not torch.equal(before[~chosen], after[~chosen]) or torch.equal(before, after):
-        return "weight"
-    return "affine" if _affine(module, call, x) else "activation"
+    return torch.equal(before[~chosen], after[~chosen]) and not torch.equal(before, after)
+
+
+def _moves_the_input(module: nn.Module, call: Call, x: Tensor, parameter: Tensor) -> bool:
+    """Tells whether adding to a parameter is adding to the input, or taking from it: it is then a bias in front."""
+    same = {1: True, -1: True}
+    for step in (0.3, -1.7):
+        parameter.data += step
+        after = call.again(module, x)
+        parameter.data -= step
+        for sign in same:
+            same[sign] &= _close(after, call.again(module, x + sign * step))
+    return any(same.values())
 
 
 def _close(a: Tensor, b: Tensor) -> bool:

@@ -71,7 +71,11 @@ def test_an_activation_is_one_however_it_is_called(call: Callable[[nn.Module, Te
     assert role(Unknown(swish), call) == "activation"
 
 
-@pytest.mark.parametrize("call", [lambda a, x: a.forward(x), lambda a, x: x])
+def test_a_module_whose_forward_is_called_by_hand_is_known_by_its_operations() -> None:
+    assert role(Unknown(swish), lambda a, x: a.forward(x)) == "activation"
+
+
+@pytest.mark.parametrize("call", [lambda a, x: torch.relu(x), lambda a, x: x])
 def test_what_is_never_called_stays_unknown_and_is_no_silent_weight(call: Callable) -> None:
     assert role(Unknown(swish), call) == "unknown"
     with pytest.raises(UsageError, match=r"activation\.p is unknown"):
@@ -86,8 +90,8 @@ def test_what_is_never_called_stays_unknown_and_is_no_silent_weight(call: Callab
         (lambda x, p: p * x, 0.0, "scale"),  # a LayerScale that starts at zero
         (lambda x, p: p * x, 1e-6, "scale"),
         (lambda x, p: x + p, 0.0, "bias"),
-        (lambda x, p: (x, p), 0.0, "weight"),
-        (lambda x, p: x / x.norm() * p, 0.0, "weight"),
+        (lambda x, p: (x, p), 0.0, "unknown"),
+        (lambda x, p: x / x.norm() * p, 0.0, "norm"),
     ],
 )
 def test_where_a_parameter_starts_hides_nothing(function: Callable, start: float, expected: str) -> None:

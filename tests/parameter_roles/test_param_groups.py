@@ -116,9 +116,9 @@ class Strange(nn.Module):
         (lambda x, p: p * x, "scale"),
         (lambda x, p: x + p, "bias"),
         (lambda x, p: x - 2 * p, "bias"),
-        (lambda x, p: x.cumsum(1) * p, "weight"),
+        (lambda x, p: x.cumsum(1) * p, "scale"),
         (lambda x, p: (x * p).sum(1, keepdim=True), "weight"),
-        (lambda x, p: torch.softmax(x * p, 1), "weight"),
+        (lambda x, p: torch.softmax(x * p, 1), "scale"),
     ],
 )
 def test_unknown_types_are_classified_by_what_they_do(function, role: str) -> None:
@@ -136,7 +136,7 @@ def test_a_module_that_fails_while_it_is_looked_at_is_left_as_it_was() -> None:
         return p * x
 
     net = nn.Sequential(nn.Linear(5, 3), Strange(picky))
-    assert roles(net, torch.randn(8, 5))["1.p"] == "unknown"
+    assert roles(net, torch.randn(8, 5))["1.p"] == "scale"  # by what uses it
     assert torch.equal(net[1].p, torch.full((3,), 0.7))
 
 

@@ -1,0 +1,1054 @@
+"""Modules as people write them, by what uses each parameter: the role that each should get."""
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+from torch.optim.swa_utils import AveragedModel
+
+from decaybench import mark_activation, param_groups, roles
+from decaybench.errors import UsageError
+from decaybench.parameter_roles.inference import observe
+
+A, W, B, N, S, E, U = "activation", "weight", "bias", "norm", "scale", "embedding", "unknown"
+CASES: list[Any] = []
+
+
+def P(*shape: int, v: float = 1.0) -> nn.Parameter:
+    """A constant parameter."""
+    return nn.Parameter(torch.full(shape, v))
+
+
+def R(*shape: int) -> nn.Parameter:
+    """A random parameter."""
+    return nn.Parameter(torch.randn(*shape) * 0.3)
+
+
+def L(i: int = 4, o: int = 4) -> nn.Linear:
+    return nn.Linear(i, o)
+
+
+def add(name: str, members: Callable[[], dict[str, Any]], forward: Any, shape: Any, **wanted: str | set[str]) -> None:
+    """Adds a module with these members and this forward; the example has this shape, or is three token ids."""
+
+    class Written(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            for key, value in members().items():
+                setattr(self, key, value)
+
+        def forward(self, *inputs: Any) -> Any:
+            return forward(self, *inputs)
+
+    expected = {k: {v} if isinstance(v, str) else v for k, v in wanted.items()}
+    CASES.append(pytest.param(Written, shape, expected, id=name))
+
+
+# activations in blocks
+add(
+    "leaky by where",
+    lambda: {"fc": L(), "a": P(4)},
+    lambda s, x: (lambda y: torch.where(y > 0, y, s.a * y))(s.fc(x)),
+    (2, 4),
+    a=A,
+)
+add(
+    "max min",
+    lambda: {"fc": L(), "a": P(4)},
+    lambda s, x: (lambda y: y.clamp(min=0) + s.a * y.clamp(max=0))(s.fc(x)),
+    (2, 4),
+    a=A,
+)
+add(
+    "max(x,ax)",
+    lambda: {"fc": L(), "a": P(4, v=0.2)},
+    lambda s, x: (lambda y: torch.max(y, s.a * y))(s.fc(x)),
+    (2, 4),
+    a=A,
+)
+add("softplus beta", lambda: {"fc": L(), "b": P()}, lambda s, x: F.softplus(s.b * s.fc(x)) / s.b, (2, 4), b=A)
+add(
+    "snake",
+    lambda: {"fc": L(), "b": P(4)},
+    lambda s, x: (lambda y: y + torch.sin(s.b * y) ** 2 / s.b)(s.fc(x)),
+    (2, 4),
+    b=A,
+)
+add(
+    "snake log",
+    lambda: {"fc": nn.Conv1d(4, 4, 1), "b": P(1, 4, 1, v=0.0)},
+    lambda s, x: (lambda y: y + (1 / (s.b.exp() + 1e-9)) * torch.pow(torch.sin(s.b.exp() * y), 2))(s.fc(x)),
+    (2, 4, 5),
+    b=A,
+)
+add(
+    "APL",
+    lambda: {"fc": L(), "a": R(3, 4), "b": R(3, 4)},
+    lambda s, x: (lambda y: F.relu(y) + sum(s.a[i] * F.relu(-y + s.b[i]) for i in range(3)))(s.fc(x)),
+    (2, 4),
+    a=A,
+    b=A,
+)
+add(
+    "mix of acts",
+    lambda: {"fc": L(), "w": P(3)},
+    lambda s, x: (lambda y, w: w[0] * torch.relu(y) + w[1] * torch.tanh(y) + w[2] * y)(s.fc(x), s.w.softmax(0)),
+    (2, 4),
+    w=A,
+)
+add(
+    "poly",
+    lambda: {"fc": L(), "c": R(4)},
+    lambda s, x: (lambda y: sum(s.c[i] * y**i for i in range(4)))(s.fc(x)),
+    (2, 4),
+    c=A,
+)
+add(
+    "horner",
+    lambda: {"fc": L(), "c": R(4)},
+    lambda s, x: (lambda y: ((s.c[3] * y + s.c[2]) * y + s.c[1]) * y + s.c[0])(s.fc(x)),
+    (2, 4),
+    c=A,
+)
+add(
+    "rational",
+    lambda: {"fc": L(), "n": R(4), "d": R(3)},
+    lambda s, x: (
+        lambda y: sum(s.n[i] * y**i for i in range(4)) / (1 + sum(s.d[i] * y ** (i + 1) for i in range(3)).abs())
+    )(s.fc(x)),
+    (2, 4),
+    n=A,
+    d=A,
+)
+add(
+    "rational stack",
+    lambda: {"fc": L(), "n": R(4)},
+    lambda s, x: (lambda y: torch.stack([y**i for i in range(4)], -1) @ s.n)(s.fc(x)),
+    (2, 4),
+    n=A,
+)
+add(
+    "kaf inline",
+    lambda: {"fc": L(), "alpha": R(4, 5)},
+    lambda s, x: (lambda y: (torch.exp(-((y[..., None] - torch.linspace(-1, 1, 5)) ** 2)) * s.alpha).sum(-1))(s.fc(x)),
+    (2, 4),
+    alpha=A,
+)
+add(
+    "piecewise gather",
+    lambda: {"fc": L(), "v": R(7)},
+    lambda s, x: (lambda y: s.v[(y.clamp(-1, 1) * 3 + 3).long()] * 1.0)(s.fc(x)),
+    (2, 4),
+    v={A, E, U},
+)
+add(
+    "fourier kan",
+    lambda: {"c": R(2, 3, 4, 5)},
+    lambda s, x: (
+        lambda k: (
+            torch.einsum("big,oig->bo", torch.cos(x[..., None] * k), s.c[0])
+            + torch.einsum("big,oig->bo", torch.sin(x[..., None] * k), s.c[1])
+        )
+    )(torch.arange(1, 6.0)),
+    (2, 4),
+    c=A,
+)
+
+
+def cheby(s, x):
+    x = torch.tanh(x).view(-1, 4, 1).expand(-1, -1, 5)
+    x = x.acos()
+    x = x * torch.arange(5.0)
+    x = x.cos()
+    return torch.einsum("bid,iod->bo", x, s.c)
+
+
+add("cheby", lambda: {"c": R(4, 3, 5)}, cheby, (2, 4), c=A)
+
+
+def cheby2(s, x):
+    x = torch.tanh(x)
+    T = [torch.ones_like(x), x]
+    for _ in range(3):
+        T.append(2 * x * T[-1] - T[-2])
+    return torch.einsum("bid,iod->bo", torch.stack(T, -1), s.c)
+
+
+add("cheby recursion", lambda: {"c": R(4, 3, 5)}, cheby2, (2, 4), c=A)
+
+
+def bspl(s, x):
+    g = torch.linspace(-2, 2, 12).expand(4, -1)
+    x = x.unsqueeze(-1)
+    b = ((x >= g[:, :-1]) & (x < g[:, 1:])).to(x.dtype)
+    for k in range(1, 4):
+        b = ((x - g[:, : -(k + 1)]) / (g[:, k:-1] - g[:, : -(k + 1)]) * b[:, :, :-1]) + (
+            (g[:, k + 1 :] - x) / (g[:, k + 1 :] - g[:, 1:-k]) * b[:, :, 1:]
+        )
+    return F.linear(F.silu(x[..., 0]), s.bw) + F.linear(
+        b.contiguous().view(x.size(0), -1), (s.sw * s.sc.unsqueeze(-1)).view(3, -1)
+    )
+
+
+add("efficient kan", lambda: {"bw": R(3, 4), "sw": R(3, 4, 8), "sc": R(3, 4)}, bspl, (2, 4), bw=W, sw=A, sc={A, S})
+add(
+    "fastkan inline",
+    lambda: {"w": R(3, 20)},
+    lambda s, x: F.linear(torch.exp(-(((x[..., None] - torch.linspace(-2, 2, 5)) / 0.5) ** 2)).view(2, -1), s.w),
+    (2, 4),
+    w=A,
+)
+add(
+    "wavkan",
+    lambda: {"sc": P(3, 4), "tr": P(3, 4, v=0.0), "w": R(3, 4)},
+    lambda s, x: (lambda u: ((2 / (math.sqrt(3) * math.pi**0.25)) * (u**2 - 1) * torch.exp(-0.5 * u**2) * s.w).sum(2))(
+        (x.unsqueeze(1) - s.tr) / s.sc
+    ),
+    (2, 4),
+    w={A},
+    sc={A},
+    tr={A},
+)
+add(
+    "SwiGLU beta",
+    lambda: {"fc": L(4, 8), "beta": P()},
+    lambda s, x: (lambda a, b: a * F.silu(s.beta * b))(*s.fc(x).chunk(2, -1)),
+    (2, 4),
+    beta=A,
+)
+add(
+    "GLU power",
+    lambda: {"fc": L(4, 8), "p": P()},
+    lambda s, x: (lambda a, b: a * torch.relu(b) ** s.p)(*s.fc(x).chunk(2, -1)),
+    (2, 4),
+    p=A,
+)
+add(
+    "learned softthreshold",
+    lambda: {"fc": L(), "t": P(4, v=0.1)},
+    lambda s, x: (lambda y: torch.sign(y) * torch.relu(y.abs() - s.t))(s.fc(x)),
+    (2, 4),
+    t=A,
+)
+add(
+    "CReLU slope conv",
+    lambda: {"c": nn.Conv2d(3, 3, 1), "a": P(1, 3, 1, 1)},
+    lambda s, x: (lambda y: torch.cat((y.relu(), s.a * (-y).relu()), 1))(s.c(x)),
+    (2, 3, 4, 4),
+    a=A,
+)
+add(
+    "returns dict",
+    lambda: {"fc": L(), "a": P()},
+    lambda s, x: (lambda y: {"out": torch.where(y > 0, y, s.a * (y.exp() - 1)), "aux": y})(s.fc(x)),
+    (2, 4),
+    a=A,
+)
+add(
+    "PELU",
+    lambda: {"fc": L(), "a": P(), "b": P()},
+    lambda s, x: (lambda y: torch.where(y > 0, (s.a / s.b) * y, s.a * (torch.exp(y / s.b) - 1)))(s.fc(x)),
+    (2, 4),
+    a=A,
+    b=A,
+)
+add(
+    "transposing act",
+    lambda: {"fc": L(), "a": P(4, v=0.3)},
+    lambda s, x: (lambda y: (y.relu() - s.a * (-y).relu()).t())(s.fc(x)),
+    (2, 4),
+    a=A,
+)
+add(
+    "FReLU-like",
+    lambda: {"c": nn.Conv2d(3, 3, 3, padding=1, groups=3)},
+    lambda s, x: torch.max(x, s.c(x)),
+    (2, 3, 4, 4),
+)
+add(
+    "xielu",
+    lambda: {"fc": L(), "ap": P(1), "an": P(1)},
+    lambda s, x: (
+        lambda y, p, n: torch.where(
+            y > 0, p * y * y + 0.5 * y, (torch.expm1(torch.min(y, torch.tensor(-1e-6))) - y) * n + 0.5 * y
+        )
+    )(s.fc(x), F.softplus(s.ap), 0.5 + F.softplus(s.an)),
+    (2, 4),
+    ap=A,
+    an=A,
+)
+add(
+    "maxout slopes",
+    lambda: {"fc": L(), "k": R(4, 3), "b": R(4, 3)},
+    lambda s, x: (lambda y: (y[..., None] * s.k + s.b).max(-1)[0])(s.fc(x)),
+    (2, 4),
+    k={A},
+    b={A},
+)
+add(
+    "dyrelu static",
+    lambda: {"fc": L(), "k": R(2, 4)},
+    lambda s, x: (lambda y: torch.maximum(y * s.k[0], y * s.k[1]))(s.fc(x)),
+    (2, 4),
+    k=A,
+)
+add("tanh alpha inline", lambda: {"fc": L(), "al": P(v=0.5)}, lambda s, x: torch.tanh(s.al * s.fc(x)), (2, 4), al=A)
+add(
+    "logistic pos",
+    lambda: {"fc": L(), "k": P(4)},
+    lambda s, x: (lambda y: y * (s.k * y).sigmoid())(s.fc(x)),
+    (2, 4),
+    k=A,
+)
+add(
+    "acon",
+    lambda: {"fc": L(), "p1": R(4), "p2": R(4), "b": P(4)},
+    lambda s, x: (lambda y: (s.p1 * y - s.p2 * y) * torch.sigmoid(s.b * (s.p1 * y - s.p2 * y)) + s.p2 * y)(s.fc(x)),
+    (2, 4),
+    p1=A,
+    p2=A,
+    b=A,
+)
+add(
+    "functional elu",
+    lambda: {"fc": L(), "a": P(4)},
+    lambda s, x: (lambda y: F.relu(y) - s.a * F.relu(1 - y.exp()))(s.fc(x)),
+    (2, 4),
+    a=A,
+)
+add(
+    "gain of swish",
+    lambda: {"fc": L(), "g": P(4)},
+    lambda s, x: (lambda y: (s.g * y) * torch.sigmoid(y))(s.fc(x)),
+    (2, 4),
+    g=S,
+)
+add(
+    "in place",
+    lambda: {"fc": L(), "a": P(4)},
+    lambda s, x: (lambda y: y.mul_(torch.sigmoid(y * s.a)))(s.fc(x)),
+    (2, 4),
+    a=A,
+)
+# norms
+add(
+    "layer norm",
+    lambda: {"g": P(4), "b": P(4, v=0.0)},
+    lambda s, x: (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True, unbiased=False) + 1e-5).sqrt() * s.g + s.b,
+    (2, 4),
+    g=N,
+    b=N,
+)
+add(
+    "layer norm in block",
+    lambda: {"fc": L(), "g": P(4), "b": P(4, v=0.0)},
+    lambda s, x: (
+        lambda y: (
+            x + torch.relu((y - y.mean(-1, keepdim=True)) * torch.rsqrt(y.var(-1, keepdim=True) + 1e-5) * s.g + s.b)
+        )
+    )(s.fc(x)),
+    (2, 4),
+    g=N,
+    b=N,
+)
+add(
+    "F.layer_norm",
+    lambda: {"g": P(4), "b": P(4, v=0.0)},
+    lambda s, x: F.layer_norm(x, (4,), s.g, s.b),
+    (2, 4),
+    g=N,
+    b=N,
+)
+add(
+    "rms weight first",
+    lambda: {"w": P(4)},
+    lambda s, x: s.w * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)),
+    (2, 4),
+    w=N,
+)
+add(
+    "rms 1+w",
+    lambda: {"w": P(4, v=0.0)},
+    lambda s, x: (x.float() * torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + 1e-6)).type_as(x) * (1 + s.w),
+    (2, 4),
+    w=N,
+)
+add("rms lucid", lambda: {"g": P(4)}, lambda s, x: F.normalize(x, dim=-1) * 2.0 * s.g, (2, 4), g=N)
+add(
+    "rms norm method",
+    lambda: {"g": P(4)},
+    lambda s, x: s.g * x / (x.norm(2, dim=-1, keepdim=True) * 0.5 + 1e-8),
+    (2, 4),
+    g=N,
+)
+add(
+    "channel LN",
+    lambda: {"g": P(1, 3, 1, 1), "b": P(1, 3, 1, 1)},
+    lambda s, x: (lambda m, v: (x - m) / (v + 1e-5).sqrt() * s.g + s.b)(
+        x.mean(1, keepdim=True), x.var(1, keepdim=True, unbiased=False)
+    ),
+    (2, 3, 4, 4),
+    g=N,
+    b=N,
+)
+add(
+    "LN2d timm",
+    lambda: {"g": P(3), "b": P(3)},
+    lambda s, x: (
+        lambda u: (
+            s.g[:, None, None] * ((x - u) / torch.sqrt((x - u).pow(2).mean(1, keepdim=True) + 1e-6))
+            + s.b[:, None, None]
+        )
+    )(x.mean(1, keepdim=True)),
+    (2, 3, 4, 4),
+    g=N,
+    b=N,
+)
+add(
+    "GRN",
+    lambda: {"g": P(1, 1, 1, 3, v=0.0), "b": P(1, 1, 1, 3, v=0.0)},
+    lambda s, x: (lambda gx: s.g * (x * (gx / (gx.mean(-1, keepdim=True) + 1e-6))) + s.b + x)(
+        torch.norm(x, p=2, dim=(1, 2), keepdim=True)
+    ),
+    (2, 4, 4, 3),
+    g=N,
+    b=N,
+)
+add(
+    "instance norm",
+    lambda: {"w": P(3), "b": P(3)},
+    lambda s, x: F.instance_norm(x, weight=s.w, bias=s.b),
+    (2, 3, 4, 4),
+    w=N,
+    b=N,
+)
+add(
+    "scale norm",
+    lambda: {"g": P()},
+    lambda s, x: s.g * x / x.norm(dim=-1, keepdim=True).clamp(min=1e-5),
+    (2, 4),
+    g={N, S},
+)
+add(
+    "group norm hand",
+    lambda: {"w": P(1, 4, 1, 1)},
+    lambda s, x: (lambda y: ((y - y.mean(-1, keepdim=True)) / (y.std(-1, keepdim=True) + 1e-5)).view(2, 4, 3, 3) * s.w)(
+        x.view(2, 2, -1)
+    ),
+    (2, 4, 3, 3),
+    w=N,
+)
+add(
+    "qk norm",
+    lambda: {"q": L(), "k": L(), "qs": P(4)},
+    lambda s, x: (F.normalize(s.q(x), dim=-1) * s.qs) @ F.normalize(s.k(x), dim=-1).t(),
+    (3, 4),
+    qs={N, S},
+)
+add(
+    "batch norm hand",
+    lambda: {"g": P(4), "b": P(4)},
+    lambda s, x: (x - x.mean(0)) / torch.sqrt(x.var(0) + 1e-5) * s.g + s.b,
+    (3, 4),
+    g=N,
+    b=N,
+)
+# scales
+add(
+    "layerscale",
+    lambda: {"fc": L(), "gamma": P(4, v=1e-5)},
+    lambda s, x: x + s.gamma * F.gelu(s.fc(x)),
+    (2, 4),
+    gamma=S,
+)
+add(
+    "rezero 2",
+    lambda: {"a": L(), "b": L(), "alpha": P(v=0.0)},
+    lambda s, x: x + s.b(F.gelu(s.a(x))) * s.alpha,
+    (2, 4),
+    alpha=S,
+)
+add(
+    "fixup",
+    lambda: {"c": nn.Conv2d(3, 3, 3, padding=1), "b1": P(1, v=0.0), "b2": P(1, v=0.0), "sc": P(1)},
+    lambda s, x: F.relu(s.c(x + s.b1) * s.sc + s.b2 + x),
+    (2, 3, 4, 4),
+    b1=B,
+    sc=S,
+    b2=B,
+)
+add(
+    "siglip",
+    lambda: {"a": L(), "b": L(), "t": P(), "bias": P(v=-10.0)},
+    lambda s, x: torch.sigmoid(F.normalize(s.a(x)) @ F.normalize(s.b(x)).t() * s.t.exp() + s.bias),
+    (3, 4),
+    t=S,
+    bias=B,
+)
+add(
+    "siglip no bias",
+    lambda: {"a": L(), "b": L(), "t": P()},
+    lambda s, x: torch.sigmoid((F.normalize(s.a(x)) @ F.normalize(s.b(x)).t()) * s.t),
+    (3, 4),
+    t=S,
+)
+add(
+    "attn temp",
+    lambda: {"q": L(), "k": L(), "temp": P(1)},
+    lambda s, x: ((s.q(x) @ s.k(x).t()) * s.temp).softmax(-1) @ x,
+    (3, 4),
+    temp=S,
+)
+add(
+    "attn temp div",
+    lambda: {"q": L(), "k": L(), "temp": P(1)},
+    lambda s, x: ((s.q(x) @ s.k(x).t()) / s.temp).softmax(-1) @ x,
+    (3, 4),
+    temp=S,
+)
+add("logits / T", lambda: {"fc": L(), "T": P(1)}, lambda s, x: s.fc(x) / s.T, (2, 4), T=S)
+add("softmax T", lambda: {"fc": L(), "T": P(1)}, lambda s, x: F.softmax(s.fc(x) / s.T, -1), (2, 4), T=S)
+add(
+    "arcface s",
+    lambda: {"w": R(5, 4), "s_": P(v=30.0)},
+    lambda s, x: s.s_ * F.linear(F.normalize(x), F.normalize(s.w)),
+    (2, 4),
+    s_=S,
+    w=W,
+)
+add("gated residual tanh", lambda: {"fc": L(), "g": P(v=0.0)}, lambda s, x: x + torch.tanh(s.g) * s.fc(x), (2, 4), g=S)
+add(
+    "skip weights",
+    lambda: {"fc": L(), "w": P(2)},
+    lambda s, x: (lambda w: w[0] * x + w[1] * torch.relu(s.fc(x)))(s.w.softmax(0)),
+    (2, 4),
+    w=S,
+)
+add(
+    "bifpn",
+    lambda: {"c": nn.Conv2d(3, 3, 1), "d": nn.Conv2d(3, 3, 1), "w": P(2)},
+    lambda s, x: (lambda w: F.silu((w[0] * s.c(x) + w[1] * s.d(x)) / (w.sum() + 1e-4)))(F.relu(s.w)),
+    (2, 3, 4, 4),
+    w=S,
+)
+add(
+    "scalar mix",
+    lambda: {"a": L(), "b": L(), "w": P(3)},
+    lambda s, x: (
+        lambda h1: (lambda h2: sum(w * h for w, h in zip(s.w.softmax(0), [x, h1, h2], strict=False)))(s.b(h1))
+    )(torch.relu(s.a(x))),
+    (2, 4),
+    w=S,
+)
+add(
+    "token shift mu",
+    lambda: {"mu": P(4, v=0.5), "fc": L()},
+    lambda s, x: s.fc(x * s.mu + F.pad(x, (0, 0, 1, -1)) * (1 - s.mu)),
+    (2, 5, 4),
+    mu=S,
+)
+add(
+    "affine relu", lambda: {"fc": L(), "g": P(4), "b": P(4)}, lambda s, x: F.relu(s.fc(x) * s.g + s.b), (2, 4), g=S, b=B
+)
+add(
+    "affine gelu", lambda: {"fc": L(), "g": P(4), "b": P(4)}, lambda s, x: F.gelu(s.fc(x) * s.g + s.b), (2, 4), g=S, b=B
+)
+add(
+    "weight norm hand",
+    lambda: {"v": R(4, 4), "g": P(4, 1)},
+    lambda s, x: F.linear(x, s.g * s.v / s.v.norm(dim=1, keepdim=True)),
+    (2, 4),
+    v=W,
+    g={S, W},
+)
+add(
+    "wstd gain",
+    lambda: {"w": R(4, 3, 3, 3), "gain": P(4, 1, 1, 1)},
+    lambda s, x: F.conv2d(x, (s.w - s.w.mean((1, 2, 3), keepdim=True)) / s.w.std((1, 2, 3), keepdim=True) * s.gain),
+    (2, 3, 5, 5),
+    w=W,
+    gain=S,
+)
+
+
+class Rd(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.round()
+
+    @staticmethod
+    def backward(ctx, g):
+        return g
+
+
+add(
+    "lsq weight",
+    lambda: {"w": R(4, 4), "s_": P(v=0.05)},
+    lambda s, x: F.linear(x, Rd.apply((s.w / s.s_).clamp(-8, 7)) * s.s_),
+    (2, 4),
+    w=W,
+    s_=S,
+)
+add(
+    "lsq detach",
+    lambda: {"w": R(4, 4), "s_": P(v=0.05)},
+    lambda s, x: (lambda q: F.linear(x, ((q.round() - q).detach() + q) * s.s_))((s.w / s.s_).clamp(-8, 7)),
+    (2, 4),
+    w=W,
+    s_=S,
+)
+add(
+    "lsq activation",
+    lambda: {"fc": L(), "s_": P(v=0.05)},
+    lambda s, x: s.fc((x / s.s_).clamp(0, 15).round() * s.s_),
+    (2, 4),
+    s_=S,
+)
+add(
+    "lsq zero point",
+    lambda: {"fc": L(), "s_": P(v=0.05), "z": P(v=1.0)},
+    lambda s, x: s.fc((((x / s.s_) + s.z).clamp(0, 15).round() - s.z) * s.s_),
+    (2, 4),
+    s_=S,
+    z={B, S},
+)
+add("twn alpha", lambda: {"w": R(4, 4), "al": P()}, lambda s, x: F.linear(x, torch.sign(s.w) * s.al), (2, 4), w=W, al=S)
+
+
+# ssm
+def mamba(s, x):
+    u = s.inp(x)
+    dt = F.softplus(s.dt(u) + s.dtb)
+    A_ = -torch.exp(s.A_log)
+    Bm, Cm = s.b(u), s.c(u)
+    dA = torch.exp(dt.unsqueeze(-1) * A_)
+    dB = dt.unsqueeze(-1) * Bm.unsqueeze(2) * u.unsqueeze(-1)
+    h = torch.zeros(x.shape[0], 8, 4)
+    ys = []
+    for t in range(x.shape[1]):
+        h = dA[:, t] * h + dB[:, t]
+        ys.append((h * Cm[:, t].unsqueeze(1)).sum(-1))
+    y = torch.stack(ys, 1) + u * s.D
+    return s.out(y * F.silu(s.z(x)))
+
+
+add(
+    "mamba",
+    lambda: {
+        "inp": L(8, 8),
+        "dt": nn.Linear(8, 8, bias=False),
+        "dtb": P(8),
+        "b": L(8, 4),
+        "c": L(8, 4),
+        "out": L(8, 8),
+        "z": L(8, 8),
+        "A_log": R(8, 4),
+        "D": P(8),
+    },
+    mamba,
+    (2, 5, 8),
+    A_log=S,
+    D=S,
+    dtb=B,
+)
+
+
+def mamba_e(s, x):
+    u = s.inp(x)
+    dt = F.softplus(s.dt(u) + s.dtb)
+    A_ = -torch.exp(s.A_log)
+    Bm, Cm = s.b(u), s.c(u)
+    dA = torch.exp(torch.einsum("bld,dn->bldn", dt, A_))
+    dB = torch.einsum("bld,bln,bld->bldn", dt, Bm, u)
+    h = torch.zeros(x.shape[0], 8, 4)
+    ys = []
+    for t in range(x.shape[1]):
+        h = dA[:, t] * h + dB[:, t]
+        ys.append(torch.einsum("bdn,bn->bd", h, Cm[:, t]))
+    return s.out((torch.stack(ys, 1) + u * s.D) * F.silu(s.z(x)))
+
+
+add(
+    "mamba einsum",
+    lambda: {
+        "inp": L(8, 8),
+        "dt": nn.Linear(8, 8, bias=False),
+        "dtb": P(8),
+        "b": L(8, 4),
+        "c": L(8, 4),
+        "out": L(8, 8),
+        "z": L(8, 8),
+        "A_log": R(8, 4),
+        "D": P(8),
+    },
+    mamba_e,
+    (2, 5, 8),
+    A_log=S,
+    D=S,
+    dtb=B,
+)
+
+
+def s4d(s, u):
+    dt = s.log_dt.exp()
+    A_ = -s.A_log.exp()
+    K = (
+        (
+            s.C
+            * torch.exp(dt[:, None, None] * A_[..., None] * torch.arange(6.0))[:, :, :].mean(1, keepdim=False)[:, None]
+        ).sum(1)
+        if False
+        else (s.C[..., None] * torch.exp((dt[:, None] * A_)[..., None] * torch.arange(6.0))).sum(1)
+    )
+    y = torch.fft.irfft(torch.fft.rfft(u, n=12) * torch.fft.rfft(K, n=12), n=12)[..., :6]
+    return y + u * s.D[:, None]
+
+
+add(
+    "s4d",
+    lambda: {"log_dt": R(4), "A_log": R(4, 3), "C": R(4, 3), "D": P(4)},
+    s4d,
+    (2, 4, 6),
+    log_dt={S},
+    A_log={S},
+    C={S, W, U},
+    D={S},
+)
+
+
+def lru(s, x):
+    lam = torch.exp(-torch.exp(s.nu))
+    h = torch.zeros(2, 4)
+    o = []
+    for t in range(x.shape[1]):
+        h = lam * h + s.gamma * s.fc(x[:, t])
+        o.append(h)
+    return torch.stack(o, 1) + s.D * x
+
+
+add("lru", lambda: {"nu": R(4), "gamma": P(4), "fc": L(), "D": P(4)}, lru, (2, 5, 4), nu=S, gamma=S, D=S)
+add(
+    "rwkv decay",
+    lambda: {"w": R(4), "u": R(4), "k": L(), "v": L()},
+    lambda s, x: (
+        lambda k, v, d: torch.stack(
+            [
+                (torch.exp(s.u + k[:, 1]) * v[:, 1] + (torch.exp(k[:, 0]) * v[:, 0]) * d)
+                / (torch.exp(s.u + k[:, 1]) + torch.exp(k[:, 0]) * d)
+            ],
+            1,
+        )
+    )(s.k(x), s.v(x), torch.exp(-torch.exp(s.w))),
+    (2, 5, 4),
+    w={S},
+    u={B, S},
+)
+# tokens
+add(
+    "registers",
+    lambda: {"reg": R(3, 8), "proj": L(4, 8), "head": L(8, 2)},
+    lambda s, x: s.head(torch.cat([s.proj(x), s.reg.unsqueeze(0).repeat(len(x), 1, 1)], 1).mean(1)),
+    (2, 4, 4),
+    reg=E,
+)
+add(
+    "mask token",
+    lambda: {"mask": P(8, v=0.0), "proj": L(4, 8)},
+    lambda s, x: torch.where((torch.arange(4) % 2 == 0)[None, :, None], s.mask, s.proj(x)),
+    (2, 4, 4),
+    mask=E,
+)
+add(
+    "mask setitem",
+    lambda: {"mask": P(8, v=0.0), "proj": L(4, 8)},
+    lambda s, x: (lambda y: (y.__setitem__((slice(None), 0), s.mask), y)[1])(s.proj(x)),
+    (2, 4, 4),
+    mask=E,
+)
+add(
+    "queries",
+    lambda: {"q": R(3, 8), "proj": L(4, 8), "wq": L(8, 8)},
+    lambda s, x: (lambda k: (s.wq(s.q) @ k.transpose(1, 2)).softmax(-1) @ k)(s.proj(x)),
+    (2, 4, 4),
+    q=E,
+)
+add(
+    "queries mha",
+    lambda: {"q": R(1, 3, 8), "proj": L(4, 8), "mha": nn.MultiheadAttention(8, 2, batch_first=True)},
+    lambda s, x: (lambda k: s.mha(s.q.expand(len(x), -1, -1), k, k)[0])(s.proj(x)),
+    (2, 4, 4),
+    q=E,
+)
+add("pos 2d", lambda: {"c": nn.Conv2d(3, 8, 1), "pos": R(1, 8, 4, 4)}, lambda s, x: s.c(x) + s.pos, (2, 3, 4, 4), pos=E)
+add(
+    "rel bias table",
+    lambda: {"t": R(7, 2), "q": L(4, 8)},
+    lambda s, x: (
+        lambda q: (
+            q @ q.transpose(-1, -2) + s.t[(torch.arange(4)[:, None] - torch.arange(4)) + 3].permute(2, 0, 1)
+        ).softmax(-1)
+    )(s.q(x).view(2, 4, 2, 4).transpose(1, 2)),
+    (2, 4, 4),
+    t=E,
+)
+add("lookup", lambda: {"t": R(9, 4)}, lambda s, i: s.t[i], "ids", t=E)
+add("F.embedding", lambda: {"t": R(9, 4)}, lambda s, i: F.embedding(i, s.t), "ids", t=E)
+add("tied", lambda: {"t": R(9, 4)}, lambda s, i: F.linear(F.embedding(i, s.t), s.t), "ids", t=E)
+add(
+    "codebook",
+    lambda: {"cb": R(6, 4)},
+    lambda s, x: (lambda d: F.embedding(d.argmin(-1), s.cb))(
+        (x**2).sum(-1, keepdim=True) - 2 * x @ s.cb.t() + (s.cb**2).sum(-1)
+    ),
+    (2, 4),
+    cb=E,
+)
+add(
+    "prompt",
+    lambda: {"p": R(1, 3, 4), "fc": L()},
+    lambda s, x: s.fc(torch.concat((s.p.expand(2, -1, -1), x), dim=1)),
+    (2, 4, 4),
+    p=E,
+)
+add(
+    "class concat list",
+    lambda: {"cls": P(1, 1, 4), "fc": L()},
+    lambda s, x: s.fc(torch.hstack([s.cls.expand(2, -1, -1), x])),
+    (2, 4, 4),
+    cls=E,
+)
+# biases
+for nm, f in {"relu": F.relu, "gelu": F.gelu, "tanh": torch.tanh, "sig": torch.sigmoid, "softplus": F.softplus}.items():
+    add(
+        "bias " + nm,
+        lambda: {"fc": nn.Linear(4, 4, bias=False), "b": P(4, v=0.0)},
+        (lambda f: lambda s, x: f(s.fc(x) + s.b))(f),
+        (2, 4),
+        b=B,
+    )
+add(
+    "bias then swish",
+    lambda: {"fc": nn.Linear(4, 4, bias=False), "b": P(4, v=0.0)},
+    lambda s, x: (lambda y: y * torch.sigmoid(y))(s.fc(x) + s.b),
+    (2, 4),
+    b=B,
+)
+add(
+    "bias module swish",
+    lambda: {"b": P(4, v=0.0)},
+    lambda s, x: (lambda y: y * torch.sigmoid(y))(x + s.b),
+    (2, 4),
+    b=B,
+)
+add("bias sub", lambda: {"fc": L(), "b": P(4)}, lambda s, x: F.leaky_relu(s.fc(x) - s.b), (2, 4), b=B)
+add(
+    "conv bias hand",
+    lambda: {"w": R(4, 3, 3, 3), "b": P(4)},
+    lambda s, x: F.conv2d(x, s.w) + s.b.view(1, -1, 1, 1),
+    (2, 3, 5, 5),
+    w=W,
+    b=B,
+)
+add(
+    "stylegan bias act",
+    lambda: {"w": R(4, 3, 1, 1), "b": P(4)},
+    lambda s, x: F.leaky_relu(F.conv2d(x, s.w) + s.b[None, :, None, None], 0.2) * math.sqrt(2),
+    (2, 3, 5, 5),
+    w=W,
+    b=B,
+)
+add("addmm", lambda: {"w": R(4, 3), "b": P(3)}, lambda s, x: torch.addmm(s.b, x, s.w), (2, 4), w=W, b=B)
+# weights
+add("einsum", lambda: {"w": R(2, 4, 3)}, lambda s, x: torch.einsum("bi,hio->bho", x, s.w), (2, 4), w=W)
+add(
+    "lora inline",
+    lambda: {"w": R(4, 4), "A_": R(2, 4), "B_": R(4, 2)},
+    lambda s, x: F.linear(x, s.w) + F.linear(F.linear(x, s.A_), s.B_) * 2,
+    (2, 4),
+    w=W,
+    A_=W,
+    B_=W,
+)
+add(
+    "lora merged",
+    lambda: {"w": R(4, 4), "A_": R(2, 4), "B_": R(4, 2)},
+    lambda s, x: F.linear(x, s.w + s.B_ @ s.A_ * 0.5),
+    (2, 4),
+    w=W,
+    A_=W,
+    B_=W,
+)
+add(
+    "dora",
+    lambda: {"w": R(4, 4), "A_": R(2, 4), "B_": R(4, 2), "m": P(4, 1)},
+    lambda s, x: (lambda v: F.linear(x, s.m * v / v.norm(dim=1, keepdim=True)))(s.w + s.B_ @ s.A_),
+    (2, 4),
+    w=W,
+    A_=W,
+    B_=W,
+    m={S, W},
+)
+add(
+    "experts",
+    lambda: {"w1": R(3, 4, 8), "w2": R(3, 8, 4), "g": L(4, 3)},
+    lambda s, x: torch.einsum(
+        "bed,be->bd", torch.bmm(F.gelu(torch.bmm(x.expand(3, -1, -1), s.w1)), s.w2).transpose(0, 1), s.g(x).softmax(-1)
+    ),
+    (2, 4),
+    w1=W,
+    w2=W,
+)
+add(
+    "locally connected",
+    lambda: {"w": R(4, 3, 2)},
+    lambda s, x: (x.unsqueeze(-1).unsqueeze(-1) * s.w).sum((1, 2)),
+    (2, 4),
+    w={W, S},
+)
+add("glu weights", lambda: {"w": R(8, 4), "b": P(8)}, lambda s, x: F.glu(F.linear(x, s.w, s.b)), (2, 4), w=W, b=B)
+add(
+    "complex mul",
+    lambda: {"w": R(4, 3, 2)},
+    lambda s, x: torch.fft.irfft(torch.fft.rfft(x, dim=-1) * torch.view_as_complex(s.w), n=4),
+    (2, 4, 4),
+    w={W, S},
+)
+add(
+    "bayes",
+    lambda: {"mu": R(4, 4), "rho": R(4, 4)},
+    lambda s, x: F.linear(x, s.mu + F.softplus(s.rho) * torch.randn_like(s.mu)),
+    (2, 4),
+    mu=W,
+    rho={W, S},
+)
+add(
+    "nalu",
+    lambda: {"w": R(4, 4), "m": R(4, 4)},
+    lambda s, x: F.linear(x, torch.tanh(s.w) * torch.sigmoid(s.m)),
+    (2, 4),
+    w=W,
+    m=W,
+)
+add("fno", lambda: {"w": R(4, 4, 3)}, lambda s, x: torch.einsum("bix,iox->box", x, s.w), (2, 4, 3), w=W)
+add(
+    "crelu linear",
+    lambda: {"w": R(3, 8)},
+    lambda s, x: F.linear(torch.cat([x.relu(), (-x).relu()], -1), s.w),
+    (2, 4),
+    w=W,
+)
+add("lowrank poly feats", lambda: {"w": R(3, 4)}, lambda s, x: F.linear(x**2, s.w), (2, 4), w=W)
+add("never used", lambda: {"fc": L(), "z": P(3)}, lambda s, x: s.fc(x), (2, 4), z=U)
+add("item", lambda: {"fc": L(), "z": P(v=0.2)}, lambda s, x: F.leaky_relu(s.fc(x), s.z.item()), (2, 4), z=U)
+
+
+@pytest.mark.parametrize(("make", "shape", "wanted"), CASES)
+def test_what_uses_a_parameter_decides_its_role(make: Any, shape: Any, wanted: dict[str, set[str]]) -> None:
+    torch.manual_seed(0)
+    example = torch.randint(9, (2, 3)) if shape == "ids" else torch.randn(shape)
+    found = roles(make(), example)
+    assert {k: found[k] for k, good in wanted.items() if found[k] not in good} == {}
+
+
+def test_by_use_agrees_with_torchs_own_types() -> None:
+    """Roles by type, and by use alone, of a network of torch's layers."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.PReLU(4), nn.Flatten(), nn.Linear(36, 5))
+    observed = observe(net, torch.randn(2, 3, 5, 5)).by_use
+    assert observed == roles(net)
+
+
+class LowRank(nn.Module):
+    """LoRA as a parametrization."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.A, self.B = R(2, 4), P(4, 2, v=0.0)
+
+    def forward(self, w: torch.Tensor) -> torch.Tensor:
+        return w + self.B @ self.A
+
+
+def test_a_parametrization_has_the_role_of_what_it_parametrizes() -> None:
+    layer, slopes = nn.Linear(4, 4), nn.PReLU(4)
+    parametrize.register_parametrization(layer, "weight", LowRank())
+    parametrize.register_parametrization(slopes, "weight", nn.PReLU())
+    found = roles(nn.Sequential(layer, slopes))
+    assert {v for k, v in found.items() if k.startswith("0.parametrizations")} == {W}
+    assert {v for k, v in found.items() if k.startswith("1.parametrizations")} == {A}
+
+
+class Marked(nn.Module):
+    """A block that owns a slope, which it marks."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+        if how == "parameter":
+            self.slope = mark_activation(P(4, v=0.25))
+        else:
+            self.slope = P(4, v=0.25)
+            mark_activation(self, "slope")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.prelu(self.fc(x), self.slope)
+
+
+def assigned(model: nn.Module) -> nn.Module:
+    model.load_state_dict({k: v.clone() for k, v in model.state_dict().items()}, assign=True)
+    return model
+
+
+def overwritten(model: nn.Module) -> nn.Module:
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    try:
+        return model.double()
+    finally:
+        torch.__future__.set_overwrite_module_params_on_conversion(False)
+
+
+WAYS = {
+    "deepcopy": copy.deepcopy,
+    "AveragedModel": lambda m: AveragedModel(m).module,
+    "assign": assigned,
+    "to_empty": lambda m: copy.deepcopy(m).to("meta").to_empty(device="cpu"),
+    "overwrite": overwritten,
+}
+
+
+@pytest.mark.parametrize("how", ["parameter", "name"])
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_marks_survive(how: str, way: Callable[[nn.Module], nn.Module]) -> None:
+    model = way(Marked(how))
+    assert roles(model)["slope"] == A
+    decayed = {n for g in param_groups(model, 0.1) if g["weight_decay"] for n in g["param_names"]}
+    assert decayed == {"fc.weight", "fc.bias"}
+    assert roles(nn.Sequential(nn.Linear(4, 4), way(Marked(how))))["1.slope"] == A
+
+
+def test_a_name_that_is_no_parameter_is_an_error() -> None:
+    with pytest.raises(UsageError, match="Marked has no parameter 'slop'"):
+        mark_activation(Marked("name"), "slop")
+    with pytest.raises(UsageError, match="with a module only"):
+        mark_activation(Marked, "slope")
+
+
+def test_a_model_of_several_inputs_by_position_and_by_name() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.slope = R(9, 4), P(4)
+
+        def forward(self, image: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+            return F.prelu(image, self.slope) + self.table[ids]
+
+    image, ids = torch.randn(2, 4), torch.tensor([1, 2])
+    wanted = {"table": E, "slope": A}
+    assert roles(Two(), (image, ids)) == roles(Two(), {"ids": ids, "image": image}) == wanted
+    with pytest.raises(UsageError, match=r"given an example input of \(2, 4\), fails"):
+        roles(Two(), image)
