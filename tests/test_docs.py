@@ -131,6 +131,31 @@ def test_what_the_answer_says_of_losses_and_of_fashion_mnist_is_what_the_report_
     assert f"+{100 * kaf['difference']:.2f} points (p {kaf['p_holm']:.3f})" in answer
 
 
+def test_the_tables_of_false_alarms_and_coverage_are_what_the_command_wrote() -> None:
+    page = (MANUAL / "statistics.md").read_text("utf-8")
+    found = json.loads((REPOSITORY / "results" / "bench" / "verdicts.json").read_text("utf-8"))
+    _, alarms, coverage = found.values()
+    expected = []
+    for name, activation in (("PReLU", "prelu"), ("KAF", "kaf")):
+        rows = [row for row in alarms if row["digits, forum"] == activation]
+        for text, key in (
+            ("a verdict in accuracy or loss", "either"),
+            ("t-test over seeds, accuracy alone", "t over seeds"),
+        ):
+            values = " | ".join(f"{row[f'false alarms, {key}']:.3f}" for row in rows)
+            expected.append(f"| {name}: {text} | {values} |")
+    for row in coverage:
+        assert row["seeds"] < 5 or row["coverage, crossed"] >= 0.875  # the page says where it is low
+    groups = {(row["Fashion-MNIST, forum"], row["metric"]) for row in coverage}
+    for contrast, metric in groups:
+        rows = [row for row in coverage if (row["Fashion-MNIST, forum"], row["metric"]) == (contrast, metric)]
+        name = contrast.replace("kaf", "KAF").replace("prelu", "PReLU")
+        expected.append(f"| {name}: {metric} | " + " | ".join(f"{r['coverage, crossed']:.3f}" for r in rows) + " |")
+        expected.append(" | ".join(f"{r['coverage, t over seeds']:.3f}" for r in rows))
+        expected.append(" | ".join(f"{r['power, crossed']:.2f} ({r['power, t over seeds']:.2f})" for r in rows))
+    assert [line for line in expected if line not in page] == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("study", STUDIES)
 def test_figures_with_an_interval_in_the_readme_of_a_study_are_in_its_report(study: str, cli: Cli) -> None:

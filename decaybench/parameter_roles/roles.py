@@ -88,7 +88,7 @@ def _is_marked(owners: dict[str, nn.Module], full_name: str, parameter: nn.Param
 
 def _role(owner: nn.Module, name: str) -> Role:
     found = known_role(type(owner), name)
-    if found != "unknown":
+    if found == "activation":  # also where the class is derived from a layer of torch's
         return found
     if _OWN.fullmatch(name):  # a subclass may learn more than torch's class does
         if isinstance(owner, _NORMS):
@@ -97,7 +97,7 @@ def _role(owner: nn.Module, name: str) -> Role:
             return "embedding"
         if isinstance(owner, _LAYERS):
             return "bias" if "bias" in name else "weight"
-    return "unknown"
+    return found
 
 
 def _all_activation(module: nn.Module) -> bool:

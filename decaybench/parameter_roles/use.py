@@ -105,9 +105,11 @@ _REDUCTIONS = {
     "vector_norm",
 }
 _REDUCTIONS |= {"linalg_vector_norm", "max", "min", "median", "aminmax", "logsumexp", "prod", "nanmean"}
+_GATES = {"sigmoid", "softplus", "exp"}  # their values are above 0
 _EXTREMES = {"max", "min", "amax", "amin", "logsumexp"}
 _NORMALIZED = {"normalize", *_NORMS}
 _CHOICES = {"where", "masked_fill", "setitem", "masked_scatter", "copy_into"}
+_PARTS = {"index", "stack", "cat", "narrow", "select"}
 _SETTLED: dict[str, Role] = {
     **dict.fromkeys(_NORMS, "norm"),
     **dict.fromkeys(_TWO_WAY, "activation"),
@@ -153,7 +155,7 @@ def _way(learned: Node, use: Node) -> frozenset[str]:
         return frozenset()
     if use.operation in _NORMS:  # weight standardization with a gain
         return frozenset() if learned is next(iter(use.arguments.values())) else frozenset(["factor"])
-    if learned.numel < max(node.numel for node in partners) or learned.numel == 1:
+    if learned.numel < max(node.numel for node in partners):
         if use.operation in _MULTIPLY:
             return frozenset(["factor"])
         if use.operation in _ADD:
@@ -242,7 +244,10 @@ def _of_factor(parameter: Node, use: Node, data: list[Node]) -> Role:
         return "activation"
     if any(_is_similarity(node) or _has_linearly(node, parameter) for node in data):
         return "scale"
-    return "activation" if _next_nonlinearity(use) in _SHAPED else "scale"
+    shape = _next_nonlinearity(use)
+    if shape == "exp" and any(near.operation in _GATES for node in data for near in _line(node)):
+        return "scale"  # the rate of a decay, exp(-rate * gate)
+    return "activation" if shape in _SHAPED else "scale"
 
 
 def _of_addend(parameter: Node, use: Node, data: list[Node]) -> Role:
@@ -405,7 +410,7 @@ def _nonlinear_between(start: Node, end: Node) -> bool:
 def _is_normalized(use: Node, data: list[Node]) -> bool:
     """Tells whether data were divided by a statistic of theirs before this use, or are right after it."""
     for node in data:
-        for near in _ancestors(node, _LINEAR):
+        for near in _line(node):
             if near.operation in _NORMALIZED and not any(n.learned_only for n in near.inputs):
                 return True
             if _by_statistic(near):
@@ -419,6 +424,14 @@ def _is_normalized(use: Node, data: list[Node]) -> bool:
         if _by_statistic(node):
             return True
     return False
+
+
+def _line(node: Node) -> Iterator[Node]:
+    """Yields a tensor and what it was made of by linear operations, as long as no other data join in."""
+    yield node
+    while node.operation in _LINEAR and len(_data(node)) == 1:
+        (node,) = _data(node)
+        yield node
 
 
 def _by_statistic(node: Node) -> bool:
@@ -438,17 +451,28 @@ def _is_statistic(node: Node) -> bool:
 
 def _is_basis(node: Node) -> bool:
     """Tells whether data are nonlinear functions of a tensor with fewer dimensions: the basis of learned functions."""
-    nonlinear = False
-    for near in _ancestors(node, _ELEMENTWISE | {"index", "stack", "cat", "narrow", "select"}):
-        nonlinear |= near.operation in _NONLINEAR | _TWO_WAY
-        sources = [n for n in near.inputs if n.data]
-        if near.operation == "stack" and len(sources) > 1 and (nonlinear or any(map(_is_nonlinear, sources))):
-            return True
-        if not sources or near.operation not in _ELEMENTWISE:
-            continue
-        if near.numel > max(n.numel for n in sources) and (nonlinear or near.operation in _NONLINEAR | _TWO_WAY):
+    bent = list[Node]()  # nonlinear operations behind what is looked at, seen from the product
+    for near in _ancestors(node, _ELEMENTWISE | _PARTS):
+        if near.operation in _NONLINEAR | _TWO_WAY:
+            bent.append(near)
+        sources = _data(near)
+        if near.operation == "stack":
+            if _of_one_tensor(sources) and any(map(_is_nonlinear, sources)):
+                return True
+        elif near.operation in _ELEMENTWISE and _enlarges(near, sources) and any(_precedes(near, n) for n in bent):
             return True
     return False
+
+
+def _precedes(near: Node, later: Node) -> bool:
+    return any(near is before for before in _ancestors(later, _ELEMENTWISE | _PARTS))
+
+
+def _of_one_tensor(nodes: list[Node]) -> bool:
+    """Tells whether several tensors are element-wise functions of a common one."""
+    if len(nodes) < 2:
+        return False
+    return bool(set.intersection(*({id(near) for near in _ancestors(node, _ELEMENTWISE)} for node in nodes)))
 
 
 def _is_nonlinear(node: Node) -> bool:
