@@ -173,6 +173,23 @@ def test_figures_with_an_interval_in_the_readme_of_a_study_are_in_its_report(stu
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("study", STUDIES)
+def test_no_verdict_on_a_committed_study_contradicts_the_numbers_beside_it(study: str, cli: Cli) -> None:
+    rows = json.loads(cli("report", str(REPOSITORY / "results" / study), "--format", "json").stdout)
+    for row in rows:
+        for prefix, margin in (("", 0.005), ("loss_", 0.02 * (row["baseline_loss"] or 0))):
+            names = ("verdict", "difference_low", "difference_high", "p_holm", "detectable", "difference")
+            verdict, low, high, p, seen, difference = (row[prefix + name] for name in names)
+            if verdict is None or low is None:
+                continue
+            assert low <= difference <= high
+            clear, inside = low > 0 or high < 0, -margin < low and high < margin
+            assert {"better": clear, "worse": clear, "cannot tell": not clear}.get(verdict, inside), row
+            assert (p < 0.05) == clear or inside
+            assert verdict != "cannot tell" or seen is None or seen > abs(difference)
+
+
+@pytest.mark.slow
 def test_the_zeros_of_the_study_of_sparseness_are_those_of_its_records() -> None:
     frame = decaybench.load(REPOSITORY / "results" / "sparsity")
     zeros = frame.groupby(["activation", "strategy", "weight_decay"]).alpha_zero.mean()
