@@ -1,20 +1,20 @@
 """Shows what each recipe, or a real optimizer, decays of a model."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
-from torch.optim import Optimizer
+from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
-from decaybench import registry
-from decaybench.audit.recipes import Recipe
+from decaybench.audit.optimizers import AnyOptimizer, moves, name_of, pull, remarks_on
+from decaybench.audit.recipes import decayed_by
 from decaybench.errors import UsageError
 from decaybench.parameter_roles.library_rules import Role
+from decaybench.parameter_roles.probe import Example
 from decaybench.parameter_roles.roles import owner_of, roles
-from decaybench.registry import imports
+from decaybench.registry.recipes import RECIPES, Recipe
 
 OPTIMIZER = "optimizer"  # the column of a real one
 
@@ -27,6 +27,8 @@ class AuditedParameter:
         module: The name of the type of the module that owns it.
         numbers: Number of elements.
         decayed: For each recipe, whether it decays this parameter.
+        by_running: Whether its role was found by running the model.
+        optimizer: The class of the optimizer that has it, where real ones are audited.
     """
 
     name: str
@@ -35,6 +37,8 @@ class AuditedParameter:
     role: Role
     numbers: int
     decayed: dict[str, bool]
+    by_running: bool = False
+    optimizer: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,13 +51,17 @@ class Audit:
         missing: Trainable parameters that no group of the optimizer has.
         repeated: Parameters that several groups of the optimizer have.
         strangers: Number of parameters in the optimizer that are not the model's.
+        ran: Whether the model was run on an example input.
+        remarks: What else a reader must know, a sentence each.
     """
 
     rows: list[AuditedParameter]
     recipes: list[str]
-    missing: list[str]
-    repeated: list[str]
+    missing: list[str] = field(default_factory=list)
+    repeated: list[str] = field(default_factory=list)
     strangers: int = 0
+    ran: bool = False
+    remarks: list[str] = field(default_factory=list)
 
     def decayed(self, recipe: str, role: Role | None = None) -> list[AuditedParameter]:
         """Returns the parameters, of one role or of all, that a recipe decays."""
@@ -63,58 +71,86 @@ class Audit:
         """Returns the parameters of a role."""
         return [r for r in self.rows if r.role == role]
 
+    def alike(self) -> list[list[str]]:
+        """Returns the recipes in groups that decay the same parameters of this model, in the order of the columns."""
+        groups: dict[tuple[bool, ...], list[str]] = {}
+        for recipe in self.recipes:
+            groups.setdefault(tuple(row.decayed[recipe] for row in self.rows), []).append(recipe)
+        return list(groups.values())
 
-def audit(model: nn.Module, recipes: Iterable[str] = registry.RECIPES, example: Tensor | None = None) -> Audit:
+
+def audit(model: nn.Module, recipes: Mapping[str, Recipe] = RECIPES, example: Example | None = None) -> Audit:
     """Shows for every parameter of a model which of these recipes decay it.
 
     Args:
         model: Any module, also on the meta device.
-        recipes: Names of `registry.RECIPES`.
-        example: One batch of input, by which modules of unknown type are classified.
+        recipes: The recipes, by name.
+        example: One batch of input, by which parameters in modules of unknown type are classified.
     """
-    found = roles(model, example)
-    decayed: dict[str, set[str]] = {}
-    for name in recipes:
-        recipe: Recipe = imports.load(registry.RECIPES[name].target)
-        decayed[name] = recipe(model, found)
-    return Audit(_rows(model, found, decayed), list(decayed), [], [])
+    found = _Roles(model, example)
+    decayed = {name: decayed_by(recipe, model, found.roles) for name, recipe in recipes.items()}
+    return Audit(found.rows(decayed), list(decayed), ran=example is not None)
 
 
-def audit_optimizer(model: nn.Module, optimizers: Iterable[Optimizer], example: Tensor | None = None) -> Audit:
+def audit_optimizer(model: nn.Module, optimizers: Sequence[AnyOptimizer], example: Example | None = None) -> Audit:
     """Shows what the param groups of real optimizers do to the parameters of a model."""
-    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    held = Counter(id(p) for group in groups for p in group["params"])
-    pulled = {id(p) for group in groups if _decay(group) for p in group["params"]}
+    groups = [(name_of(optimizer), group) for optimizer in optimizers for group in optimizer.param_groups]
+    held = Counter(id(p) for _, group in groups for p in group["params"])
+    some_move = any(moves(group) for _, group in groups)
+    pulled = {id(p) for _, group in groups if pull(group) and (moves(group) or not some_move) for p in group["params"]}
+    owner = {id(p): name for name, group in reversed(groups) for p in group["params"]}
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    rows = _rows(model, roles(model, example), {OPTIMIZER: {name for name, p in named.items() if id(p) in pulled}})
+    found = _Roles(model, example)
+    rows = found.rows(
+        {OPTIMIZER: {name for name, p in named.items() if id(p) in pulled}},
+        {name: owner.get(id(p), "") for name, p in model.named_parameters()},
+    )
     return Audit(
         rows,
         [OPTIMIZER],
         missing=[name for name, p in named.items() if not held[id(p)]],
         repeated=[name for name, p in named.items() if held[id(p)] > 1],
         strangers=len(held.keys() - {id(p) for p in model.parameters()}),
+        ran=example is not None,
+        remarks=[*remarks_on(group for _, group in groups), *_matrices(rows)],
     )
 
 
-def _decay(group: Mapping[str, Any]) -> float:
-    """Returns the weight decay of a param group as a plain number, whatever class it is of."""
-    value = group.get("weight_decay")
-    return 0.0 if value is None else float(value)
+def _matrices(rows: Iterable[AuditedParameter]) -> list[str]:
+    """Says which activation parameters an optimizer of matrices has, which would orthogonalize their updates."""
+    taken = [row.name for row in rows if row.role == "activation" and "muon" in row.optimizer.lower()]
+    if not taken:
+        return []
+    return [f"Muon is made for weights of matrix products, and has activation parameters: {', '.join(taken)}."]
 
 
-def _rows(model: nn.Module, found: Mapping[str, Role], decayed: Mapping[str, set[str]]) -> list[AuditedParameter]:
-    owners = dict(model.named_modules())
-    for name, p in model.named_parameters():
-        if is_lazy(p):
-            raise UsageError(f"{name} has no shape before the model has seen an input: give --input (example=).")
-    return [
-        AuditedParameter(
-            name,
-            tuple(p.shape),
-            type(owner_of(owners, name)[0]).__name__,
-            found[name],
-            p.numel(),
-            {recipe: name in names for recipe, names in decayed.items()},
+class _Roles:
+    """The roles of a model's parameters, and how they were found."""
+
+    def __init__(self, model: nn.Module, example: Example | None) -> None:
+        for name, p in model.named_parameters():
+            if isinstance(p, UninitializedParameter) and example is None:
+                raise UsageError(f"{name} has no shape before the model has seen an input: give --input (example=).")
+        self._model, self.roles = model, roles(model, example)
+        by_type = self.roles if example is None else roles(model)
+        self._by_running = (
+            {name for name, role in by_type.items() if role == "unknown"} if example is not None else set()
         )
-        for name, p in model.named_parameters()
-    ]
+
+    def rows(
+        self, decayed: Mapping[str, set[str]], optimizer: Mapping[str, str] | None = None
+    ) -> list[AuditedParameter]:
+        owners: dict[str, Any] = dict(self._model.named_modules())
+        return [
+            AuditedParameter(
+                name,
+                tuple(p.shape),
+                type(owner_of(owners, name)[0]).__name__,
+                self.roles[name],
+                p.numel(),
+                {recipe: name in names for recipe, names in decayed.items()},
+                by_running=name in self._by_running,
+                optimizer=(optimizer or {}).get(name, ""),
+            )
+            for name, p in self._model.named_parameters()
+        ]

@@ -2,19 +2,20 @@
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
 
 from decaybench.errors import DecaybenchError, UsageError, unknown
 from decaybench.parameter_roles.inference import observe
+from decaybench.parameter_roles.probe import Example
 from decaybench.registry import imports
-from decaybench.registry.user_code import user_code
+from decaybench.registry.user_code import short_path, user_code
 from decaybench.vision import torchvision
 
 FORMS = "package.module:factory, path/to/file.py:factory, timm:NAME, torchvision:NAME or hf:CONFIG_OR_FOLDER"
@@ -68,37 +69,60 @@ def _own(target: str, options: Options) -> nn.Module:
     return model
 
 
-def example(model: nn.Module, shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
-    """Draws one batch for a model: normal numbers of its type, or token ids (N, length) where it has an embedding.
+@dataclass(frozen=True)
+class Input:
+    """One argument of an example input.
+
+    Attributes:
+        shape: Its shape.
+        name: The name of the argument; empty where it is given by position.
+        kind: ``int``, ``float`` or ``bool``; empty where the model decides.
+    """
+
+    shape: tuple[int, ...]
+    name: str = ""
+    kind: str = ""
+
+
+def example(model: nn.Module, inputs: Sequence[Input], seed: int = 0) -> Example:
+    """Draws one batch for a model: normal numbers of its type, or token ids where it has an embedding.
+
+    Args:
+        model: The model.
+        inputs: Its arguments, all by position or all by name.
+        seed: Of the random numbers.
 
     Raises:
         UsageError: When the model does not take the batch, with its own error.
     """
     draw = torch.Generator().manual_seed(seed)
     words = min((m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)), default=0)
-    if words and len(shape) == 2:
-        batch = torch.randint(words, shape, generator=draw)  # (N, length)
-    else:
-        dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
-        batch = torch.randn(shape, generator=draw, dtype=dtype)
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+
+    def one(wanted: Input) -> torch.Tensor:
+        kind = wanted.kind or ("int" if words and len(wanted.shape) == 2 and len(inputs) == 1 else "float")
+        if kind == "float":
+            return torch.randn(wanted.shape, generator=draw, dtype=dtype)
+        numbers = torch.randint(2 if kind == "bool" else words or 2, wanted.shape, generator=draw)
+        return numbers.bool() if kind == "bool" else numbers
+
+    drawn = [one(wanted) for wanted in inputs]
+    named = {wanted.name: x for wanted, x in zip(inputs, drawn, strict=True) if wanted.name}
+    batch: Example = named if named else drawn[0] if len(drawn) == 1 else tuple(drawn)
     observe(model, batch)
     return batch
 
 
-def optimizers_of(target: str, model: nn.Module) -> list[Optimizer]:
-    """Calls a user's function with the model and returns the optimizers that it makes.
-
-    Raises:
-        UsageError: When it fails, or returns neither an optimizer nor several.
-    """
+def place_of_target(target: str) -> tuple[str, int] | None:
+    """Returns the file and the line of a target that is the user's own code; None for a library's."""
+    if target.partition(":")[0] in _LIBRARIES:
+        return None
     factory = imports.load(target)
-    with user_code(f"{target}, called with the model,"):
-        made = factory(model)
-        several = list(made) if isinstance(made, list | tuple) else [made]
-    for one in several:
-        if not isinstance(one, Optimizer):
-            raise UsageError(f"{target} returned {type(one).__name__}; it must return one or several torch optimizers.")
-    return several
+    try:
+        made = factory if inspect.isclass(factory) or inspect.isfunction(factory) else type(factory)
+        return short_path(inspect.getsourcefile(made) or ""), inspect.getsourcelines(made)[1]
+    except (TypeError, OSError):
+        return None
 
 
 def _package(name: str) -> ModuleType:

@@ -75,8 +75,8 @@ class Snapshot:
         }
         return cls(tuple(head.removeprefix(HEAD).strip().split(", ")), lines)
 
-    def changes(self, now: "Snapshot") -> list[str]:
-        """Describes every parameter that has changed since, a sentence each; what is newly decayed comes first."""
+    def changes(self, now: "Snapshot") -> tuple[list[str], list[str]]:
+        """Describes every parameter that has changed since, a sentence each: what is newly decayed, and the rest."""
         decayed: list[str] = []
         other: list[str] = []
         for name in dict.fromkeys([*self.lines, *now.lines]):
@@ -96,7 +96,7 @@ class Snapshot:
                     decayed.append(f"! {name} ({after.role}) was spared and is now decayed by {_listed(anew)}")
                 if spared := [r for r in before.decayed if r not in after.decayed]:
                     other.append(f"~ {name} ({after.role}) is no longer decayed by {_listed(spared)}")
-        return decayed + other
+        return decayed, other
 
 
 def _listed(recipes: Iterable[str]) -> str:

@@ -1,40 +1,75 @@
 """The command ``decaybench audit``, which shows what a recipe or an optimizer decays of a model."""
 
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from rich.console import Console
 
-from decaybench.cli.options import parse_pair, parse_shape
+from decaybench.cli.audit_settings import from_pyproject
+from decaybench.cli.options import parse_inputs, parse_pair
 from decaybench.console import check_choice, guarded, say
 from decaybench.errors import DecaybenchError, UsageError, unknown
 from decaybench.parameter_roles.library_rules import Role
 from decaybench.registry import RECIPES
-from decaybench.report.audit import AUDIT_FORMATS, print_audit, remarks
+from decaybench.report.audit import AUDIT_FORMATS, Shown, print_audit, remarks
 
 if TYPE_CHECKING:
     from decaybench.audit.audit import Audit
+    from decaybench.registry.recipes import Recipe
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is audited, and what must not be.
+
+    Attributes:
+        inputs: Name, shape and type of each argument of an example input.
+        kwargs: Arguments of the factory.
+        recipes: The recipes, by name; not used with an optimizer.
+        optimizer: A function from the model to its optimizers.
+        forbidden: Roles that must not be decayed.
+    """
+
+    inputs: list[tuple[str, tuple[int, ...], str]]
+    kwargs: Mapping[str, Any]
+    recipes: "Mapping[str, Recipe]"
+    optimizer: str | None
+    forbidden: list[Role]
+    allow_unknown: bool
+
+
+Texts = list[str] | None
 
 
 @guarded
 def audit(
-    target: Annotated[
-        str,
+    targets: Annotated[
+        Texts,
         typer.Argument(
-            metavar="TARGET",
-            help="package.module:factory, path/to/file.py:factory, timm:NAME, torchvision:NAME, hf:CONFIG_OR_FOLDER.",
+            metavar="[TARGET]…",
+            help="package.module:factory, path/to/file.py:factory, timm:NAME, torchvision:NAME, hf:CONFIG_OR_FOLDER; "
+            "without any, what [tool.decaybench.audit] of pyproject.toml says.",
         ),
-    ],
+    ] = None,
     input: Annotated[
-        str | None,
-        typer.Option(metavar="N,C,H,W", help="Shape of one batch: classify unknown modules by what they do."),
+        Texts,
+        typer.Option(
+            metavar="[NAME=]N,C,H,W[:TYPE]",
+            help="Shape of one batch, once for each argument: find out unknown roles by running the model.",
+        ),
     ] = None,
-    kwargs: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="An argument of the factory.")] = None,
-    recipe: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help=f"Only this recipe: {', '.join(RECIPES)}")
+    kwargs: Annotated[Texts, typer.Option(metavar="KEY=VALUE", help="An argument of the factory.")] = None,
+    recipe: Annotated[Texts, typer.Option(metavar="NAME", help=f"Only this recipe: {', '.join(RECIPES)}")] = None,
+    rules: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Your own recipes: a TOML table of patterns each.")
     ] = None,
+    all_recipes: Annotated[
+        bool, typer.Option("--all-recipes", help="A column for every recipe, also for those that do the same.")
+    ] = False,
     optimizer: Annotated[
         str | None,
         typer.Option(metavar="TARGET", help="A function from the model to its optimizer(s): audit these instead."),
@@ -43,50 +78,91 @@ def audit(
         str | None, typer.Option(metavar="ROLES", help="Exit with 1 when such a parameter is decayed: activation,norm")
     ] = None,
     allow_unknown: Annotated[
-        bool, typer.Option("--allow-unknown", help="--fail-on passes over modules of unknown type.")
+        bool, typer.Option("--allow-unknown", help="--fail-on passes over parameters of unknown role.")
     ] = False,
     snapshot: Annotated[Path | None, typer.Option(help="Write the audit to this text file, to be committed.")] = None,
-    check: Annotated[Path | None, typer.Option(help="Exit with 1 when the audit is no longer as in this file.")] = None,
-    format: Annotated[str, typer.Option(metavar="NAME", help=", ".join(AUDIT_FORMATS))] = "table",
+    check: Annotated[
+        Path | None, typer.Option(help="Exit with 1 when something is decayed that was spared here.")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="--check fails on every change, shapes included.")] = False,
+    format: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help=f"{', '.join(AUDIT_FORMATS)}; with --fail-on or --check brief, else table."),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print only what is wrong.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Show which parameters of a model each popular recipe decays. This executes the target's code.
 
     The line for a continuous integration: decaybench audit my/model.py:make --recipe torch --fail-on activation
     """
-    check_choice("format", format, AUDIT_FORMATS)
-    shape = parse_shape(input)
-    options = dict(parse_pair(text) for text in kwargs or [])
-    for name in recipe or []:
-        if name not in RECIPES:
-            raise unknown("recipe", name, RECIPES)
-    if recipe and optimizer:
-        raise UsageError("--recipe and --optimizer exclude each other: audit one or the other.")
-    forbidden = _roles(fail_on)
-    if forbidden and len(recipe or []) != 1 and not optimizer:
-        raise UsageError("--fail-on needs the one --recipe, or the --optimizer, that you use.")
-    done = _audit(target, options, shape, recipe or list(RECIPES), optimizer)
-    _show(done, format)
-    failures = _violations(done, forbidden, allow_unknown) if forbidden else []
-    failures += _compare(done, check) if check else []
-    if snapshot:
-        _write(done, snapshot)
+    given = dict(locals())
+    if not targets:
+        settings = from_pyproject(Path("pyproject.toml"))
+        given |= {key: value for key, value in settings.items() if not given.get(key)}
+        targets = given["targets"]
+    request = _request(given)
+    gate = bool(request.forbidden or check)
+    form = given["format"] or ("brief" if gate else "table")
+    check_choice("format", form, AUDIT_FORMATS)
+    if (snapshot or check) and len(targets or []) > 1:
+        raise UsageError("--snapshot and --check are about one model: give one target.")
+    failures: list[str] = []
+    for target in targets or []:
+        done, place = _audit(target, request)
+        wrong = _violations(done, target, request) if request.forbidden else []
+        wrong += _compare(done, check, strict) if check else []
+        every = all_recipes or bool(given["recipe"] or given["optimizer"])
+        _show(Shown(done, target, every, wrong, place), form, quiet, several=len(targets or []) > 1)
+        if snapshot:
+            _write(done, snapshot)
+        failures += wrong
     if failures:
         raise DecaybenchError("\n".join(failures))
 
 
-def _audit(
-    target: str, options: dict[str, Any], shape: tuple[int, ...] | None, recipes: list[str], optimizer: str | None
-) -> "Audit":
+def _request(given: Mapping[str, Any]) -> Request:
+    """Checks the options that belong together, from the command line or pyproject.toml."""
+    names: list[str] = given["recipe"] or []
+    known: dict[str, Recipe] = dict(RECIPES)
+    if given["rules"]:
+        from decaybench.audit.recipes import read_rules
+
+        own = read_rules(Path(given["rules"]))
+        known |= own
+        names = names or (list(own) if given["fail_on"] else [])
+    for name in names:
+        if name not in known:
+            raise unknown("recipe", name, known)
+    if names and given["optimizer"]:
+        raise UsageError("--recipe and --optimizer exclude each other: audit one or the other.")
+    forbidden = _roles(given["fail_on"])
+    if forbidden and len(names) != 1 and not given["optimizer"]:
+        raise UsageError("--fail-on needs the one --recipe, or the --optimizer, that you use.")
+    return Request(
+        parse_inputs(given["input"] or []),
+        dict(parse_pair(text) for text in given["kwargs"] or []),
+        {name: known[name] for name in names or known},
+        given["optimizer"],
+        forbidden,
+        bool(given["allow_unknown"]),
+    )
+
+
+def _audit(target: str, request: Request) -> "tuple[Audit, tuple[str, int] | None]":
     from decaybench.audit.audit import audit as run_audit
     from decaybench.audit.audit import audit_optimizer
-    from decaybench.audit.models import build, example, optimizers_of
+    from decaybench.audit.models import Input, build, example, place_of_target
+    from decaybench.audit.optimizers import optimizers_of
 
-    model = build(target, options, shapes_only=shape is None)
-    batch = None if shape is None else example(model, shape)
-    if optimizer:
-        return audit_optimizer(model, optimizers_of(optimizer, model), batch)
-    return run_audit(model, recipes, batch)
+    model = build(target, request.kwargs, shapes_only=not request.inputs)
+    inputs = [Input(shape, name, kind) for name, shape, kind in request.inputs]
+    batch = example(model, inputs) if inputs else None
+    place = place_of_target(target)
+    if request.optimizer:
+        done = audit_optimizer(model, optimizers_of(request.optimizer, model), batch)
+        return done, place_of_target(request.optimizer) or place
+    return run_audit(model, request.recipes, batch), place
 
 
 def _roles(text: str | None) -> list[Role]:
@@ -98,43 +174,68 @@ def _roles(text: str | None) -> list[Role]:
     return given  # type: ignore[return-value]
 
 
-def _show(done: "Audit", format: str) -> None:
-    if format == "table" and sys.stdout.isatty():
-        print_audit(done, Console(highlight=False))
+def _show(shown: Shown, form: str, quiet: bool, several: bool) -> None:
+    if several and form in ("table", "markdown"):
+        typer.echo(f"{'## ' * (form == 'markdown')}{shown.target}\n")
+    if quiet and form == "brief":
         return
-    typer.echo(AUDIT_FORMATS[format](done), nl=False)
-    if format in ("csv", "json"):
-        for remark in remarks(done):
+    if form == "table" and sys.stdout.isatty():
+        print_audit(shown, Console(highlight=False))
+    else:
+        typer.echo(AUDIT_FORMATS[form](shown), nl=False)
+    if form in ("csv", "json", "brief") and not quiet:
+        for remark in remarks(shown.audit):
             say(f"Note: {remark}")
 
 
-def _violations(done: "Audit", forbidden: list[Role], allow_unknown: bool) -> list[str]:
-    """Describes each thing that ``--fail-on`` forbids, a sentence each."""
+def _violations(done: "Audit", target: str, request: Request) -> list[str]:
+    """Describes each thing that ``--fail-on`` forbids and how to mend it, a sentence or two each."""
     (recipe,) = done.recipes
-    roles = forbidden if allow_unknown or "unknown" in forbidden else [*forbidden, "unknown"]
+    roles = request.forbidden
+    if not request.allow_unknown and "unknown" not in roles:
+        roles = [*roles, "unknown"]
     found = []
     for role in roles:
         if hit := done.decayed(recipe, role):
-            names = ", ".join(row.name for row in hit[:8]) + (" …" if len(hit) > 8 else "")
-            advice = " Give --input to classify them, or --allow-unknown." if role == "unknown" else ""
-            found.append(f"{recipe} decays {len(hit)} parameters of role {role}: {names}.{advice}")
+            names = ", ".join(f"{row.name} ({row.module})" for row in hit[:8]) + (" …" if len(hit) > 8 else "")
+            parameters = f"{len(hit)} parameter{'s' * (len(hit) != 1)} of role {role}"
+            found.append(f"{target}: {recipe} decays {parameters}: {names}. {_advice(role, done.ran, request)}")
     if done.missing:
-        found.append(f"The optimizer lacks {', '.join(done.missing)}.")
+        found.append(f"{target}: the optimizer lacks {', '.join(done.missing)}.")
     if done.repeated:
-        found.append(f"The optimizer has more than once: {', '.join(done.repeated)}.")
+        found.append(f"{target}: the optimizer has more than once: {', '.join(done.repeated)}.")
     return found
 
 
-def _compare(done: "Audit", path: Path) -> list[str]:
+def _advice(role: Role, ran: bool, request: Request) -> str:
+    if role == "unknown":
+        first = (
+            "Mark those that are an activation's"
+            if ran
+            else "Give --input to find out what they are, mark those that are"
+        )
+        return f"{first} (decaybench.mark_activation(model, 'name')), or pass over them with --allow-unknown."
+    more = "" if role == "activation" else f", exclude=('activation', '{role}')"
+    if request.optimizer or "timm" not in request.recipes:
+        how = f"hand the optimizer decaybench.param_groups(model, weight_decay=…{more})"
+        return f"To spare them, {how}, with extra=[…] for names of your own."
+    return "To spare them, name them in the model's no_weight_decay(), or use decaybench.param_groups(model, …)."
+
+
+def _compare(done: "Audit", path: Path, strict: bool) -> list[str]:
     from decaybench.audit.snapshot import Snapshot
 
     before, now = Snapshot.read(path), Snapshot.of(done)
     if before.recipes != now.recipes:
         raise UsageError(f"{path} is about {', '.join(before.recipes)}, this audit about {', '.join(now.recipes)}.")
-    changes = before.changes(now)
-    if not changes:
+    worse, other = before.changes(now)
+    if not strict:
+        for sentence in other:
+            say(f"Note: {sentence}")
+        other = []
+    if not worse and not other:
         return []
-    return [f"The audit is no longer as in {path}; accept it with --snapshot {path}.", *changes]
+    return [f"The audit is no longer as in {path}; accept it with --snapshot {path}.", *worse, *other]
 
 
 def _write(done: "Audit", path: Path) -> None:

@@ -1,5 +1,6 @@
 """The command ``decaybench list``, which prints what can be named."""
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -10,6 +11,7 @@ from decaybench.console import guarded
 from decaybench.errors import unknown
 from decaybench.registry import FAMILIES, RECIPES
 from decaybench.registry.entry import Entry
+from decaybench.registry.recipes import Recipe
 from decaybench.registry.strategies import StrategyEntry
 from decaybench.report.numbers import rich_text
 from decaybench.study.study import builtin_studies
@@ -37,7 +39,7 @@ def print_catalog(
         raise unknown("list", what, names)
     for family, plural in PLURALS.items():
         if what in (None, plural):
-            entries = RECIPES if family == "recipe" else FAMILIES[family]
+            entries: Mapping[str, Entry | Recipe] = RECIPES if family == "recipe" else FAMILIES[family]
             rows = [(name, _describe(entry, detailed=what is not None)) for name, entry in entries.items()]
             _print(console, plural, rows)
     if what in (None, "studies"):
@@ -51,7 +53,9 @@ def print_catalog(
         )
 
 
-def _describe(entry: Entry, detailed: bool) -> str:
+def _describe(entry: Entry | Recipe, detailed: bool) -> str:
+    if isinstance(entry, Recipe):
+        return entry.summary
     decays = f" [decays {entry.decays}]" if isinstance(entry, StrategyEntry) else ""
     options = ", ".join(f"{k}={v.default}" for k, v in entry.options.model_fields.items())
     return entry.summary + decays + (f"\n{options}" if detailed and options else "")

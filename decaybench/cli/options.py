@@ -1,23 +1,45 @@
 """Reads the values of options that several commands share."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from decaybench.errors import UsageError
 from decaybench.registry.spec import plain_value
 
+KINDS = ("int", "float", "bool")
 
-def parse_shape(text: str | None) -> tuple[int, ...] | None:
-    """Reads ``--input``, the shape of one batch such as ``1,3,224,224``.
+
+def parse_input(text: str) -> tuple[str, tuple[int, ...], str]:
+    """Reads one ``--input``: a shape such as ``1,3,224,224``, with a name before it and a type behind it, if wanted.
+
+    Returns:
+        Name, shape, type; name and type are empty where none is given.
 
     Raises:
-        UsageError: When it is no shape.
+        UsageError: When it is something else.
     """
-    if text is None:
-        return None
-    parts = text.replace("x", ",").split(",")
+    name, equals, rest = text.rpartition("=")
+    shape, colon, kind = rest.partition(":")
+    parts = shape.replace("x", ",").split(",")
     if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
         raise UsageError(f"--input {text!r} is no shape; allowed are whole numbers above 0, such as 1,3,224,224.")
-    return tuple(int(part) for part in parts)
+    if (equals and not name.isidentifier()) or (colon and kind not in KINDS):
+        raise UsageError(
+            f"--input {text!r}: allowed are shapes such as image=2,3,32,32 and ids=2,16:int ({', '.join(KINDS)})."
+        )
+    return name, tuple(int(part) for part in parts), kind
+
+
+def parse_inputs(texts: Sequence[str]) -> list[tuple[str, tuple[int, ...], str]]:
+    """Reads all ``--input``: the arguments of a model, all by position or all by name.
+
+    Raises:
+        UsageError: When they are mixed, or one is no shape.
+    """
+    found = [parse_input(text) for text in texts]
+    if len({bool(name) for name, _, _ in found}) > 1:
+        raise UsageError("--input: give all arguments by position, or all by name.")
+    return found
 
 
 def parse_pair(text: str) -> tuple[str, Any]:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from decaybench.cli.options import parse_pair, parse_shape
+from decaybench.cli.options import parse_input, parse_pair
 from decaybench.console import check_choice, guarded, say
 from decaybench.errors import UsageError
 
@@ -36,7 +36,8 @@ def verify(
     if strategy is not None and len(set(strategy)) < 2:
         raise UsageError("--strategy: a comparison needs two different ones.")
     check_choice("format", format, FORMATS)
-    shape, options = parse_shape(input), dict(parse_pair(text) for text in kwargs or [])
+    shape = None if input is None else parse_input(input)[1]
+    options = dict(parse_pair(text) for text in kwargs or [])
     import torch
 
     from decaybench.report import verify as render

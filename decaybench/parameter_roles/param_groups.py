@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from decaybench.errors import UsageError
 from decaybench.errors import unknown as no_such
 from decaybench.parameter_roles.library_rules import Role
+from decaybench.parameter_roles.probe import Example
 from decaybench.parameter_roles.roles import roles
 from decaybench.registry.user_code import user_code
 
@@ -27,7 +28,7 @@ def param_groups(
     extra: Collection[str] = (),
     only: Collection[Role] | None = None,
     unknown: Unknown = "raise",
-    example: Tensor | None = None,
+    example: Example | None = None,
 ) -> list[dict[str, Any]]:
     """Makes param groups for any `torch.optim` class, without weight decay for activation parameters.
 
@@ -50,7 +51,7 @@ def param_groups(
     Raises:
         UsageError: When ``extra`` matches nothing, or roles are unknown and nothing was said about them.
     """
-    decayed = decayed_names(model, roles(model, example), exclude, extra, only, unknown)
+    decayed = decayed_names(model, roles(model, example), exclude, extra, only, unknown, example is not None)
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in _trainable(model):
         options = {"weight_decay": weight_decay if name in decayed else 0.0, **getattr(parameter, "_optim", {})}
@@ -72,7 +73,7 @@ def penalty(
     extra: Collection[str] = (),
     only: Collection[Role] | None = None,
     unknown: Unknown = "raise",
-    example: Tensor | None = None,
+    example: Example | None = None,
 ) -> Tensor:
     """Computes the term to add to the loss: l1·‖w‖₁ + ½·l2·‖w‖², over what `param_groups` would decay.
 
@@ -85,7 +86,7 @@ def penalty(
     Raises:
         UsageError: As `param_groups`.
     """
-    decayed = decayed_names(model, roles(model, example), exclude, extra, only, unknown)
+    decayed = decayed_names(model, roles(model, example), exclude, extra, only, unknown, example is not None)
     chosen = [p for name, p in _trainable(model) if name in decayed]
     terms = [_whole(l1 * w.abs().sum() + 0.5 * l2 * w.abs().square().sum()) for w in chosen]
     return torch.stack(terms).sum() if terms else torch.zeros(())
@@ -112,19 +113,34 @@ def decayed_names(
     extra: Collection[str] = (),
     only: Collection[Role] | None = None,
     unknown: Unknown = "raise",
+    ran: bool = False,
 ) -> set[str]:
-    """Returns the names of the trainable parameters that `param_groups` decays, given their roles."""
+    """Returns the names of the trainable parameters that `param_groups` decays, given their roles.
+
+    Args:
+        model: Any module.
+        found: The role of each parameter.
+        exclude: As in `param_groups`.
+        extra: As in `param_groups`.
+        only: As in `param_groups`.
+        unknown: As in `param_groups`.
+        ran: Whether the model was run on an example input to find them.
+    """
     _check(exclude, only, unknown)
     trainable = dict(_trainable(model))
     spared = _matched(model, extra) | _named_by_the_model(model) | {n for n, p in trainable.items() if _marked(p)}
     lost = [name for name in trainable if found[name] == "unknown" and name not in spared]
+    if flat := [name for name in lost if name.endswith("_flat_param")]:
+        raise UsageError(
+            f"{flat[0]} is the flat parameter of FSDP1, in which all are one: wrap with use_orig_params=True, "
+            "or make the groups before it is wrapped."
+        )
     if "unknown" in exclude:
         unknown = "exclude"
     if lost and unknown == "raise":
         raise UsageError(
-            f"The role of {', '.join(lost[:5])}{' …' if len(lost) > 5 else ''} is unknown: pass example= (one batch of "
-            "input), mark the module with decaybench.mark_activation, name them in extra, or say unknown='decay' "
-            "or 'exclude'."
+            f"The role of {', '.join(lost[:5])}{' …' if len(lost) > 5 else ''} is unknown: {_advice(ran)}, name them "
+            "in extra, or say unknown='decay' or 'exclude'."
         )
 
     def wanted(role: Role) -> bool:
@@ -133,6 +149,12 @@ def decayed_names(
         return role not in exclude if only is None else role in only
 
     return {name for name in trainable if wanted(found[name]) and name not in spared}
+
+
+def _advice(ran: bool) -> str:
+    if ran:
+        return "running the model on example= did not show it, so mark them (decaybench.mark_activation(model, 'name'))"
+    return "pass example= (one batch of input), mark them (decaybench.mark_activation(model, 'name'))"
 
 
 def _marked(parameter: nn.Parameter) -> bool:

@@ -59,6 +59,8 @@ def failure(raised: BaseException) -> str:
     if isinstance(raised, SystemExit):
         return f"ends the program{where} (sys.exit({raised.code!r})), which code that is called here must not."
     reason = _text(raised).strip().partition("\n")[0].rstrip(".")
+    if not (reason or where) and (elsewhere := _last_place(raised)):
+        where = f" at {elsewhere}"
     return f"fails{where}: {type(raised).__name__}{': ' + reason if reason else ''}."
 
 
@@ -81,6 +83,18 @@ def place_of(raised: BaseException) -> str | None:
             return f"{short_path(error.filename)}:{error.lineno}"
         error = error.__cause__ or error.__context__
     return None
+
+
+def _last_place(raised: BaseException) -> str | None:
+    """Finds the last line of an installed package in a traceback, for errors that no code of the user's raises."""
+    found, trace = None, raised.__traceback__
+    while trace is not None:
+        file = Path(trace.tb_frame.f_code.co_filename)
+        if "site-packages" in file.parts:
+            short = "/".join(file.parts[file.parts.index("site-packages") + 1 :])
+            found = f"{short}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return found
 
 
 def _is_own_code(file: str) -> bool:

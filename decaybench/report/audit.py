@@ -1,14 +1,15 @@
-"""Writes an audit as a table, Markdown, CSV or JSON."""
+"""Writes an audit as a table, Markdown, CSV, JSON, annotations of GitHub or JUnit."""
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from decaybench.errors import printable
+from decaybench.errors import DecaybenchError, printable
 from decaybench.report.numbers import csv_table, markdown_table, rich_text
 
 if TYPE_CHECKING:
@@ -16,6 +17,26 @@ if TYPE_CHECKING:
 
 DECAYED, SPARED = "decay", "·"
 STYLES = {"activation": "bold", "unknown": "bold yellow"}
+USUAL = ("torch", "exclude-1d", "hf-trainer", "decaybench")  # first columns where several recipes do the same
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An audit, and how it is to be written.
+
+    Attributes:
+        audit: The audit.
+        target: What was audited.
+        every: Whether to show every recipe, also those that decay the same parameters of this model.
+        failures: What ``--fail-on`` or ``--check`` found, a sentence each.
+        place: The file of the user's and the line of what was audited, where it is hers.
+    """
+
+    audit: "Audit"
+    target: str = ""
+    every: bool = True
+    failures: Sequence[str] = ()
+    place: tuple[str, int] | None = None
 
 
 def _ordered(audit: "Audit") -> list["AuditedParameter"]:
@@ -28,16 +49,25 @@ def _shape(row: "AuditedParameter") -> str:
     return "×".join(map(str, row.shape)) or "()"
 
 
-def summary(audit: "Audit") -> list[str]:
+def columns(audit: "Audit", every: bool) -> list[list[str]]:
+    """Returns the recipes in groups that do the same here, each under its most usual name; one a group if all are."""
+    if every:
+        return [[name] for name in audit.recipes]
+    groups = [sorted(group, key=lambda n: (n not in USUAL, audit.recipes.index(n))) for group in audit.alike()]
+    return sorted(groups, key=lambda group: (group[0] not in USUAL, audit.recipes.index(group[0])))
+
+
+def summary(audit: "Audit", every: bool = True) -> list[str]:
     """Writes a line per recipe: how many activation parameters, and what share of all numbers, it decays."""
     alphas, numbers = len(audit.of("activation")), sum(row.numbers for row in audit.rows)
     lines = []
-    for recipe in audit.recipes:
-        share = sum(row.numbers for row in audit.decayed(recipe)) / max(numbers, 1)
-        hit = len(audit.decayed(recipe, "activation"))
+    for group in columns(audit, every):
+        share = sum(row.numbers for row in audit.decayed(group[0])) / max(numbers, 1)
+        hit = len(audit.decayed(group[0], "activation"))
         lines.append(
-            f"{recipe} decays {hit} of {alphas} activation parameters "
+            f"{group[0]} decays {hit} of {alphas} activation parameters "
             f"and {100 * share:.2f}% of all {numbers:,} numbers."
+            + (f" The same do {', '.join(group[1:])}." if len(group) > 1 else "")
         )
     return lines
 
@@ -45,12 +75,22 @@ def summary(audit: "Audit") -> list[str]:
 def remarks(audit: "Audit") -> list[str]:
     """Writes what a reader must know beside the table, a sentence each."""
     found = []
+    ran = sum(row.by_running for row in audit.rows)
     if not audit.of("activation"):
-        found.append(f"This model has no {'known ' * bool(audit.of('unknown'))}activation parameters.")
+        if ran:
+            found.append(f"No activation parameter was found; {ran} roles are what running the model once showed.")
+        else:
+            found.append(f"This model has no {'known ' * bool(audit.of('unknown'))}activation parameters.")
     if unknown := audit.of("unknown"):
+        advice = (
+            "running the model did not show what they are: mark those that are (decaybench.mark_activation)"
+            if audit.ran
+            else "give --input (the shape of one batch) to find out by running the model, or mark those that are "
+            "(decaybench.mark_activation)"
+        )
         found.append(
-            f"{len(unknown)} parameters belong to modules of unknown type, such as {unknown[0].module}: give --input "
-            "(the shape of one batch) to classify them by what they do, or mark them with decaybench.mark_activation."
+            f"{len(unknown)} parameters belong to modules of unknown type, such as {unknown[0].name} of "
+            f"{unknown[0].module}: {advice}."
         )
     if audit.missing:
         found.append(f"In no param group: {', '.join(audit.missing)}.")
@@ -58,70 +98,131 @@ def remarks(audit: "Audit") -> list[str]:
         found.append(f"In several param groups: {', '.join(audit.repeated)}.")
     if audit.strangers:
         found.append(f"The optimizer has {audit.strangers} parameters that are not this model's.")
-    return found
+    return found + audit.remarks
 
 
-def print_audit(audit: "Audit", console: Console) -> None:
-    """Prints the table, then the summary."""
-    table = Table(box=None, pad_edge=False)
-    for name in ("parameter", "shape", "module", "role", *audit.recipes):
-        table.add_column(name, no_wrap=name != "parameter", overflow="fold")
+def _body(shown: Shown) -> tuple[list[str], list[tuple["AuditedParameter", list[str]]]]:
+    """Returns the columns of a table, and each parameter with its cells."""
+    audit = shown.audit
+    names = [group[0] for group in columns(audit, shown.every)]
+    real = any(row.optimizer for row in audit.rows)
+    rows = []
     for row in _ordered(audit):
         cells = [row.name, _shape(row), row.module, row.role]
-        texts = [rich_text(cell, style=STYLES.get(row.role, "")) for cell in cells]
-        for recipe in audit.recipes:
-            harm = row.decayed[recipe] and row.role == "activation"
-            texts.append(rich_text(DECAYED if row.decayed[recipe] else SPARED, style="bold red" if harm else "dim"))
+        cells += [row.optimizer] * real + [DECAYED if row.decayed[name] else SPARED for name in names]
+        rows.append((row, cells))
+    return ["parameter", "shape", "module", "role", *["by"] * real, *names], rows
+
+
+def print_audit(shown: Shown, console: Console) -> None:
+    """Prints the table, then the summary."""
+    table = Table(box=None, pad_edge=False)
+    header, rows = _body(shown)
+    for name in header:
+        table.add_column(name, no_wrap=name != "parameter", overflow="fold")
+    for row, cells in rows:
+        texts = []
+        for cell in cells:
+            style = STYLES.get(row.role, "")
+            if cell in (DECAYED, SPARED):
+                style = "bold red" if cell == DECAYED and row.role == "activation" else "dim"
+            texts.append(rich_text(cell, style=style))
         table.add_row(*texts)
     console.print(table)
     console.print()
-    for line in summary(audit):
+    for line in summary(shown.audit, shown.every):
         console.print(rich_text(line))
-    for line in remarks(audit):
+    for line in remarks(shown.audit):
         console.print(rich_text(line, style="yellow"))
 
 
-def audit_to_json(audit: "Audit") -> str:
-    """Writes a JSON list of objects with the keys ``name shape module role decayed``."""
+def audit_to_json(shown: Shown) -> str:
+    """Writes a JSON list of objects with the keys ``name shape module role decayed optimizer by_running``."""
     rows: list[dict[str, Any]] = [
         {"name": r.name, "shape": list(r.shape), "module": r.module, "role": r.role, "decayed": r.decayed}
-        for r in _ordered(audit)
+        | {"optimizer": r.optimizer, "by_running": r.by_running}
+        for r in _ordered(shown.audit)
     ]
     return printable(json.dumps(rows, indent=1, ensure_ascii=False)) + "\n"
 
 
-def audit_to_csv(audit: "Audit") -> str:
+def audit_to_csv(shown: Shown) -> str:
     """Writes CSV with one line per parameter and one column per recipe: true or false."""
+    real = any(row.optimizer for row in shown.audit.rows)
     return csv_table(
         [
             {"name": r.name, "shape": _shape(r), "module": r.module, "role": r.role}
+            | ({"by": r.optimizer} if real else {})
             | {recipe: str(decayed).lower() for recipe, decayed in r.decayed.items()}
-            for r in _ordered(audit)
+            for r in _ordered(shown.audit)
         ]
     )
 
 
-def audit_to_markdown(audit: "Audit") -> str:
+def audit_to_markdown(shown: Shown) -> str:
     """Writes the table and the summary as Markdown."""
-    body = [
-        [f"`{r.name}`", _shape(r), r.module, r.role, *(DECAYED if r.decayed[k] else SPARED for k in audit.recipes)]
-        for r in _ordered(audit)
-    ]
-    header = ["parameter", "shape", "module", "role", *audit.recipes]
-    return (
-        "\n".join([*markdown_table(header, body), "", *(f"- {s}" for s in (*summary(audit), *remarks(audit)))]) + "\n"
-    )
+    header, rows = _body(shown)
+    body = [[f"`{cells[0]}`", *cells[1:]] for _, cells in rows]
+    sentences = (*summary(shown.audit, shown.every), *remarks(shown.audit))
+    return "\n".join([*markdown_table(header, body), "", *(f"- {s}" for s in sentences)]) + "\n"
 
 
-def _audit_table(audit: "Audit") -> str:
+def _audit_table(shown: Shown) -> str:
     out = io.StringIO()
-    print_audit(audit, Console(file=out, width=160, highlight=False))
+    print_audit(shown, Console(file=out, width=160, highlight=False))
     return out.getvalue()
 
 
-AUDIT_FORMATS: dict[str, Callable[["Audit"], str]] = {
+def _brief(shown: Shown) -> str:
+    """Says in one line that all is well; what is not is said as an error."""
+    if shown.failures:
+        return ""
+    audit = shown.audit
+    names = ", ".join(audit.recipes)
+    spared = len(audit.of("activation"))
+    count = f"{spared} activation parameter{'s' * (spared != 1)}"
+    return printable(f"{shown.target}: {names} spares what it should ({count}).") + "\n"
+
+
+def _github(shown: Shown) -> str:
+    """Writes a workflow command of GitHub for each failure, which annotates the file of the model."""
+    file, line = shown.place or ("", 0)
+    at = f"file={_escaped(file, True)},line={line}," if file else ""
+    return "".join(
+        f"::error {at}title={_escaped(f'decaybench audit {shown.target}', True)}::{_escaped(text)}\n"
+        for text in map(printable, shown.failures)
+    )
+
+
+def _escaped(text: str, is_property: bool = False) -> str:
+    text = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return text.replace(":", "%3A").replace(",", "%2C") if is_property else text
+
+
+def _junit(shown: Shown) -> str:
+    """Writes JUnit's XML: a test case for each failure, or one that passed."""
+    try:
+        from junitparser import Failure, JUnitXml, TestCase, TestSuite
+    except ImportError as error:
+        raise DecaybenchError("--format junit needs junitparser: pip install junitparser.") from error
+    suite = TestSuite("decaybench audit")
+    for text in shown.failures or [""]:
+        case = TestCase(text.partition(":")[0] or "nothing is decayed by accident", shown.target)
+        if text:
+            case.result = [Failure(text)]
+        suite.add_testcase(case)
+    xml = JUnitXml()
+    xml.add_testsuite(suite)
+    xml.update_statistics()  # type: ignore[no-untyped-call]
+    return str(xml.tostring().decode()) + "\n"  # type: ignore[no-untyped-call]
+
+
+AUDIT_FORMATS: dict[str, Callable[[Shown], str]] = {
+    "brief": _brief,
     "table": _audit_table,
     "markdown": audit_to_markdown,
     "csv": audit_to_csv,
     "json": audit_to_json,
+    "github": _github,
+    "junit": _junit,
 }

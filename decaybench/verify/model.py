@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from decaybench.audit.models import build, example
+from decaybench.audit.models import Input, build, example
 from decaybench.errors import UsageError
 from decaybench.parameter_roles.roles import roles
 from decaybench.study.study import read_study
@@ -37,7 +37,8 @@ def _prepared(
     model: torch.nn.Module, shape: tuple[int, ...], steps: int, decay: float, lr: float | None
 ) -> ModelUnderTest:
     model.double().train()
-    batches = [example(model, shape, seed=step) for step in range(steps)]
+    drawn = [example(model, [Input(shape)], seed=step) for step in range(steps)]
+    batches = [batch for batch in drawn if isinstance(batch, torch.Tensor)]
     found = roles(model, batches[0])
     trainable = {name for name, p in model.named_parameters() if p.requires_grad}
     if lost := [name for name in trainable if found[name] == "unknown"]:
