@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from decaybench.datasets.arrays import Arrays as Arrays
     from decaybench.parameter_roles.param_groups import param_groups as param_groups
     from decaybench.parameter_roles.param_groups import penalty as penalty
+    from decaybench.parameter_roles.regroup import regroup_state as regroup_state
     from decaybench.parameter_roles.roles import mark_activation as mark_activation
     from decaybench.parameter_roles.roles import roles as roles
     from decaybench.strategies.plan import Plan as Plan
@@ -24,9 +25,10 @@ _HOMES = {
     "mark_activation": "decaybench.parameter_roles.roles",
     "param_groups": "decaybench.parameter_roles.param_groups",
     "penalty": "decaybench.parameter_roles.param_groups",
+    "regroup_state": "decaybench.parameter_roles.regroup",
     "roles": "decaybench.parameter_roles.roles",
 }
-__all__ = ["Arrays", "Plan", "Setup", "__version__", "load", "mark_activation", "param_groups", "penalty", "roles"]
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:

@@ -267,7 +267,7 @@ def test_the_answer_shown_is_what_verify_prints(cli: Cli) -> None:
 
 def test_every_recipe_is_explained() -> None:
     for name in registry.RECIPES:
-        assert f"| `{name}` |" in PAGES["auditing"]
+        assert re.search(rf"^\|[^|]*`{re.escape(name)}`[^|]*\|", PAGES["auditing"], re.MULTILINE), name
 
 
 def test_the_figures_of_speed_are_those_of_the_committed_run() -> None:

@@ -7,6 +7,7 @@ import typer
 from decaybench import __version__
 from decaybench.bench.command import bench
 from decaybench.cli.audit import audit
+from decaybench.cli.inspect import inspect
 from decaybench.cli.list import print_catalog
 from decaybench.cli.pack import pack
 from decaybench.cli.report import report
@@ -27,6 +28,7 @@ app.command()(report)
 app.command()(status)
 app.command()(pack)
 app.command()(audit)
+app.command()(inspect)
 app.command()(verify)
 app.add_typer(bench, name="bench")
 app.command("list")(print_catalog)

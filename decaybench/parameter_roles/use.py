@@ -451,6 +451,9 @@ def _is_statistic(node: Node) -> bool:
 
 def _is_basis(node: Node) -> bool:
     """Tells whether data are nonlinear functions of a tensor with fewer dimensions: the basis of learned functions."""
+    whole = [near for near in _ancestors(node, _ELEMENTWISE | _JOINS) if near.operation not in _ELEMENTWISE | _PARTS]
+    if any(near.numel >= node.numel for near in whole):  # a gate, say, is expanded to meet another tensor
+        return False
     bent = list[Node]()  # nonlinear operations behind what is looked at, seen from the product
     for near in _ancestors(node, _ELEMENTWISE | _PARTS):
         if near.operation in _NONLINEAR | _TWO_WAY:

@@ -32,7 +32,8 @@ def two_inputs():
     class Two(nn.Module):
         def __init__(self):
             super().__init__()
-            self.fc, self.slope, self.table = nn.Linear(4, 4), nn.Parameter(torch.ones(4)), nn.Parameter(torch.ones(9, 4))
+            self.fc, self.slope = nn.Linear(4, 4), nn.Parameter(torch.ones(4))
+            self.table = nn.Parameter(torch.ones(9, 4))
 
         def forward(self, image, ids):
             return nn.functional.prelu(self.fc(image), self.slope) + self.table[ids]
