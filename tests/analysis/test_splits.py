@@ -73,6 +73,7 @@ def nearest(
     return classes[distances.argmin(1)]
 
 
+@pytest.mark.slow
 def test_the_corrected_interval_covers_on_real_data_where_students_does_not() -> None:
     """450 digits, of which every seed trains on 320 and tests on 130: the nearest image against the nearest mean."""
     arrays = digits()

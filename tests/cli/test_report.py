@@ -6,12 +6,25 @@ from pathlib import Path
 
 import pytest
 from conftest import Cli
+from typer.testing import CliRunner, Result
 
 import decaybench
 from decaybench.analysis.statistics import over_seeds
+from decaybench.cli import app
 from helpers import REPOSITORY
 
-TINY = ["--dataset", "synthetic,samples=200", "--network", "mlp,width=8", "--activation", "prelu", "--epochs", "1"]
+TINY = [
+    "--executor",
+    "inline",
+    "--dataset",
+    "synthetic,samples=200",
+    "--network",
+    "mlp,width=8",
+    "--activation",
+    "prelu",
+    "--epochs",
+    "1",
+]
 GENTLE = """
 from decaybench import Plan
 
@@ -33,7 +46,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run(cli: Cli, *options: str) -> None:
+def cli(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def run(*options: str) -> None:
     done = cli("run", *TINY, "--name", "s", *options)
     assert "Traceback" not in done.stderr
     assert Path("results/s/study.toml").exists(), done.stderr
@@ -41,7 +58,7 @@ def run(cli: Cli, *options: str) -> None:
 
 def test_what_a_study_says_holds_when_the_code_that_it_names_has_moved(here: Path, cli: Cli) -> None:
     strategies = ["--strategy", "decay-all", "--strategy", "exclude-alpha", "--strategy", "my.py:gentle"]
-    run(cli, *strategies, "--seeds", "6", "--until", "50", "--primary", "exclude-alpha", "--weight-decay", "0.1")
+    run(*strategies, "--seeds", "6", "--until", "50", "--primary", "exclude-alpha", "--weight-decay", "0.1")
     before = json.loads(cli("report", "results/s", "--format", "json").stdout)
     (here / "my.py").rename(here / "gone.py")
     after = cli("report", "results/s", "--format", "json")
@@ -51,8 +68,8 @@ def test_what_a_study_says_holds_when_the_code_that_it_names_has_moved(here: Pat
     assert "study.toml cannot be used, so every run in the folder is shown" in printed.stdout
 
 
-def test_a_strategy_of_ones_own_is_named_as_one_typed_it(here: Path, cli: Cli) -> None:
-    run(cli, "--strategy", "decay-all", "--strategy", "my.py:gentle,share=0.5", "--seeds", "3", "--weight-decay", "0.1")
+def test_a_strategy_of_ones_own_is_named_as_one_typed_it(here: Path) -> None:
+    run("--strategy", "decay-all", "--strategy", "my.py:gentle,share=0.5", "--seeds", "3", "--weight-decay", "0.1")
     for name in ("my.py:gentle", "my.py:gentle,share=0.5"):
         printed = cli("report", "results/s", "--baseline", name).stdout
         assert f"− {name}" in printed
@@ -62,20 +79,20 @@ def test_a_strategy_of_ones_own_is_named_as_one_typed_it(here: Path, cli: Cli) -
     assert "The contrast my.py:gentle,share=0.5:loss was named before" in " ".join(printed.split())
 
 
-def test_a_strategy_of_which_nothing_finished_is_named(here: Path, cli: Cli) -> None:
-    run(cli, "--strategy", "decay-all", "--strategy", "my.py:broken", "--seeds", "2", "--weight-decay", "0.1")
+def test_a_strategy_of_which_nothing_finished_is_named(here: Path) -> None:
+    run("--strategy", "decay-all", "--strategy", "my.py:broken", "--seeds", "2", "--weight-decay", "0.1")
     assert "No run of my.py:broken is." in cli("report", "results/s").stderr
 
 
-def test_one_seed_promises_nothing(here: Path, cli: Cli) -> None:
-    run(cli, "--strategy", "decay-all", "--seeds", "1", "--weight-decay", "0.1", "--weight-decay", "0.2")
+def test_one_seed_promises_nothing(here: Path) -> None:
+    run("--strategy", "decay-all", "--seeds", "1", "--weight-decay", "0.1", "--weight-decay", "0.2")
     printed = cli("report", "results/s").stdout
     assert "One seed gives no interval and no verdict" in printed
     assert "hold over new" not in printed
     assert "bootstrap" not in printed
 
 
-def test_a_plan_speaks_about_what_the_report_speaks_about(cli: Cli, tmp_path: Path) -> None:
+def test_a_plan_speaks_about_what_the_report_speaks_about(tmp_path: Path) -> None:
     shutil.copytree(REPOSITORY / "results" / "first-look", tmp_path / "f")
     folder = str(tmp_path / "f")
     assert "test images with these seeds" in cli("report", folder, "--plan", "0.1").stdout
@@ -84,14 +101,14 @@ def test_a_plan_speaks_about_what_the_report_speaks_about(cli: Cli, tmp_path: Pa
     assert "test images are too few" not in fixed
     assert "over new seeds and new test images" not in fixed  # each method at its own best, too
     refused = cli("report", folder, "--plan", "0.1", "--format", "csv")
-    assert refused.returncode == 2
+    assert refused.exit_code == 2
     assert "--plan is shown by --format table and html" in refused.stderr
     page = tmp_path / "p.html"
     cli("report", folder, "--plan", "0.1", "--format", "html", "--output", str(page))
     assert "test images with these seeds" in page.read_text("utf-8")
 
 
-def test_intervals_on_these_test_images_are_students(cli: Cli) -> None:
+def test_intervals_on_these_test_images_are_students() -> None:
     folder = str(REPOSITORY / "results" / "first-look")
     frame = decaybench.load(folder)
     kaf = frame[(frame.activation == "kaf") & (frame.weight_decay == 0.1)].set_index("seed")
