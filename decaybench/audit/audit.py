@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
-from decaybench.audit.optimizers import AnyOptimizer, moves, name_of, pull, remarks_on
+from decaybench.audit.optimizers import AnyOptimizer, decayed_groups, name_of, remarks_on
 from decaybench.audit.recipes import decayed_by
 from decaybench.errors import UsageError
 from decaybench.parameter_roles.library_rules import Role
@@ -96,8 +96,8 @@ def audit_optimizer(model: nn.Module, optimizers: Sequence[AnyOptimizer], exampl
     """Shows what the param groups of real optimizers do to the parameters of a model."""
     groups = [(name_of(optimizer), group) for optimizer in optimizers for group in optimizer.param_groups]
     held = Counter(id(p) for _, group in groups for p in group["params"])
-    some_move = any(moves(group) for _, group in groups)
-    pulled = {id(p) for _, group in groups if pull(group) and (moves(group) or not some_move) for p in group["params"]}
+    decayed = decayed_groups([group for _, group in groups])
+    pulled = {id(p) for (_, group), pulls in zip(groups, decayed, strict=True) if pulls for p in group["params"]}
     owner = {id(p): name for name, group in reversed(groups) for p in group["params"]}
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     found = _Roles(model, example)
@@ -132,6 +132,8 @@ class _Roles:
             if isinstance(p, UninitializedParameter) and example is None:
                 raise UsageError(f"{name} has no shape before the model has seen an input: give --input (example=).")
         self._model, self.roles = model, roles(model, example)
+        if not self.roles:
+            raise UsageError("The model has no parameters, so that there is nothing to audit.")
         by_type = self.roles if example is None else roles(model)
         self._by_running = (
             {name for name, role in by_type.items() if role == "unknown"} if example is not None else set()

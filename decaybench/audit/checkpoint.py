@@ -17,12 +17,11 @@ from decaybench.parameter_roles.param_groups import clean
 from decaybench.parameter_roles.probe import Example
 from decaybench.parameter_roles.roles import roles
 
-NEAR_ZERO = 0.01
 _STATE_KEYS = ("state_dict", "model_state_dict", "model", "module", "net", "ema", "params")
 # Own names of learned activations' parameters in the layers of torch and of the packages that the roles know.
 _NAMES = re.compile(
     r"alpha|alpha_p|alpha_n|slope|slopes|negative_slope|numerator|denominator|weight_numerator|weight_denominator|"
-    r"spline_weight|\w*_?coeffs|coef"
+    r"spline_weight|spline_scaler|\w*_?coeffs|coef"
 )
 _STATISTICS = ("bias", "running_mean", "running_var")
 
@@ -40,14 +39,9 @@ class LearnedLayer:
     values: npt.NDArray[np.float64]
 
     @property
-    def near_zero(self) -> float:
-        """The share within 0.01 of zero."""
-        return float((np.abs(self.values) <= NEAR_ZERO).mean())
-
-    @property
-    def negative(self) -> float:
-        """The share below zero."""
-        return float((self.values < 0).mean())
+    def not_finite(self) -> int:
+        """Number of values that are NaN or infinite."""
+        return int((~np.isfinite(self.values)).sum())
 
 
 def load_state(path: Path) -> dict[str, Tensor]:
@@ -76,7 +70,9 @@ def load_state(path: Path) -> dict[str, Tensor]:
     state = _state(whole)
     if not state:
         raise UsageError(f"{path} holds no tensors under names, so it is no state dict.")
-    return {clean(name): tensor for name, tensor in state.items()}
+    short = {name: clean(name) for name in state}
+    unique = len(set(short.values())) == len(short)
+    return {short[name] if unique else name: tensor for name, tensor in state.items()}
 
 
 def _safetensors(path: Path) -> Mapping[str, Tensor]:
@@ -89,12 +85,12 @@ def _safetensors(path: Path) -> Mapping[str, Tensor]:
 
 
 def _state(whole: Any) -> dict[str, Tensor]:
-    """Finds the state dict in what a file holds: itself, or the largest under one of the usual keys."""
+    """Finds the state dict in what a file holds: itself, or under the first of the usual keys that has one."""
     if not isinstance(whole, Mapping):
         return {}
-    inside = [_state(whole[key]) for key in _STATE_KEYS if isinstance(whole.get(key), Mapping)]
     own = {str(k): v for k, v in whole.items() if isinstance(v, Tensor)}
-    return max([own, *inside], key=len)
+    inside = (found for key in _STATE_KEYS if (found := _state(whole.get(key))))
+    return own or next(inside, {})
 
 
 def learned_layers(
@@ -121,7 +117,7 @@ def learned_layers(
     if patterns:
         names = []
         for pattern in patterns:
-            hits = [name for name in state if fnmatch(name, pattern)]
+            hits = [pattern] if pattern in state else [name for name in state if fnmatch(name, pattern)]
             if not hits:
                 raise UsageError(
                     f"--parameter {pattern!r} matches nothing in it; a name is, for one, {next(iter(state))!r}."
@@ -131,13 +127,24 @@ def learned_layers(
         names = _of_model(state, model, example)
     else:
         names = [name for name, tensor in state.items() if _may_be(state, name, tensor)]
-    return [_layer(name, state[name]) for name in names if state[name].is_floating_point() and state[name].numel()]
+    for name in names:
+        if not state[name].is_floating_point() or state[name].is_meta:
+            what = "on the meta device" if state[name].is_meta else str(state[name].dtype).removeprefix("torch.")
+            raise UsageError(f"{name} is {what}, and holds no learned numbers.")
+    return [_layer(name, state[name]) for name in names if state[name].numel()]
 
 
 def _of_model(state: Mapping[str, Tensor], model: nn.Module, example: Example | None) -> list[str]:
     found = {clean(name): role for name, role in roles(model, example).items()}
     known = {name: tuple(p.shape) for name, p in ((clean(n), p) for n, p in model.named_parameters())}
     wanted = [name for name, role in found.items() if role == "activation"]
+    if lost := [name for name in known if name not in state]:
+        inside = [name.removesuffix(lost[0]) for name in state if name.endswith(f".{lost[0]}")]
+        if len(inside) == 1 and all(f"{inside[0]}{name}" in state for name in known):
+            raise UsageError(
+                f"The checkpoint has the model inside another one, as {inside[0]}…: name them with --parameter "
+                f"'{inside[0]}…', or audit the outer model."
+            )
     for name in wanted:
         if name not in state:
             raise UsageError(f"The checkpoint has no {name}, which the model has: it is of another model.")
@@ -161,12 +168,18 @@ def _may_be(state: Mapping[str, Tensor], name: str, tensor: Tensor) -> bool:
 
 
 def _layer(name: str, tensor: Tensor) -> LearnedLayer:
-    return LearnedLayer(name, tuple(tensor.shape), tensor.detach().double().flatten().numpy())
+    whole = tensor.detach().to_dense() if tensor.layout is not torch.strided else tensor.detach()
+    return LearnedLayer(name, tuple(tensor.shape), whole.double().flatten().numpy())
 
 
 def shrink(lr: float, weight_decay: float, steps: int) -> float:
     """Returns by what a parameter is multiplied that has no gradient from the data: (1 − lr·λ)^steps.
 
     For SGD without momentum and for AdamW, at a constant learning rate.
+
+    Raises:
+        UsageError: Where lr·λ is above 1, so that decay overshoots.
     """
+    if lr * weight_decay > 1:
+        raise UsageError(f"lr × λ is {lr * weight_decay:g}; above 1 decay overshoots zero, and nothing shrinks.")
     return float((1 - lr * weight_decay) ** steps)

@@ -15,7 +15,7 @@ from decaybench.errors import DecaybenchError, UsageError, unknown
 from decaybench.parameter_roles.inference import observe
 from decaybench.parameter_roles.probe import Example
 from decaybench.registry import imports
-from decaybench.registry.user_code import short_path, user_code
+from decaybench.registry.user_code import is_own, short_path, user_code
 from decaybench.vision import torchvision
 
 FORMS = "package.module:factory, path/to/file.py:factory, timm:NAME, torchvision:NAME or hf:CONFIG_OR_FOLDER"
@@ -58,6 +58,10 @@ def _own(target: str, options: Options) -> nn.Module:
         raise UsageError(f"{target} is a {type(factory).__name__}; it must be a function or class that makes a model.")
     try:
         inspect.signature(factory).bind(**options)
+    except ValueError as error:
+        raise UsageError(
+            f"{target} has no signature that Python can read; name a function or class of your own."
+        ) from error
     except TypeError as error:
         raise UsageError(
             f"{target} takes {inspect.signature(factory)}: {error}; give arguments as --kwargs name=value."
@@ -115,12 +119,16 @@ def example(model: nn.Module, inputs: Sequence[Input], seed: int = 0) -> Example
 
 def place_of_target(target: str) -> tuple[str, int] | None:
     """Returns the file and the line of a target that is the user's own code; None for a library's."""
-    if target.partition(":")[0] in _LIBRARIES:
+    kind, _, name = target.partition(":")
+    if kind in _LIBRARIES or not name:
         return None
     factory = imports.load(target)
     try:
+        if isinstance(factory, nn.Module):
+            return None
         made = factory if inspect.isclass(factory) or inspect.isfunction(factory) else type(factory)
-        return short_path(inspect.getsourcefile(made) or ""), inspect.getsourcelines(made)[1]
+        file = Path(inspect.getsourcefile(made) or "")
+        return (short_path(file), inspect.getsourcelines(made)[1]) if is_own(file.resolve()) else None
     except (TypeError, OSError):
         return None
 
@@ -161,7 +169,11 @@ def _transformers(name: str, options: Options) -> Callable[[], nn.Module]:
     except Exception as error:
         raise UsageError(f"hf:{name} is no configuration of transformers: {_reason(error)}.") from error
     architecture = next(iter(getattr(config, "architectures", None) or []), "")
-    return lambda: getattr(transformers, architecture, transformers.AutoModel.from_config)(config)
+    if architecture and not hasattr(transformers, architecture):
+        raise UsageError(
+            f"hf:{name}: its architecture {architecture} is none of transformers {transformers.__version__}."
+        )
+    return lambda: getattr(transformers, architecture or "-", transformers.AutoModel.from_config)(config)
 
 
 _LIBRARIES: dict[str, Callable[[str, Options], Callable[[], nn.Module]]] = {

@@ -13,7 +13,7 @@ from torch import nn
 from decaybench.errors import UsageError, unknown
 from decaybench.parameter_roles.library_rules import Role
 from decaybench.parameter_roles.param_groups import decayed_names
-from decaybench.registry.recipes import Recipe, Spares
+from decaybench.registry.recipes import RECIPES, Recipe, Spares
 from decaybench.registry.user_code import user_code
 
 
@@ -107,6 +107,10 @@ def read_rules(path: Path) -> dict[str, Recipe]:
         raise UsageError(f"--rules {path} is not valid TOML: {error}.") from error
     if not tables:
         raise UsageError(f'--rules {path} has no recipe; a table such as [mine] with contains = ["bias"] is one.')
+    for name in tables:
+        if name in RECIPES or not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
+            why = "is a recipe of its own here" if name in RECIPES else "is no name"
+            raise UsageError(f"--rules {path}: {name!r} {why}; allowed are other names of letters, digits and . _ -.")
     return {
         name: Recipe(str(_table(path, name, t).pop("summary", f"of {path}")), _spares(path, name, t))
         for name, t in tables.items()
@@ -127,7 +131,10 @@ def _spares(path: Path, name: str, table: Mapping[str, Any]) -> Spares:
             raise unknown(f"field of [{name}] in {path}", key, defaults)
         default = defaults[key]
         texts = isinstance(default, tuple)
-        ok = isinstance(value, list) and all(isinstance(v, str) for v in value) if texts else type(value) in (int, bool)
+        if texts:
+            ok = isinstance(value, list) and all(isinstance(v, str) for v in value)
+        else:
+            ok = type(value) is (bool if isinstance(default, bool) else int) and value >= 0
         if not ok:
             wanted = "a list of texts" if texts else "true or false" if isinstance(default, bool) else "a whole number"
             raise UsageError(f"--rules {path}: {name}.{key} = {value!r}; allowed is {wanted}.")
@@ -135,8 +142,15 @@ def _spares(path: Path, name: str, table: Mapping[str, Any]) -> Spares:
     for pattern in given.get("matches", ()):
         try:
             re.compile(pattern)
+            if re.search(r"(?<!\\)[A-Z]", pattern):
+                raise UsageError(
+                    f"--rules {path}: {name}.matches: {pattern!r} has capitals; names are in lower case there."
+                )
         except re.error as error:
             raise UsageError(
                 f"--rules {path}: {name}.matches: {pattern!r} is no regular expression: {error}."
             ) from error
+    for kind in (*given.get("owners", ()), *given.get("within", ())):
+        if "." not in kind or (kind.startswith("torch.nn.") and kind.count(".") == 2 and not hasattr(nn, kind[9:])):
+            raise UsageError(f"--rules {path}: {name}: there is no type {kind!r}; torch.nn.PReLU is one.")
     return Spares(**given)

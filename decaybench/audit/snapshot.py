@@ -79,11 +79,12 @@ class Snapshot:
         """Describes every parameter that has changed since, a sentence each: what is newly decayed, and the rest."""
         decayed: list[str] = []
         other: list[str] = []
+        spared = {line.role for line in self.lines.values()} - {x.role for x in self.lines.values() if x.decayed}
         for name in dict.fromkeys([*self.lines, *now.lines]):
             before, after = self.lines.get(name), now.lines.get(name)
             if before is None and after is not None:
                 about = f"{name} ({after.role}, {after.shape}) is new; decayed by {_listed(after.decayed)}"
-                harm = after.role == "activation" and bool(after.decayed)
+                harm = bool(after.decayed) and (after.role in ("activation", "unknown") or after.role in spared)
                 (decayed if harm else other).append(f"{'!' if harm else '+'} {about}")
             elif after is None:
                 other.append(f"- {name} is gone")
@@ -94,8 +95,8 @@ class Snapshot:
                     other.append(f"~ {name}: role {before.role} became {after.role}")
                 if anew := [r for r in after.decayed if r not in before.decayed]:
                     decayed.append(f"! {name} ({after.role}) was spared and is now decayed by {_listed(anew)}")
-                if spared := [r for r in before.decayed if r not in after.decayed]:
-                    other.append(f"~ {name} ({after.role}) is no longer decayed by {_listed(spared)}")
+                if released := [r for r in before.decayed if r not in after.decayed]:
+                    other.append(f"~ {name} ({after.role}) is no longer decayed by {_listed(released)}")
         return decayed, other
 
 

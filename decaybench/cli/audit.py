@@ -1,7 +1,7 @@
 """The command ``decaybench audit``, which shows what a recipe or an optimizer decays of a model."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -15,10 +15,10 @@ from decaybench.console import check_choice, guarded, say
 from decaybench.errors import DecaybenchError, UsageError, unknown
 from decaybench.parameter_roles.library_rules import Role
 from decaybench.registry import RECIPES
-from decaybench.report.audit import AUDIT_FORMATS, Shown, print_audit, remarks
+from decaybench.report.audit import AUDIT_FORMATS, OF_A_GATE, Shown, print_audit, remarks
 
 if TYPE_CHECKING:
-    from decaybench.audit.audit import Audit
+    from decaybench.audit.audit import Audit, AuditedParameter
     from decaybench.registry.recipes import Recipe
 
 
@@ -43,6 +43,7 @@ class Request:
 
 
 Texts = list[str] | None
+MOST_NAMES = 8  # parameters that one sentence names
 
 
 @guarded
@@ -100,25 +101,53 @@ def audit(
     if not targets:
         settings = from_pyproject(Path("pyproject.toml"))
         given |= {key: value for key, value in settings.items() if not given.get(key)}
-        targets = given["targets"]
+    chosen: list[str] = given["targets"]
     request = _request(given)
-    gate = bool(request.forbidden or check)
+    form = _form(given, request)
+    if (snapshot or check) and len(chosen) > 1:
+        raise UsageError("--snapshot and --check are about one model: give one target.")
+    if snapshot and check and snapshot.resolve() == check.resolve():
+        raise UsageError("--snapshot and --check name the same file: check it first, then write it.")
+    every = all_recipes or bool(given["recipe"] or given["optimizer"])
+    found = [_audited(target, request, check, strict, every) for target in chosen]
+    failures = [sentence for shown in found for sentence in shown.failures]
+    try:
+        _show(found, form, quiet)
+        if snapshot and not failures:
+            _write(found[0].audit, snapshot)
+        for sentence in failures:
+            say(f"Error: {sentence}")
+    except BrokenPipeError:
+        if not failures:
+            raise
+    if failures:
+        raise typer.Exit(1)
+
+
+def _form(given: Mapping[str, Any], request: Request) -> str:
+    """Returns the format: a brief one where something can fail, which makes no sense otherwise."""
+    gate = bool(request.forbidden or given["check"])
     form = given["format"] or ("brief" if gate else "table")
     check_choice("format", form, AUDIT_FORMATS)
-    if (snapshot or check) and len(targets or []) > 1:
-        raise UsageError("--snapshot and --check are about one model: give one target.")
-    failures: list[str] = []
-    for target in targets or []:
+    if form in OF_A_GATE and not gate:
+        raise UsageError(f"--format {form} says what is wrong, which only --fail-on or --check decides.")
+    return str(form)
+
+
+def _audited(target: str, request: Request, check: Path | None, strict: bool, every: bool) -> Shown:
+    """Audits one target, and finds what is wrong with it.
+
+    Raises:
+        DecaybenchError: When it cannot be audited.
+    """
+    try:
         done, place = _audit(target, request)
-        wrong = _violations(done, target, request) if request.forbidden else []
-        wrong += _compare(done, check, strict) if check else []
-        every = all_recipes or bool(given["recipe"] or given["optimizer"])
-        _show(Shown(done, target, every, wrong, place), form, quiet, several=len(targets or []) > 1)
-        if snapshot:
-            _write(done, snapshot)
-        failures += wrong
-    if failures:
-        raise DecaybenchError("\n".join(failures))
+    except BrokenPipeError as error:  # the model's own, which must not look like a reader that has seen enough
+        raise DecaybenchError(f"{target} cannot be audited: its code raises BrokenPipeError.") from error
+    wrong = _violations(done, target, request) if request.forbidden else []
+    wrong += _compare(done, target, check, strict) if check else []
+    gate = "--fail-on" if request.forbidden else f"as in {check}"
+    return Shown(done, target, every, tuple(wrong), place, gate)
 
 
 def _request(given: Mapping[str, Any]) -> Request:
@@ -137,6 +166,8 @@ def _request(given: Mapping[str, Any]) -> Request:
     if names and given["optimizer"]:
         raise UsageError("--recipe and --optimizer exclude each other: audit one or the other.")
     forbidden = _roles(given["fail_on"])
+    if given["fail_on"] is not None and not forbidden:
+        raise UsageError(f"--fail-on {given['fail_on']!r} names no role; allowed are {', '.join(get_args(Role))}.")
     if forbidden and len(names) != 1 and not given["optimizer"]:
         raise UsageError("--fail-on needs the one --recipe, or the --optimizer, that you use.")
     return Request(
@@ -155,13 +186,13 @@ def _audit(target: str, request: Request) -> "tuple[Audit, tuple[str, int] | Non
     from decaybench.audit.models import Input, build, example, place_of_target
     from decaybench.audit.optimizers import optimizers_of
 
+    place = place_of_target(target)  # before the target's code runs, which may change the folder
+    of_optimizer = place_of_target(request.optimizer) if request.optimizer else None
     model = build(target, request.kwargs, shapes_only=not request.inputs)
     inputs = [Input(shape, name, kind) for name, shape, kind in request.inputs]
     batch = example(model, inputs) if inputs else None
-    place = place_of_target(target)
     if request.optimizer:
-        done = audit_optimizer(model, optimizers_of(request.optimizer, model), batch)
-        return done, place_of_target(request.optimizer) or place
+        return audit_optimizer(model, optimizers_of(request.optimizer, model), batch), of_optimizer or place
     return run_audit(model, request.recipes, batch), place
 
 
@@ -174,55 +205,68 @@ def _roles(text: str | None) -> list[Role]:
     return given  # type: ignore[return-value]
 
 
-def _show(shown: Shown, form: str, quiet: bool, several: bool) -> None:
-    if several and form in ("table", "markdown"):
-        typer.echo(f"{'## ' * (form == 'markdown')}{shown.target}\n")
-    if quiet and form == "brief":
-        return
+def _show(found: Sequence[Shown], form: str, quiet: bool) -> None:
     if form == "table" and sys.stdout.isatty():
-        print_audit(shown, Console(highlight=False))
-    else:
-        typer.echo(AUDIT_FORMATS[form](shown), nl=False)
-    if form in ("csv", "json", "brief") and not quiet:
-        for remark in remarks(shown.audit):
-            say(f"Note: {remark}")
+        for shown in found:
+            if len(found) > 1:
+                typer.echo(f"{shown.target}\n")
+            print_audit(shown, Console(highlight=False))
+    elif not (quiet and form == "brief"):
+        typer.echo(AUDIT_FORMATS[form](found), nl=False)
+    if form in ("csv", "json", *OF_A_GATE) and not quiet:
+        for shown in found:
+            for remark in remarks(shown.audit):
+                say(f"Note: {remark}")
 
 
 def _violations(done: "Audit", target: str, request: Request) -> list[str]:
     """Describes each thing that ``--fail-on`` forbids and how to mend it, a sentence or two each."""
     (recipe,) = done.recipes
-    roles = request.forbidden
-    if not request.allow_unknown and "unknown" not in roles:
-        roles = [*roles, "unknown"]
     found = []
-    for role in roles:
-        if hit := done.decayed(recipe, role):
-            names = ", ".join(f"{row.name} ({row.module})" for row in hit[:8]) + (" …" if len(hit) > 8 else "")
-            parameters = f"{len(hit)} parameter{'s' * (len(hit) != 1)} of role {role}"
-            found.append(f"{target}: {recipe} decays {parameters}: {names}. {_advice(role, done.ran, request)}")
+    decayed = [role for role in request.forbidden if role != "unknown" and done.decayed(recipe, role)]
+    for role in decayed:
+        hit = done.decayed(recipe, role)
+        advice = _advice(decayed, request) if role == decayed[-1] else ""
+        found.append(f"{target}: {recipe} decays {_named(hit, role)}.{advice}")
+    unknown = done.decayed(recipe, "unknown")
+    if unknown and (not request.allow_unknown or "unknown" in request.forbidden):
+        first = "Mark those that are" if done.ran else "Give --input to find out what they are, mark those that are"
+        found.append(
+            f"{target}: {recipe} decays {_named(unknown, 'unknown')}. {first} an activation's "
+            "(decaybench.mark_activation(model, 'name')), or pass over them with --allow-unknown."
+        )
+    return found + _wrong_groups(done, target)
+
+
+def _named(hit: "Sequence[AuditedParameter]", role: Role) -> str:
+    names = _capped([f"{row.name} ({row.module})" for row in hit])
+    return f"{len(hit)} parameter{'s' * (len(hit) != 1)} of role {role}: {names}"
+
+
+def _capped(names: Sequence[str]) -> str:
+    return ", ".join(names[:MOST_NAMES]) + (f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else "")
+
+
+def _wrong_groups(done: "Audit", target: str) -> list[str]:
+    found = []
     if done.missing:
-        found.append(f"{target}: the optimizer lacks {', '.join(done.missing)}.")
+        found.append(f"{target}: the optimizer lacks {_capped(done.missing)}.")
     if done.repeated:
-        found.append(f"{target}: the optimizer has more than once: {', '.join(done.repeated)}.")
+        found.append(f"{target}: the optimizer has more than once: {_capped(done.repeated)}.")
     return found
 
 
-def _advice(role: Role, ran: bool, request: Request) -> str:
-    if role == "unknown":
-        first = (
-            "Mark those that are an activation's"
-            if ran
-            else "Give --input to find out what they are, mark those that are"
-        )
-        return f"{first} (decaybench.mark_activation(model, 'name')), or pass over them with --allow-unknown."
-    more = "" if role == "activation" else f", exclude=('activation', '{role}')"
+def _advice(roles: Sequence[Role], request: Request) -> str:
+    more = "" if roles == ["activation"] else f", exclude={tuple(dict.fromkeys(['activation', *roles]))!r}"
     if request.optimizer or "timm" not in request.recipes:
         how = f"hand the optimizer decaybench.param_groups(model, weight_decay=…{more})"
-        return f"To spare them, {how}, with extra=[…] for names of your own."
-    return "To spare them, name them in the model's no_weight_decay(), or use decaybench.param_groups(model, …)."
+        return f" To spare them, {how}, with extra=[…] for names of your own."
+    return (
+        f" To spare them, name them in the model's no_weight_decay(), or use decaybench.param_groups(model, …{more})."
+    )
 
 
-def _compare(done: "Audit", path: Path, strict: bool) -> list[str]:
+def _compare(done: "Audit", target: str, path: Path, strict: bool) -> list[str]:
     from decaybench.audit.snapshot import Snapshot
 
     before, now = Snapshot.read(path), Snapshot.of(done)
@@ -233,9 +277,8 @@ def _compare(done: "Audit", path: Path, strict: bool) -> list[str]:
         for sentence in other:
             say(f"Note: {sentence}")
         other = []
-    if not worse and not other:
-        return []
-    return [f"The audit is no longer as in {path}; accept it with --snapshot {path}.", *worse, *other]
+    found = [*worse, *other, *_wrong_groups(done, target)]
+    return [f"{target} is no longer as in {path}; accept it with --snapshot {path}.", *found] if found else []
 
 
 def _write(done: "Audit", path: Path) -> None:

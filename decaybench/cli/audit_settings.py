@@ -24,7 +24,9 @@ def from_pyproject(path: Path) -> dict[str, Any]:
         ) from error
     except ValueError as error:
         raise UsageError(f"{path} is not valid TOML: {error}.") from error
-    table = whole.get("tool", {}).get("decaybench", {}).get("audit")
+    table: Any = whole
+    for key in ("tool", "decaybench", "audit"):
+        table = table.get(key) if isinstance(table, dict) else None
     if not isinstance(table, dict) or not table.get("targets"):
         raise UsageError(f"No target is given, and {path} has no targets in [tool.decaybench.audit].")
     found: dict[str, Any] = {}
@@ -32,7 +34,9 @@ def from_pyproject(path: Path) -> dict[str, Any]:
         if key not in ALLOWED:
             raise unknown(f"field of [tool.decaybench.audit] in {path}", key, ALLOWED)
         found[key.replace("-", "_")] = _checked(path, key, value)
-    return found
+    if not found.get("recipe") and not found.get("optimizer"):
+        raise UsageError(f"{path}: [tool.decaybench.audit] needs the recipe, or the optimizer, that you use.")
+    return {"fail_on": "activation", **found}
 
 
 def _checked(path: Path, key: str, value: Any) -> Any:

@@ -66,7 +66,10 @@ def inspect(
     others = None
     if against:
         there = load_state(against)
-        others = {layer.name: layer for layer in learned_layers(there, [x.name for x in layers if x.name in there])}
+        common = [x.name for x in layers if x.name in there]
+        if not common:
+            raise UsageError(f"{against} has none of these names: {', '.join(x.name for x in layers[:3])} …")
+        others = {layer.name: layer for layer in learned_layers(there, common)}
     remarks = [] if target or parameter else [GUESS]
     if lr is not None and weight_decay is not None and steps is not None:
         factor = shrink(lr, weight_decay, steps)
@@ -74,6 +77,10 @@ def inspect(
             f"With lr {lr:g}, λ {weight_decay:g} and {steps:,} steps, decay alone shrinks a parameter without gradient "
             f"to ×{factor:.3g} (SGD without momentum, and AdamW, at a constant rate)."
         )
+    wrong = {layer.name: layer.not_finite for layer in layers if layer.not_finite}
+    if wrong:
+        listed = ", ".join(f"{count} in {name}" for name, count in wrong.items())
+        remarks.append(f"Not finite, and left out of the numbers: {listed}.")
     found = Inspected(layers, others, remarks)
     if format == "table" and sys.stdout.isatty():
         print_inspected(found, Console(highlight=False))

@@ -1,11 +1,13 @@
 """Reads the values of options that several commands share."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from decaybench.errors import UsageError
 from decaybench.registry.spec import plain_value
 
+MOST_NUMBERS = 1_000_000_000
 KINDS = ("int", "float", "bool")
 
 
@@ -27,7 +29,10 @@ def parse_input(text: str) -> tuple[str, tuple[int, ...], str]:
         raise UsageError(
             f"--input {text!r}: allowed are shapes such as image=2,3,32,32 and ids=2,16:int ({', '.join(KINDS)})."
         )
-    return name, tuple(int(part) for part in parts), kind
+    sizes = tuple(int(part) for part in parts)
+    if math.prod(sizes) > MOST_NUMBERS:
+        raise UsageError(f"--input {text!r} has {math.prod(sizes):.3g} numbers; at most {MOST_NUMBERS:,} are drawn.")
+    return name, sizes, kind
 
 
 def parse_inputs(texts: Sequence[str]) -> list[tuple[str, tuple[int, ...], str]]:

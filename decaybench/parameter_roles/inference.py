@@ -7,14 +7,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from decaybench.parameter_roles.library_rules import Role
 from decaybench.parameter_roles.probe import Example, called, copied, probe, run_once, tensors
 from decaybench.parameter_roles.trace import Trace
-from decaybench.parameter_roles.use import role_by_use
+from decaybench.parameter_roles.use import quantizes, role_by_use
 from decaybench.registry.user_code import user_code
 
 AFFINE_TOLERANCE = 1e-7  # of the output's size: far above float64's rounding, far below any nonlinearity
+MASKS = 6  # of places that are changed, to see that no other output changes
 AFFINE_STEPS = (0.5, 1.0, 3.0, 30.0)
 
 
@@ -49,10 +51,12 @@ class Observed:
     Attributes:
         calls: The first call of each module that was watched.
         by_use: The role of each parameter by the operations that took it.
+        rounded: The parameters whose products with data are rounded.
     """
 
     calls: dict[nn.Module, Call] = field(default_factory=dict)
     by_use: dict[str, Role] = field(default_factory=dict)
+    rounded: frozenset[str] = frozenset()
 
 
 def observe(model: nn.Module, example: Example, owners: Iterable[nn.Module] = ()) -> Observed:
@@ -71,18 +75,25 @@ def observe(model: nn.Module, example: Example, owners: Iterable[nn.Module] = ()
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         seen.setdefault(module, Call(copied(args), copied(kwargs)))
 
-    named = dict(model.named_parameters())
     args, kwargs = called(example)
+    if any(isinstance(p, UninitializedParameter) for p in model.parameters()):
+        with user_code(f"The model, given an example input of {_shapes(example)},"), torch.no_grad():
+            model(*copied(args), **copied(kwargs))  # lazy layers get their shapes
+    named = dict(model.named_parameters())
     args, kwargs = copied(args), copied(kwargs)
     trace = Trace(named, (args, kwargs))
-    handles = [owner.register_forward_pre_hook(hook, with_kwargs=True) for owner in owners]
+    plain = [owner for owner in owners if not isinstance(owner, torch.jit.ScriptModule)]
+    handles = [owner.register_forward_pre_hook(hook, with_kwargs=True) for owner in plain]
     try:
         with user_code(f"The model, given an example input of {_shapes(example)},"), trace:
             run_once(model, args, kwargs)
     finally:
         for handle in handles:
             handle.remove()
-    return Observed(seen, {name: role_by_use(trace.of_parameter[i]) for i, name in enumerate(named)})
+    nodes = {name: trace.of_parameter[i] for i, name in enumerate(named)}
+    roles = {name: role_by_use(node) for name, node in nodes.items()}
+    maybe = (name for name, role in roles.items() if role in ("scale", "bias"))
+    return Observed(seen, roles, frozenset(name for name in maybe if quantizes(nodes[name])))
 
 
 def _shapes(example: Example) -> str:
@@ -104,8 +115,10 @@ def role_by_running(module: nn.Module, parameter: nn.Parameter, name: str, obser
     Returns:
         ``unknown`` where nothing took the parameter, or nothing whose work is known.
     """
-    by_behaviour = role_by_behaviour(module, parameter, observed.calls.get(module))
     by_use = observed.by_use.get(name, "unknown")
+    if name in observed.rounded:
+        return by_use
+    by_behaviour = role_by_behaviour(module, parameter, observed.calls.get(module))
     if by_behaviour == "activation" or by_use == "unknown":
         return by_behaviour
     return by_use
@@ -126,7 +139,7 @@ def role_by_behaviour(module: nn.Module, parameter: nn.Parameter, call: Call | N
     Returns:
         ``unknown`` for a module that is not element-wise, or cannot be called by itself.
     """
-    if call is None or call.x is None or call.x.is_meta:
+    if call is None or call.x is None or call.x.is_meta or _has_parts(module):
         return "unknown"
     names = [name for name, p in module.named_parameters() if p is parameter]
     try:
@@ -146,14 +159,28 @@ def role_by_behaviour(module: nn.Module, parameter: nn.Parameter, call: Call | N
     return "bias" if _close(*slopes) else "scale"
 
 
+def _has_parts(module: nn.Module) -> bool:
+    """Tells whether a module has parts that learn something of their own: it is then no activation as a whole."""
+    boxes = (nn.ParameterList, nn.ParameterDict)
+    return any(
+        list(m.parameters(recurse=False)) for m in module.modules() if m is not module and not isinstance(m, boxes)
+    )
+
+
 def _elementwise(module: nn.Module, call: Call, x: Tensor) -> bool:
     """Tells whether each output depends on the input at the same place, and on no other."""
     before = call.again(module, x)
     if not isinstance(before, Tensor) or before.shape != x.shape:
         return False
-    chosen = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)).to(x.device) < 0.5
-    after = call.again(module, torch.where(chosen, x + 1, x))
-    return torch.equal(before[~chosen], after[~chosen]) and not torch.equal(before, after)
+    draw, moved = torch.Generator().manual_seed(0), False
+    for _ in range(MASKS):
+        chosen = torch.rand(x.shape, generator=draw).to(x.device) < 0.5
+        noise = 3 * torch.randn(x.shape, generator=draw, dtype=x.dtype).to(x.device)
+        after = call.again(module, torch.where(chosen, noise, x))
+        if not torch.equal(before[~chosen], after[~chosen]):
+            return False
+        moved |= not torch.equal(before, after)
+    return moved
 
 
 def _moves_the_input(module: nn.Module, call: Call, x: Tensor, parameter: Tensor) -> bool:

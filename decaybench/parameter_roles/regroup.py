@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 from decaybench.errors import UsageError
@@ -31,6 +33,10 @@ def regroup_state(state: Mapping[str, Any], optimizer: Optimizer, names: Iterabl
     Raises:
         UsageError: When names are missing, or a parameter of the new optimizer has none in the saved one.
     """
+    if not isinstance(state, Mapping) or not {"state", "param_groups"} <= set(state):
+        raise UsageError("regroup_state: state is what optimizer.state_dict() returns, with state and param_groups.")
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise UsageError("regroup_state: LBFGS keeps one state for all parameters together, which no group can take.")
     old_groups: list[Mapping[str, Any]] = list(state["param_groups"])
     old_names = _names_of(old_groups, names)
     old_index = {name: index for index, name in old_names.items()}
@@ -38,23 +44,41 @@ def regroup_state(state: Mapping[str, Any], optimizer: Optimizer, names: Iterabl
     new = optimizer.state_dict()
     moved: dict[int, Any] = {}
     groups = []
-    for group in new["param_groups"]:
+    for group, real in zip(new["param_groups"], optimizer.param_groups, strict=True):
         if "param_names" not in group:
             raise UsageError(
                 "regroup_state: the new optimizer's groups have no param_names; make them with param_groups."
             )
         sources = []
-        for index, name in zip(group["params"], group["param_names"], strict=True):
-            if clean(name) not in old_index:
-                raise UsageError(
-                    f"regroup_state: the saved optimizer has no parameter {name}; it has {_some(old_index)}."
-                )
-            before = old_index[clean(name)]
+        for index, name, parameter in zip(group["params"], group["param_names"], real["params"], strict=True):
+            before = _index_of(name, old_index)
             sources.append(group_of[before])
             if before in state["state"]:
-                moved[index] = state["state"][before]
-        groups.append({**group, **_common(sources, group)})
+                moved[index] = _fitting(name, state["state"][before], parameter)
+        groups.append({**group, **_common(sources)})
     return {**new, "state": moved, "param_groups": groups}
+
+
+def _index_of(name: str, known: Mapping[str, int]) -> int:
+    """Returns the number of a parameter in the saved optimizer, by its name, or by its name without wrappers."""
+    if name in known:
+        return known[name]
+    same = [index for other, index in known.items() if clean(other) == clean(name)]
+    if len(same) != 1:
+        problem = "no parameter" if not same else "several parameters that could be"
+        raise UsageError(f"regroup_state: the saved optimizer has {problem} {name}; it has {_some(known)}.")
+    return same[0]
+
+
+def _fitting(name: str, state: Mapping[str, Any], parameter: Tensor) -> Mapping[str, Any]:
+    """Checks that the state of a parameter is of its shape; single numbers, such as a step, fit any."""
+    for value in state.values():
+        if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
+            raise UsageError(
+                f"regroup_state: the saved state of {name} has the shape {tuple(value.shape)}, the parameter "
+                f"{tuple(parameter.shape)}; are names= in the order of the saved optimizer?"
+            )
+    return state
 
 
 def _names_of(groups: list[Mapping[str, Any]], names: Iterable[str] | None) -> dict[int, str]:
@@ -69,19 +93,23 @@ def _names_of(groups: list[Mapping[str, Any]], names: Iterable[str] | None) -> d
         )
     else:
         listed = list(names)
+    if not all(isinstance(name, str) for name in listed):
+        raise UsageError("regroup_state: names= are texts: [name for name, _ in model.named_parameters()].")
     if len(listed) != len(indices):
         raise UsageError(
             f"regroup_state: the saved optimizer has {len(indices)} parameters, and {len(listed)} names were given."
         )
-    return dict(zip(indices, map(clean, listed), strict=True))
+    if len(set(listed)) < len(listed):
+        raise UsageError("regroup_state: a name occurs twice in names=.")
+    return dict(zip(indices, listed, strict=True))
 
 
-def _common(sources: list[Mapping[str, Any]], group: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the options that all saved groups of a new group's parameters agree on."""
+def _common(sources: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns the options that all saved groups of a new group's parameters agree on, ``initial_lr`` among them."""
     options = {}
-    for key in group:
+    for key in sources[0] if sources else ():
         values = [source[key] for source in sources if key in source]
-        if key not in KEPT and len(values) == len(sources) and values and all(v == values[0] for v in values):
+        if key not in KEPT and len(values) == len(sources) and all(v == values[0] for v in values):
             options[key] = values[0]
     return options
 

@@ -50,6 +50,8 @@ def mark_activation(thing: T, *names: str) -> T:
     if not names:
         if isinstance(thing, nn.Parameter):
             _keep_names()
+        elif not isinstance(thing, nn.Module | type):
+            raise UsageError(f"mark_activation takes a module, its class or a parameter, not {type(thing).__name__}.")
         setattr(thing, _MARK, "activation")
         return thing
     if not isinstance(thing, nn.Module):

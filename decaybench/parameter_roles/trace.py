@@ -1,11 +1,12 @@
 """Records which operation made each tensor of one forward pass, and which parameters and data it comes from."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
@@ -81,7 +82,8 @@ class Trace(TorchFunctionMode):
         self.of_parameter: dict[int, Node] = {}
         self.escaped: set[int] = set()
         for number, parameter in enumerate(named.values()):
-            node = Node("parameter", tuple(parameter.shape), parameters=frozenset([number]))
+            shape = () if isinstance(parameter, UninitializedParameter) else tuple(parameter.shape)
+            node = Node("parameter", shape, parameters=frozenset([number]))
             self._nodes[parameter] = self.of_parameter[number] = node
         for tensor in tensors_in(inputs):
             self._nodes[tensor] = Node("data", tuple(tensor.shape), data=True)
@@ -96,16 +98,12 @@ class Trace(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Calls an operation and records it."""
         kwargs = kwargs or {}
-        name = name_of(func)
+        if self._sets_a_parameter(func, args):
+            return func(*args, **kwargs)
+        name, positional = _normal_form(name_of(func), args, kwargs)
         if name in PROPERTIES_OF_SHAPE or name in SHAPE_ONLY:
             return func(*args, **kwargs)
-        if name in _REVERSED:
-            name, args_in_order = _REVERSED[name], args[1::-1]
-        else:
-            args_in_order = args
-        if name in ("max", "min") and any(isinstance(x, Tensor) for x in (*args[1:2], kwargs.get("other"))):
-            name += "imum"
-        whole = {**dict(enumerate(args_in_order)), **kwargs}
+        whole = {**dict(enumerate(positional)), **kwargs}
         arguments = {key: self._replaced(value) for key, value in whole.items()}
         if name in FIRST_ONLY:
             arguments = {key: v for key, v in arguments.items() if key == 0 or not isinstance(v, Node)}
@@ -117,7 +115,7 @@ class Trace(TorchFunctionMode):
         learned = frozenset().union(*(node.parameters for node in inputs))
         data = any(node.data for node in inputs)
         results = list(tensors_in(out))
-        if name in ("setitem", "copy_into") and args and isinstance(args[0], Tensor):
+        if name in ("setitem", "masked_set", "copy_into") and args and isinstance(args[0], Tensor):
             results = [args[0]]
         if isinstance(kwargs.get("out"), Tensor):
             results = [kwargs["out"]]
@@ -132,6 +130,17 @@ class Trace(TorchFunctionMode):
             self._nodes[tensor] = node
         return out
 
+    def _sets_a_parameter(self, func: Any, args: Any) -> bool:
+        """Tells whether an operation changes a parameter in place, as a calibration on the first batch does."""
+        name = str(getattr(func, "__name__", ""))
+        in_place = (name.endswith("_") and not name.startswith("__")) or name == "__setitem__"
+        return (
+            in_place
+            and bool(args)
+            and isinstance(args[0], nn.Parameter)
+            and self.node(args[0]).operation == "parameter"
+        )
+
     def _replaced(self, value: Any) -> Any:
         if isinstance(value, Tensor):
             return self.node(value)
@@ -140,6 +149,15 @@ class Trace(TorchFunctionMode):
         if isinstance(value, dict):
             return {k: self._replaced(v) for k, v in value.items()}
         return value
+
+
+def _normal_form(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[str, Sequence[Any]]:
+    """Returns an operation's name and arguments by what they mean: of masks, of two tensors, reversed."""
+    if name in ("index", "setitem") and len(args) > 1 and any(x.dtype == torch.bool for x in tensors_in(args[1])):
+        name = {"index": "masked_select", "setitem": "masked_set"}[name]
+    if name in ("max", "min") and any(isinstance(x, Tensor) for x in (*args[1:2], kwargs.get("other"))):
+        name += "imum"
+    return (_REVERSED[name], args[1::-1]) if name in _REVERSED else (name, args)
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

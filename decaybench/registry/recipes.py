@@ -72,7 +72,7 @@ RECIPES: Mapping[str, Recipe] = {
     ),
     "nanogpt": Recipe("nanoGPT: what has two dimensions or more, biases included", Spares(ndim_below=2)),
     "exactly-1d": Recipe(
-        "Megatron, MAE, Swin: no biases, nothing of exactly one dimension; scalars are decayed",
+        "Megatron: no biases, nothing of exactly one dimension; scalars are decayed",
         Spares(ndim_is=1, ends_with=(".bias",)),
     ),
     "bert": Recipe(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from decaybench.audit.audit import Audit, AuditedParameter
 
 DECAYED, SPARED = "decay", "·"
+PIPE_WIDTH = 160
 STYLES = {"activation": "bold", "unknown": "bold yellow"}
 USUAL = ("torch", "exclude-1d", "hf-trainer", "decaybench")  # first columns where several recipes do the same
 
@@ -30,6 +31,7 @@ class Shown:
         every: Whether to show every recipe, also those that decay the same parameters of this model.
         failures: What ``--fail-on`` or ``--check`` found, a sentence each.
         place: The file of the user's and the line of what was audited, where it is hers.
+        gate: What decides about failures: ``--fail-on``, or ``as in FILE``.
     """
 
     audit: "Audit"
@@ -37,6 +39,7 @@ class Shown:
     every: bool = True
     failures: Sequence[str] = ()
     place: tuple[str, int] | None = None
+    gate: str = "--fail-on"
 
 
 def _ordered(audit: "Audit") -> list["AuditedParameter"]:
@@ -115,14 +118,21 @@ def _body(shown: Shown) -> tuple[list[str], list[tuple["AuditedParameter", list[
 
 
 def print_audit(shown: Shown, console: Console) -> None:
-    """Prints the table, then the summary."""
-    table = Table(box=None, pad_edge=False)
+    """Prints the table, then the summary; a narrow terminal gets fewer columns, and names are never cut."""
     header, rows = _body(shown)
-    for name in header:
-        table.add_column(name, no_wrap=name != "parameter", overflow="fold")
+    fixed = len(header) - len(columns(shown.audit, shown.every))
+    widths = [max(len(name), *(len(cells[i]) for _, cells in rows)) for i, name in enumerate(header)]
+    kept, dropped = list(range(len(header))), list[int]()
+    for index in [*range(len(header) - 1, fixed + 1, -1), 2, 1]:  # recipes from the last on, then module and shape
+        if sum(widths[i] + 1 for i in kept) > console.width:
+            kept.remove(index)
+            dropped.append(index)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for index in kept:
+        table.add_column(header[index], no_wrap=index != 0, overflow="fold")
     for row, cells in rows:
         texts = []
-        for cell in cells:
+        for cell in (cells[index] for index in kept):
             style = STYLES.get(row.role, "")
             if cell in (DECAYED, SPARED):
                 style = "bold red" if cell == DECAYED and row.role == "activation" else "dim"
@@ -130,68 +140,86 @@ def print_audit(shown: Shown, console: Console) -> None:
         table.add_row(*texts)
     console.print(table)
     console.print()
+    if dropped:
+        names = ", ".join(header[index] for index in sorted(dropped))
+        console.print(rich_text(f"Not shown for want of width: {names}.", style="dim"))
     for line in summary(shown.audit, shown.every):
         console.print(rich_text(line))
     for line in remarks(shown.audit):
         console.print(rich_text(line, style="yellow"))
 
 
-def audit_to_json(shown: Shown) -> str:
-    """Writes a JSON list of objects with the keys ``name shape module role decayed optimizer by_running``."""
+def audit_to_json(found: Sequence[Shown]) -> str:
+    """Writes a JSON list: ``name shape module role decayed optimizer by_running``, ``target`` if there are several."""
     rows: list[dict[str, Any]] = [
-        {"name": r.name, "shape": list(r.shape), "module": r.module, "role": r.role, "decayed": r.decayed}
-        | {"optimizer": r.optimizer, "by_running": r.by_running}
+        {**_target(shown, found), "name": r.name, "shape": list(r.shape), "module": r.module, "role": r.role}
+        | {"decayed": r.decayed, "optimizer": r.optimizer, "by_running": r.by_running}
+        for shown in found
         for r in _ordered(shown.audit)
     ]
     return printable(json.dumps(rows, indent=1, ensure_ascii=False)) + "\n"
 
 
-def audit_to_csv(shown: Shown) -> str:
+def _target(shown: Shown, found: Sequence[Shown]) -> dict[str, Any]:
+    return {"target": shown.target} if len(found) > 1 else {}
+
+
+def audit_to_csv(found: Sequence[Shown]) -> str:
     """Writes CSV with one line per parameter and one column per recipe: true or false."""
-    real = any(row.optimizer for row in shown.audit.rows)
+    real = any(row.optimizer for shown in found for row in shown.audit.rows)
     return csv_table(
         [
-            {"name": r.name, "shape": _shape(r), "module": r.module, "role": r.role}
+            {**_target(shown, found), "name": r.name, "shape": _shape(r), "module": r.module, "role": r.role}
             | ({"by": r.optimizer} if real else {})
             | {recipe: str(decayed).lower() for recipe, decayed in r.decayed.items()}
+            for shown in found
             for r in _ordered(shown.audit)
         ]
     )
 
 
-def audit_to_markdown(shown: Shown) -> str:
-    """Writes the table and the summary as Markdown."""
-    header, rows = _body(shown)
-    body = [[f"`{cells[0]}`", *cells[1:]] for _, cells in rows]
-    sentences = (*summary(shown.audit, shown.every), *remarks(shown.audit))
-    return "\n".join([*markdown_table(header, body), "", *(f"- {s}" for s in sentences)]) + "\n"
+def audit_to_markdown(found: Sequence[Shown]) -> str:
+    """Writes the tables and the summaries as Markdown."""
+    lines = []
+    for shown in found:
+        header, rows = _body(shown)
+        body = [[f"`{cells[0]}`", *cells[1:]] for _, cells in rows]
+        sentences = (*summary(shown.audit, shown.every), *remarks(shown.audit))
+        lines += [f"## {shown.target}", ""] if len(found) > 1 else []
+        lines += [*markdown_table(header, body), "", *(f"- {s}" for s in sentences)]
+    return "\n".join(lines) + "\n"
 
 
-def _audit_table(shown: Shown) -> str:
+def _audit_table(found: Sequence[Shown]) -> str:
     out = io.StringIO()
-    print_audit(shown, Console(file=out, width=160, highlight=False))
+    for shown in found:
+        if len(found) > 1:
+            out.write(f"{printable(shown.target)}\n\n")
+        print_audit(shown, Console(file=out, width=PIPE_WIDTH, highlight=False))
     return out.getvalue()
 
 
-def _brief(shown: Shown) -> str:
-    """Says in one line that all is well; what is not is said as an error."""
-    if shown.failures:
-        return ""
-    audit = shown.audit
-    names = ", ".join(audit.recipes)
-    spared = len(audit.of("activation"))
-    count = f"{spared} activation parameter{'s' * (spared != 1)}"
-    return printable(f"{shown.target}: {names} spares what it should ({count}).") + "\n"
+def _brief(found: Sequence[Shown]) -> str:
+    """Says in a line of each target that all is well; what is not is said as an error."""
+    lines = []
+    for shown in found:
+        spared = len(shown.audit.of("activation"))
+        count = f"{spared} activation parameter{'s' * (spared != 1)}"
+        what = f"{', '.join(shown.audit.recipes)} spares what it should" if shown.gate == "--fail-on" else shown.gate
+        if not shown.failures:
+            lines.append(printable(f"{shown.target}: {what} ({count}).") + "\n")
+    return "".join(lines)
 
 
-def _github(shown: Shown) -> str:
+def _github(found: Sequence[Shown]) -> str:
     """Writes a workflow command of GitHub for each failure, which annotates the file of the model."""
-    file, line = shown.place or ("", 0)
-    at = f"file={_escaped(file, True)},line={line}," if file else ""
-    return "".join(
-        f"::error {at}title={_escaped(f'decaybench audit {shown.target}', True)}::{_escaped(text)}\n"
-        for text in map(printable, shown.failures)
-    )
+    lines = []
+    for shown in found:
+        file, line = shown.place or ("", 0)
+        at = f"file={_escaped(file, True)},line={line}," if file else ""
+        title = _escaped(f"decaybench audit {shown.target}", True)
+        lines += [f"::error {at}title={title}::{_escaped(printable(text))}\n" for text in shown.failures]
+    return "".join(lines)
 
 
 def _escaped(text: str, is_property: bool = False) -> str:
@@ -199,25 +227,27 @@ def _escaped(text: str, is_property: bool = False) -> str:
     return text.replace(":", "%3A").replace(",", "%2C") if is_property else text
 
 
-def _junit(shown: Shown) -> str:
-    """Writes JUnit's XML: a test case for each failure, or one that passed."""
+def _junit(found: Sequence[Shown]) -> str:
+    """Writes JUnit's XML: a test case for each failure, or one of the target that passed."""
     try:
         from junitparser import Failure, JUnitXml, TestCase, TestSuite
     except ImportError as error:
         raise DecaybenchError("--format junit needs junitparser: pip install junitparser.") from error
-    suite = TestSuite("decaybench audit")
-    for text in shown.failures or [""]:
-        case = TestCase(text.partition(":")[0] or "nothing is decayed by accident", shown.target)
-        if text:
-            case.result = [Failure(text)]
-        suite.add_testcase(case)
     xml = JUnitXml()
-    xml.add_testsuite(suite)
+    for shown in found:
+        suite = TestSuite(f"decaybench audit {shown.target}")
+        for number, text in enumerate(shown.failures or [""], 1):
+            case = TestCase(f"finding {number}" if text else "nothing is decayed by accident", shown.target)
+            if text:
+                case.result = [Failure(printable(text))]
+            suite.add_testcase(case)
+        xml.add_testsuite(suite)
     xml.update_statistics()  # type: ignore[no-untyped-call]
     return str(xml.tostring().decode()) + "\n"  # type: ignore[no-untyped-call]
 
 
-AUDIT_FORMATS: dict[str, Callable[[Shown], str]] = {
+OF_A_GATE = ("brief", "github", "junit")
+AUDIT_FORMATS: dict[str, Callable[[Sequence[Shown]], str]] = {
     "brief": _brief,
     "table": _audit_table,
     "markdown": audit_to_markdown,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from decaybench.audit.checkpoint import LearnedLayer
 
 BINS = 16
+NEAR_ZERO = 0.01
 NARROW = 100
 Row = dict[str, Any]
 
@@ -52,7 +53,7 @@ def _row(name: str, shape: tuple[int, ...], values: Any, found: Inspected) -> Ro
     )
     row: Row = {"name": name, "shape": list(shape), "n": len(values), "mean": _mean(finite)}
     row |= {"low": low, "q05": q05, "q50": q50, "q95": q95, "high": high}
-    row |= {"near_zero": _mean(np.abs(values) <= 0.01), "negative": _mean(values < 0)}
+    row |= {"near_zero": _mean(np.abs(finite) <= NEAR_ZERO), "negative": _mean(finite < 0)}
     row["not_finite"] = len(values) - len(finite)
     if found.others is not None:
         row |= _against(name, values, found)
@@ -76,7 +77,9 @@ def _against(name: str, values: Any, found: Inspected) -> Row:
         if not _both(layer, found):
             return {"mean_there": None, "rms_change": None}
         mine, theirs = values, found.others[name].values
-    return {"mean_there": float(theirs.mean()), "rms_change": float(np.sqrt(np.mean((mine - theirs) ** 2)))}
+    both = np.isfinite(mine) & np.isfinite(theirs)
+    change = _mean((mine[both] - theirs[both]) ** 2)
+    return {"mean_there": _mean(theirs[np.isfinite(theirs)]), "rms_change": None if change is None else change**0.5}
 
 
 def _both(layer: "LearnedLayer", found: Inspected) -> bool:

@@ -1,5 +1,6 @@
 """The audit as a guard: optimizers as people return them, own rules, and the forms that a CI reads."""
 
+import io
 import json
 import os
 import subprocess
@@ -8,9 +9,11 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from decaybench.cli import app
+from decaybench.report.audit import Shown, print_audit
 from helpers import REPOSITORY
 
 OPTIMIZERS = """
@@ -274,13 +277,15 @@ def test_pyproject(here: Path) -> None:
     assert done.exit_code == 1
     assert "opts:kaf: exclude-1d decays" in done.stderr
     assert audit("--recipe", "decaybench").exit_code == 0  # the command line wins
-    Path("pyproject.toml").write_text('[tool.decaybench.audit]\ntargets = "opts:net"\nkwargs = { width = 3 }\n')
-    assert "1.weight   3" in audit().stdout
+    text = '[tool.decaybench.audit]\ntargets = "opts:net"\nrecipe = "exclude-1d"\nkwargs = { width = 3 }\n'
+    Path("pyproject.toml").write_text(text)
+    assert "1.weight  3" in audit("--format", "table").stdout  # what fails is activation, where nothing is said
     for text, message in (
         (
             "targets = ['opts:net']\nrecipies = 'x'",
             "Unknown field of [tool.decaybench.audit] in pyproject.toml 'recipies'",
         ),
+        ("targets = ['opts:net']", "needs the recipe, or the optimizer, that you use."),
         ("targets = 3", "targets = 3; allowed is a text or a list of texts."),
         ("fail-on = 'activation'", "has no targets in [tool.decaybench.audit]"),
         ("targets = 'opts:net'\nallow-unknown = 'yes'", "allow-unknown = 'yes'; allowed is true or false."),
@@ -321,3 +326,213 @@ def test_a_model_of_a_billion_parameters_takes_no_memory(tmp_path: Path) -> None
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 1_500_000  # KiB; the numbers alone would be 4.8 million
+
+
+MORE = """
+import os
+import torch
+from torch import nn
+from opts import net, split
+
+
+def generated(model):
+    return [{"params": model.parameters(), "weight_decay": 0.1}]
+
+
+def one_tensor(model):
+    rest, slopes = split(model)
+    return ({"params": rest, "weight_decay": 0.1}, {"params": slopes[0], "weight_decay": 0.0})
+
+
+def one_group(model):
+    return {"params": list(model.named_parameters()), "weight_decay": 0.1}
+
+
+def values(model):
+    rest, slopes = split(model)
+    groups = {"a": {"params": rest, "weight_decay": 0.1}, "b": {"params": slopes, "weight_decay": 0.0}}
+    return groups.values()
+
+
+def without_decay(model):
+    return [{"params": list(model.parameters())}]
+
+
+def by_schedule(model):
+    groups = [{"params": list(model.parameters()), "wd_multiplier": 1.0}]
+    return torch.optim.AdamW(groups, weight_decay=0.0)
+
+
+def text(model):
+    return [{"params": list(model.parameters()), "weight_decay": "a"}]
+
+
+def lacking(model):
+    return torch.optim.SGD(model[0].parameters(), lr=0.1, weight_decay=0.1)
+
+
+def moves_away():
+    os.chdir("/")
+    return nn.PReLU()
+
+
+class Pipe(nn.Module):
+    def named_parameters(self, *args, **kwargs):
+        raise BrokenPipeError
+
+
+def empty():
+    return nn.Identity()
+
+
+def wide():
+    return nn.Sequential(*[nn.PReLU() for _ in range(30)])
+
+
+def lazy():
+    return nn.Sequential(nn.LazyLinear(3), nn.PReLU())
+
+
+instance = nn.PReLU()
+"""
+
+
+@pytest.fixture
+def more(here: Path) -> Path:
+    (here / "more.py").write_text(MORE)
+    return here
+
+
+@pytest.mark.parametrize(("name", "code"), [("generated", 1), ("one_tensor", 0), ("one_group", 1), ("values", 0)])
+def test_param_groups_in_every_form_that_torch_takes(more: Path, name: str, code: int) -> None:
+    done = audit("opts:net", "--optimizer", f"more:{name}", "--fail-on", "activation")
+    assert done.exit_code == code, done.output
+    assert "lacks" not in done.output
+
+
+def test_a_schedule_that_sets_the_decay_itself_is_judged_by_its_multipliers(more: Path) -> None:
+    done = audit("opts:net", "--optimizer", "more:by_schedule", "--fail-on", "activation")
+    assert done.exit_code == 1
+    assert "a schedule sets it: its multipliers alone decide here" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["opts:net", "--optimizer", "more:without_decay"], "Group 0 has no weight_decay"),
+        (["opts:net", "--optimizer", "more:text"], "weight_decay = 'a', which is no number."),
+        (["opts:net", "--optimizer", "nope"], "'nope' names no function"),
+        (["opts:net", "--recipe", "torch", "--fail-on", ""], "--fail-on '' names no role; allowed are"),
+        (["opts:net", "--recipe", "torch", "--fail-on", ","], "--fail-on ',' names no role; allowed are"),
+        (
+            ["opts:net", "--format", "brief"],
+            "--format brief says what is wrong, which only --fail-on or --check decides.",
+        ),
+        (["opts:net", "--format", "junit"], "--format junit says what is wrong"),
+        (["more:empty", "--recipe", "torch"], "The model has no parameters"),
+        (["opts:net", "--check", "d.txt", "--snapshot", "d.txt"], "--snapshot and --check name the same file"),
+        (["opts:net", "--input", "99999999999,3"], "at most 1,000,000,000 are drawn."),
+        (["builtins:dict"], "builtins:dict has no signature that Python can read"),
+    ],
+)
+def test_what_cannot_be_audited_is_no_pass(more: Path, arguments: list[str], message: str) -> None:
+    done = audit(*arguments)
+    assert done.exit_code == 2, done.output
+    assert message in done.stderr
+
+
+def test_a_broken_pipe_is_no_pass(more: Path) -> None:
+    done = audit("more:Pipe", "--recipe", "torch", "--fail-on", "activation")
+    assert done.exit_code == 1
+    assert "its code raises BrokenPipeError" in done.stderr
+    command = [sys.executable, "-m", "decaybench", "audit", *["opts.py:net"] * 3, "--recipe", "torch"]
+    command += ["--fail-on", "activation", "--format", "table"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.wait(60) == 1
+
+
+def test_a_factory_that_changes_the_folder(more: Path) -> None:
+    done = audit("more.py:moves_away", "--recipe", "torch", "--fail-on", "activation", "--format", "github")
+    assert done.exit_code == 1
+    assert "::error file=" in done.stdout
+
+
+def test_a_check_notices_what_the_optimizer_lost_and_what_is_unknown(more: Path) -> None:
+    assert audit("opts:net", "--optimizer", "opts:bare", "--snapshot", "d.txt").exit_code == 0
+    done = audit("opts:net", "--optimizer", "more:lacking", "--check", "d.txt")
+    assert done.exit_code == 1
+    assert "the optimizer lacks 1.weight, 2.weight, 2.bias." in done.stderr
+    text = Path("d.txt").read_text().replace("2.bias\t2\tbias\toptimizer\n", "")
+    Path("d.txt").write_text(text.replace("0.bias\t8\tbias\toptimizer", "0.bias\t8\tbias\t-"))
+    again = audit("opts:net", "--optimizer", "opts:bare", "--check", "d.txt")
+    assert "! 2.bias (bias, 2) is new; decayed by optimizer" in again.stderr  # no bias was decayed before
+
+
+def test_several_findings_are_several_sentences(more: Path) -> None:
+    done = audit("opts:kaf", "--recipe", "torch", "--fail-on", "activation,bias")
+    lines = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(lines) == 2
+    assert "\\n" not in done.stderr
+    assert done.stderr.count("exclude=('activation', 'bias')") == 1
+    wide = audit("more:wide", "--recipe", "torch", "--fail-on", "activation")
+    assert "7.weight (PReLU) and 22 more." in wide.stderr
+
+
+def test_several_targets_are_one_file(more: Path) -> None:
+    both = ["opts:net", "opts:kaf", "--recipe", "torch"]
+    assert {row["target"] for row in json.loads(audit(*both, "--format", "json").stdout)} == {"opts:net", "opts:kaf"}
+    table = audit(*both, "--format", "csv").stdout.splitlines()
+    assert table[0].startswith("target,name,")
+    assert sum(line.startswith("target,") for line in table) == 1
+    xml = ET.fromstring(audit(*both, "--fail-on", "activation", "--format", "junit").stdout)
+    assert [suite.get("name") for suite in xml] == ["decaybench audit opts:net", "decaybench audit opts:kaf"]
+    alone = audit("more.py:instance", "--recipe", "torch", "--fail-on", "activation", "--format", "github")
+    assert "file=" not in alone.stdout  # the library's own line would help nobody
+
+
+def test_lazy_layers_get_their_shapes_from_the_input(more: Path) -> None:
+    done = audit("more:lazy")
+    assert done.exit_code == 2
+    assert "0.weight has no shape before the model has seen an input: give --input" in done.stderr
+    found = json.loads(audit("more:lazy", "--input", "2,4", "--format", "json").stdout)
+    assert {row["name"]: row["shape"] for row in found}["0.weight"] == [3, 4]
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_a_narrow_terminal_keeps_names_and_says_what_it_leaves_out(more: Path, width: int) -> None:
+    from opts import net  # type: ignore[import-not-found]
+
+    from decaybench.audit.audit import audit as run_audit
+
+    console = Console(file=io.StringIO(), width=width)
+    print_audit(Shown(run_audit(net()), every=width > 60), console)
+    printed = console.file.getvalue()
+    assert "0.weight" in printed
+    assert max(map(len, printed.splitlines())) <= width
+    header = printed.splitlines()[0].split()
+    assert header[:1] == ["parameter"]
+    assert {"torch", "role"} <= set(header)
+    assert "Not shown for want of width:" in printed
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[torch]\nndim_below = 1", "'torch' is a recipe of its own here"),
+        ('["a,b"]\nndim_below = 1', "'a,b' is no name"),
+        ("[mine]\nndim_below = true", "mine.ndim_below = True; allowed is a whole number."),
+        ("[mine]\nndim_is = -5", "mine.ndim_is = -5; allowed is a whole number."),
+        ("[mine]\ntorch_norms = 1", "mine.torch_norms = 1; allowed is true or false."),
+        ("[mine]\nowners = ['PReLU']", "there is no type 'PReLU'"),
+        ("[mine]\nowners = ['torch.nn.Embeding']", "there is no type 'torch.nn.Embeding'"),
+        ("[mine]\nmatches = ['[A-Z]lpha']", "has capitals; names are in lower case there."),
+    ],
+)
+def test_own_rules_that_mean_nothing_are_refused(more: Path, text: str, message: str) -> None:
+    Path("rules.toml").write_text(text)
+    done = audit("opts:net", "--rules", "rules.toml")
+    assert done.exit_code == 2, done.output
+    assert message in done.stderr

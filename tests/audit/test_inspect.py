@@ -166,3 +166,34 @@ def test_values_that_are_not_finite_are_counted(here: Path) -> None:
     torch.save(state, "c.pt")
     assert rows("c.pt", "--parameter", "1.weight")["1.weight"]["mean"] is None
     assert inspect("c.pt", "--parameter", "1.weight").exit_code == 0
+
+
+def test_values_that_are_not_finite_are_said_and_compared_without(here: Path) -> None:
+    first, second = make().state_dict(), make().state_dict()
+    first["1.weight"][0], second["1.weight"][1] = float("nan"), float("inf")
+    torch.save(first, "a.pt")
+    torch.save(second, "b.pt")
+    done = inspect("a.pt", "--parameter", "1.weight", "--against", "b.pt")
+    assert "Not finite, and left out of the numbers: 1 in 1.weight." in " ".join(done.stdout.split())
+    assert rows("a.pt", "--parameter", "1.weight", "--against", "b.pt")["1.weight"]["rms_change"] == 0
+
+
+def test_which_tensors_are_meant_is_never_guessed_silently(here: Path) -> None:
+    one, other = make().state_dict(), make().state_dict()
+    one["1.weight"][:] = 0.5
+    torch.save({"model": one, "ema": {"n": torch.ones(1), **other}}, "c.pt")
+    assert rows("c.pt", "--parameter", "1.weight")["1.weight"]["mean"] == 0.5
+    torch.save({"a.module.act.weight": torch.ones(2), "a.act.weight": torch.zeros(2)}, "two.pt")
+    assert {r["mean"] for n, r in rows("two.pt").items() if n != "all"} == {0.0, 1.0}
+    torch.save({"act[0].weight": torch.ones(2)}, "odd.pt")
+    assert "act[0].weight" in rows("odd.pt", "--parameter", "act[0].weight")
+    refused = inspect("odd.pt", "--parameter", "act[0].weight", "--against", "two.pt")
+    assert refused.exit_code == 2
+    assert "two.pt has none of these names" in refused.stderr
+    torch.save({"n.weight": torch.ones(2, dtype=torch.int64)}, "int.pt")
+    assert "n.weight is int64, and holds no learned numbers." in inspect("int.pt", "--parameter", "n.weight").stderr
+    torch.save({f"model.{k}": v for k, v in one.items()}, "inside.pt")
+    assert "the model inside another one, as model." in inspect("inside.pt", "--target", "net.py:make").stderr
+    too_much = inspect("inside.pt", "--lr", "1000", "--weight-decay", "10", "--steps", "39100")
+    assert too_much.exit_code == 2
+    assert "above 1 decay overshoots zero" in too_much.stderr

@@ -94,3 +94,39 @@ def test_what_cannot_be_moved_is_one_sentence() -> None:
     with pytest.raises(UsageError, match="groups have no param_names"):
         names = [name for name, _ in model.named_parameters()]
         regroup_state(old.state_dict(), torch.optim.SGD(model.parameters(), lr=0.1), names)
+
+
+def test_names_that_could_be_confused_are_kept_apart() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.act, self.module = nn.PReLU(3), nn.Module()
+            self.module.act = nn.PReLU(3)
+
+    model = Twice()
+    names = [name for name, _ in model.named_parameters()]
+    old = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    model.act.weight.grad, model.module.act.weight.grad = torch.ones(3), 2 * torch.ones(3)
+    old.step()
+    new = torch.optim.SGD(param_groups(model, 0.1), lr=0.1, momentum=0.9)
+    new.load_state_dict(regroup_state(old.state_dict(), new, names))
+    for p in model.parameters():
+        assert torch.equal(new.state[p]["momentum_buffer"], old.state[p]["momentum_buffer"])
+    with pytest.raises(UsageError, match="a name occurs twice"):
+        regroup_state(old.state_dict(), new, [names[0]] * 2)
+
+
+def test_a_state_of_another_shape_or_kind_is_refused() -> None:
+    model = net()
+    old = torch.optim.Adam(model.parameters(), lr=0.1)
+    train(model, old, 1, 1)
+    new = torch.optim.Adam(param_groups(model, 0.1), lr=0.1)
+    names = [name for name, _ in model.named_parameters()]
+    with pytest.raises(UsageError, match="are names= in the order of the saved optimizer"):
+        regroup_state(old.state_dict(), new, names[::-1])
+    with pytest.raises(UsageError, match=r"what optimizer\.state_dict\(\) returns"):
+        regroup_state({"optimizer": old.state_dict()}, new, names)
+    with pytest.raises(UsageError, match="names= are texts"):
+        regroup_state(old.state_dict(), new, list(model.parameters()))
+    with pytest.raises(UsageError, match="LBFGS keeps one state"):
+        regroup_state(old.state_dict(), torch.optim.LBFGS(model.parameters()), names)

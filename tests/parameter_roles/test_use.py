@@ -2,9 +2,12 @@
 
 import copy
 import math
+import random
+import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -948,6 +951,354 @@ add("never used", lambda: {"fc": L(), "z": P(3)}, lambda s, x: s.fc(x), (2, 4), 
 add("item", lambda: {"fc": L(), "z": P(v=0.2)}, lambda s, x: F.leaky_relu(s.fc(x), s.z.item()), (2, 4), z=U)
 
 
+REVIEWED: list[Any] = []
+RN, o, x, xk = torch.randn, torch.ones(4), torch.randn(2, 4), torch.randn(6, 4)
+
+
+def reviewed(name: str, forward: Any, learned: dict[str, Any], example: torch.Tensor, **wanted: Any) -> None:
+    """Adds a network with two linear layers and these parameters."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.fc2 = nn.Linear(4, 4), nn.Linear(4, 4)
+            for key, value in learned.items():
+                setattr(self, key, nn.Parameter(torch.as_tensor(value).clone().float()))
+
+        def forward(self, *inputs: Any) -> Any:
+            return forward(self, *inputs)
+
+    expected = {k: {v} if isinstance(v, str) else v for k, v in wanted.items()}
+    REVIEWED.append(pytest.param(Net(), example, expected, id=name))
+
+
+class RMS(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(o.clone())
+
+    def forward(self, x):
+        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
+
+
+class Blk(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc, self.n, self.b = nn.Linear(4, 4), RMS(), nn.Parameter(o.clone())
+
+    def forward(self, x):
+        h = self.n(self.fc(x))
+        return h * torch.sigmoid(self.b * h)
+
+
+REVIEWED.append(pytest.param(Blk(), x, {"b": {A}, "n.weight": {N}}, id="rms then swish"))
+
+
+def ln(h):
+    return F.layer_norm(h, (4,))
+
+
+reviewed("swish after layer norm", lambda s, x: (lambda h: h * torch.sigmoid(s.b * h))(ln(s.fc(x))), {"b": o}, x, b=A)
+reviewed(
+    "leaky after layer norm", lambda s, x: (lambda h: torch.where(h > 0, h, s.b * h))(ln(s.fc(x))), {"b": o}, x, b=A
+)
+reviewed("max after layer norm", lambda s, x: (lambda h: torch.max(h, s.b * h))(ln(s.fc(x))), {"b": o}, x, b=A)
+reviewed(
+    "scalar swish after layer norm",
+    lambda s, x: (lambda h: h * torch.sigmoid(s.b * h))(ln(s.fc(x))),
+    {"b": 1.0},
+    x,
+    b=A,
+)
+
+
+def f(s, x):
+    h = s.fc(x)
+    m = (h > 0).float()
+    return s.fc2(m * h + (1 - m) * s.slope * h)
+
+
+reviewed("by a float mask", f, {"slope": 0.1 * o}, x, slope=A)
+
+
+def f(s, x):
+    h = s.fc(x).clone()
+    m = h < 0
+    h[m] = h[m] * s.slope
+    return h
+
+
+reviewed("by a boolean index", f, {"slope": 0.1}, x, slope=A)
+
+
+def f(s, x):
+    h = s.fc(x)
+    y = h.clone()
+    m = h < 0
+    y[m] = (s.slope * h)[m]
+    return s.fc2(y)
+
+
+reviewed("by indexed assignment", f, {"slope": 0.1 * o}, x, slope=A)
+reviewed(
+    "by masked_scatter",
+    lambda s, x: (lambda h: h.clone().masked_scatter(h < 0, (h * s.slope)[h < 0]))(s.fc(x)),
+    {"slope": 0.1 * o},
+    x,
+    slope=A,
+)
+
+
+def f(s, x):
+    h = s.fc(x)
+    p = torch.sigmoid((h - h.mean(0)) / h.std(0))
+    return s.fc2(s.alpha * (1 - p) * h + p * h)
+
+
+reviewed("Dice", f, {"alpha": 0 * o}, x, alpha=A)
+
+
+def f(s, x):
+    h = s.fc(x)
+    return s.fc2(torch.stack([h, s.a * h]).amax(0))
+
+
+reviewed("stack and largest", f, {"a": 0.1 * o}, x, a=A)
+
+
+def f(s, x):
+    h = s.fc(x)
+    return s.fc2(h / (1 + s.a * h.abs()))
+
+
+reviewed("learned softsign", f, {"a": o}, x, a=A)
+reviewed("logistic's coefficient", lambda s, x: s.fc2(1 / (1 + s.b * torch.exp(-s.fc(x)))), {"b": o}, x, b=A)
+reviewed("Gompertz", lambda s, x: s.fc2(torch.exp(-s.b * torch.exp(-s.fc(x)))), {"b": o}, x, b=A)
+
+
+def f(s, x):
+    x = torch.tanh(x)
+    T = torch.ones(len(x), 4, 5)
+    T[:, :, 1] = x
+    for n in range(2, 5):
+        T[:, :, n] = 2 * x * T[:, :, n - 1].clone() - T[:, :, n - 2].clone()
+    return torch.einsum("bid,iod->bo", T, s.c)
+
+
+reviewed("Chebyshev written into a table", f, {"c": RN(4, 3, 5)}, xk, c=A)
+
+
+def f(s, x):
+    T = torch.zeros(len(x), 4, 5)
+    for n in range(5):
+        T[..., n] = torch.sin((n + 1) * x)
+    return torch.einsum("bid,iod->bo", T, s.c)
+
+
+reviewed("sines written into a table", f, {"c": RN(4, 3, 5)}, xk, c=A)
+
+
+def f(s, x):
+    T = [torch.ones_like(x), x]
+    for _n in range(2, 5):
+        T.append(2 * x * T[-1] - T[-2])
+    return torch.einsum("bid,iod->bo", torch.stack(T, -1), s.c)
+
+
+reviewed("Chebyshev of x itself", f, {"c": RN(4, 3, 5)}, xk, c=A)
+
+
+def f(s, x):
+    x = torch.tanh(x)
+    T = [torch.ones_like(x), x]
+    for n in range(1, 4):
+        T.append(((2 * n + 1) * x * T[n] - n * T[n - 1]) / (n + 1))
+    return F.linear(torch.cat(T, -1), s.c)
+
+
+reviewed("Legendre joined", f, {"c": RN(3, 20)}, xk, c=A)
+reviewed(
+    "powers joined",
+    lambda s, x: F.linear(torch.cat([torch.tanh(x) ** k for k in range(4)], -1), s.c),
+    {"c": RN(3, 16)},
+    xk,
+    c=A,
+)
+reviewed(
+    "sine by sine",
+    lambda s, x: sum(torch.sin((k + 1) * x) @ s.c[..., k] for k in range(5)),
+    {"c": RN(4, 3, 5)},
+    xk,
+    c=A,
+)
+reviewed("power by power", lambda s, x: sum(x**k @ s.c[..., k] for k in range(5)), {"c": RN(4, 3, 5)}, xk, c=A)
+reviewed(
+    "learned frequencies",
+    lambda s, x: torch.einsum("bik,iok->bo", torch.sin(x[..., None] * s.freq + s.ph), s.c),
+    {"freq": torch.arange(1.0, 6), "ph": RN(5), "c": RN(4, 3, 5)},
+    xk,
+    freq=A,
+    ph=A,
+    c=A,
+)
+reviewed(
+    "sines on edges",
+    lambda s, x: (s.a * torch.sin(s.w * x[:, None] + s.ph)).sum(-1),
+    {"a": RN(3, 4), "w": RN(3, 4), "ph": RN(3, 4)},
+    xk,
+    a=A,
+    w=A,
+    ph=A,
+)
+
+
+def f(s, x):
+    x = x[:, None, :]
+    p = s.a[..., 0] + s.a[..., 1] * x + s.a[..., 2] * x**2
+    return (p / (1 + (s.b[..., 0] * x + s.b[..., 1] * x**2).abs())).sum(-1)
+
+
+reviewed("rational per edge", f, {"a": RN(3, 4, 3), "b": RN(3, 4, 2)}, xk, a=A, b=A)
+reviewed(
+    "rational denominator", lambda s, x: (lambda h: s.a * h / (1 + (s.b * h) ** 2))(s.fc(x)), {"a": o, "b": o}, x, b=A
+)
+
+
+def f(s, x):
+    h = s.fc(x)
+    st = 0.2
+    i = torch.floor(h.clamp(-2, 1.8) / st)
+    fr = h / st - i
+    j = torch.arange(4) * 21 + 10 + i.long()
+    return s.coef[j + 1] * fr + s.coef[j] * (1 - fr)
+
+
+reviewed("spline by lookup", f, {"coef": torch.linspace(-2, 2, 21).repeat(4)}, x, coef={A, U})
+reviewed(
+    "GATv2",
+    lambda s, x: (F.leaky_relu(s.fc(x)[:, None] + s.fc2(x)[None], 0.2) * s.att).sum(-1).softmax(-1),
+    {"att": o},
+    x,
+    att={S, W},
+)
+reviewed(
+    "GATv2 as a product",
+    lambda s, x: (F.leaky_relu(s.fc(x)[:, None] + s.fc2(x)[None], 0.2) @ s.att).softmax(-1),
+    {"att": o},
+    x,
+    att={S, W},
+)
+
+
+def f(s, u):
+    dt, v, A_, st, ys = F.softplus(s.fc(u) + s.dt_bias), s.fc2(u), -torch.exp(s.A_log), torch.zeros(2, 4), []
+    for t_ in range(5):
+        st = st * torch.exp(dt[:, t_] * A_) + dt[:, t_] * v[:, t_]
+        ys.append(st)
+    return torch.stack(ys, 1)
+
+
+reviewed("Mamba-2's decay", f, {"dt_bias": 0 * o, "A_log": 0 * o}, RN(2, 5, 4), A_log=S, dt_bias=B)
+
+
+def g(s, u):
+    k, v, w, a, b, y = s.fc(u), s.fc2(u), -torch.exp(s.time_decay), torch.zeros(2, 4), torch.zeros(2, 4), []
+    for t_ in range(5):
+        e = torch.exp(k[:, t_])
+        a = torch.exp(w) * a + e * v[:, t_]
+        b = torch.exp(w) * b + e
+        y.append(a / b)
+    return torch.stack(y, 1)
+
+
+reviewed("RWKV's decay", g, {"time_decay": 0 * o}, RN(2, 5, 4), time_decay=S)
+
+
+class LSQ(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.step = nn.Parameter(torch.tensor(0.1))
+
+    def forward(self, x):
+        q = (x / self.step).clamp(0, 15)
+        return ((q.round() - q).detach() + q) * self.step
+
+
+REVIEWED.append(
+    pytest.param(
+        nn.Sequential(nn.Linear(4, 4), nn.ReLU(), LSQ(), nn.Linear(4, 4)),
+        x,
+        {"2.step": {S}},
+        id="quantizer of activations",
+    )
+)
+
+
+class AQ(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(0.1))
+        self.zp = nn.Parameter(torch.tensor(3.0))
+
+    def forward(self, x):
+        q = torch.clamp(torch.round(x / self.scale + self.zp), 0, 255)
+        return (q - self.zp) * self.scale
+
+
+REVIEWED.append(
+    pytest.param(nn.Sequential(nn.Linear(4, 4), AQ()), x, {"1.scale": {S}, "1.zp": {S, B}}, id="affine quantizer")
+)
+reviewed(
+    "quantizer in a block",
+    lambda s, x: (lambda h: ((h / s.s).round() - h / s.s).detach() * s.s + h)(s.fc(x)),
+    {"s": 0.1},
+    x,
+    s=S,
+)
+
+
+def f(s, x):
+    c = s.fc2(x)
+    return torch.sigmoid(s.fc(x) + s.v * c + s.b) * c
+
+
+reviewed("peephole", f, {"v": o, "b": 0 * o}, x, v={S, W}, b=B)
+reviewed(
+    "maxout's bias",
+    lambda s, x: (torch.einsum("bi,iko->bko", x, s.w) + s.b).max(1).values,
+    {"w": RN(4, 3, 5), "b": torch.zeros(3, 5)},
+    x,
+    b=B,
+    w=W,
+)
+reviewed(
+    "ordinal biases", lambda s, x: torch.sigmoid(s.fc(x).sum(-1, keepdim=True) + s.b), {"b": torch.zeros(5)}, x, b=B
+)
+reviewed(
+    "kernel bandwidth",
+    lambda s, x: torch.exp(-torch.cdist(s.fc(x), s.fc2(x)).pow(2) / (2 * s.bw**2)),
+    {"bw": 1.0},
+    x,
+    bw=S,
+)
+reviewed(
+    "length scales",
+    lambda s, x: torch.exp(-((x[:, None] - x[None]) / s.ls.exp()).pow(2).sum(-1) / 2),
+    {"ls": 0 * o},
+    x,
+    ls=S,
+)
+reviewed(
+    "bias of every head",
+    lambda s, x: F.relu(torch.einsum("bd,hde->bhe", x, s.w) + s.b),
+    {"w": RN(2, 4, 3), "b": torch.zeros(2, 3)},
+    x,
+    b=B,
+    w=W,
+)
+reviewed("addcmul", lambda s, x: torch.addcmul(s.beta, s.alpha, x), {"beta": o, "alpha": o}, x, beta=B, alpha=S)
+
+
 @pytest.mark.parametrize(("make", "shape", "wanted"), CASES)
 def test_what_uses_a_parameter_decides_its_role(make: Any, shape: Any, wanted: dict[str, set[str]]) -> None:
     torch.manual_seed(0)
@@ -1052,3 +1403,85 @@ def test_a_model_of_several_inputs_by_position_and_by_name() -> None:
     assert roles(Two(), (image, ids)) == roles(Two(), {"ids": ids, "image": image}) == wanted
     with pytest.raises(UsageError, match=r"given an example input of \(2, 4\), fails"):
         roles(Two(), image)
+
+
+@pytest.mark.parametrize(("model", "example", "wanted"), REVIEWED)
+def test_what_a_reviewer_found(model: nn.Module, example: torch.Tensor, wanted: dict[str, set[str]]) -> None:
+    found = roles(model.eval(), example)
+    assert {k: found[k] for k, good in wanted.items() if found[k] not in good} == {}
+
+
+def test_a_role_does_not_depend_on_the_random_start() -> None:
+    class Threshold(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.theta = nn.Linear(4, 4), nn.Parameter(torch.zeros(4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.relu(self.fc(x) - self.theta)
+
+    assert {roles(Threshold(), torch.randn(2, 4))["theta"] for _ in range(20)} == {B}
+
+
+def test_a_run_changes_nothing_in_the_model() -> None:
+    class Lazy(nn.Module):
+        """Calibrates itself on its first batch, counts, remembers, and draws."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.step = nn.Linear(4, 4), nn.Parameter(torch.tensor(1.0))
+            self.register_buffer("flag", torch.zeros(1))
+            self.calls, self.seen = 0, []
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if self.flag == 0:
+                with torch.no_grad():
+                    self.step.copy_(x.abs().mean())
+                    self.flag.fill_(1)
+            self.calls += 1
+            self.seen.append(x)
+            self.last = x + random.random() + float(np.random.rand())
+            return self.fc((x / self.step).round() * self.step)
+
+    model = Lazy()
+    random.seed(0)
+    np.random.seed(0)
+    expected = random.random(), np.random.rand()
+    random.seed(0)
+    np.random.seed(0)
+    assert roles(model, torch.randn(2, 4) * 10)["step"] == S
+    assert (float(model.step.detach()), float(model.flag), model.calls, model.seen) == (1.0, 0.0, 0, [])
+    assert not hasattr(model, "last")
+    assert (random.random(), np.random.rand()) == expected
+    assert model.training
+
+
+def test_models_that_are_run_in_odd_ways() -> None:
+    class Force(nn.Module):
+        """Computes a gradient in its forward pass."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.a = nn.Linear(4, 1), P(4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = x.clone().requires_grad_()
+            (force,) = torch.autograd.grad(self.fc(F.prelu(x, self.a)).sum(), x, create_graph=True)
+            return force
+
+    model = Force()
+    assert roles(model, torch.randn(2, 4))["a"] == A
+    assert all(p.grad is None for p in model.parameters())
+    lazy = nn.Sequential(nn.LazyLinear(3), Marked("name"))
+    del lazy[1]
+    assert roles(lazy, torch.randn(2, 4)) == {"0.weight": W, "0.bias": B}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scripted = torch.jit.script(nn.Sequential(nn.Linear(4, 4), nn.PReLU(4)))
+    assert set(roles(scripted, torch.randn(2, 4))) == {"0.weight", "0.bias", "1.weight"}
+
+
+def test_what_cannot_be_marked_is_an_error() -> None:
+    for thing in (torch.ones(3), "slope"):
+        with pytest.raises(UsageError, match="mark_activation takes a module, its class or a parameter"):
+            mark_activation(thing)
