@@ -113,6 +113,7 @@ STUDIES = sorted(
 )
 
 
+@pytest.mark.slow
 def test_what_the_answer_says_of_losses_and_of_fashion_mnist_is_what_the_report_says(cli: Cli) -> None:
     answer = " ".join(section("The answer so far").split())
 

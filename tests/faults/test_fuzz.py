@@ -146,6 +146,7 @@ BODIES = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @SHORT
 @given(BODIES, st.sampled_from(["audit", "optimizer", "network", "activation", "dataset", "strategy"]))
 def test_own_factories(here: Path, body: str, where: str) -> None:
