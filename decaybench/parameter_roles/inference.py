@@ -1,7 +1,8 @@
 """Infers roles by running the model once: what its modules do by themselves, and what uses each parameter."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from decaybench.parameter_roles.library_rules import Role
 from decaybench.parameter_roles.probe import Example, called, copied, probe, run_once, tensors
-from decaybench.parameter_roles.trace import Trace
+from decaybench.parameter_roles.trace import Node, Trace
 from decaybench.parameter_roles.use import quantizes, role_by_use
 from decaybench.registry.user_code import user_code
 
@@ -60,10 +61,10 @@ class Observed:
 
 
 def observe(model: nn.Module, example: Example, owners: Iterable[nn.Module] = ()) -> Observed:
-    """Runs a model once on an example input.
+    """Runs a model on an example input: in evaluation mode, and once more in training where that leaves a question.
 
     Args:
-        model: Any module; it runs in evaluation mode and stays as it was.
+        model: Any module; it stays as it was.
         example: One batch of input: a tensor, several by position, or a mapping by name.
         owners: The modules whose first call is to be captured.
 
@@ -80,20 +81,41 @@ def observe(model: nn.Module, example: Example, owners: Iterable[nn.Module] = ()
         with user_code(f"The model, given an example input of {_shapes(example)},"), torch.no_grad():
             model(*copied(args), **copied(kwargs))  # lazy layers get their shapes
     named = dict(model.named_parameters())
-    args, kwargs = copied(args), copied(kwargs)
-    trace = Trace(named, (args, kwargs))
     plain = [owner for owner in owners if not isinstance(owner, torch.jit.ScriptModule)]
     handles = [owner.register_forward_pre_hook(hook, with_kwargs=True) for owner in plain]
     try:
-        with user_code(f"The model, given an example input of {_shapes(example)},"), trace:
-            run_once(model, args, kwargs)
+        with user_code(f"The model, given an example input of {_shapes(example)},"):
+            nodes = _traced(model, named, example, training=False)
     finally:
         for handle in handles:
             handle.remove()
-    nodes = {name: trace.of_parameter[i] for i, name in enumerate(named)}
     roles = {name: role_by_use(node) for name, node in nodes.items()}
+    if plain and set(roles.values()) & {"scale", "bias", "unknown"}:
+        with suppress(Exception):  # a batch norm with one example, say
+            roles |= _in_training(roles, _traced(model, named, example, training=True))
     maybe = (name for name, role in roles.items() if role in ("scale", "bias"))
     return Observed(seen, roles, frozenset(name for name in maybe if quantizes(nodes[name])))
+
+
+def _traced(model: nn.Module, named: Mapping[str, nn.Parameter], example: Example, training: bool) -> dict[str, Node]:
+    """Runs a model once and returns the node of each parameter."""
+    args, kwargs = called(example)
+    args, kwargs = copied(args), copied(kwargs)
+    trace = Trace(named, (args, kwargs))
+    with trace:
+        run_once(model, args, kwargs, training)
+    return {name: trace.of_parameter[i] for i, name in enumerate(named)}
+
+
+def _in_training(roles: Mapping[str, Role], nodes: Mapping[str, Node]) -> dict[str, Role]:
+    """Returns the roles that only training shows: of norms with running statistics, and of what was not used before."""
+    found: dict[str, Role] = {}
+    for name, role in roles.items():
+        if role in ("scale", "bias", "unknown"):
+            there = role_by_use(nodes[name])
+            if there == "norm" or (role == "unknown" and there != "unknown"):
+                found[name] = there
+    return found
 
 
 def _shapes(example: Example) -> str:

@@ -30,13 +30,13 @@ def probe(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     return run_once(module, copied(args), copied(kwargs))
 
 
-def run_once(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Runs a module, uncompiled and in evaluation mode, and restores it and all generators of random numbers."""
+def run_once(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool = False) -> Any:
+    """Runs a module, uncompiled, in evaluation mode or in training, and restores it and all random generators."""
     devices = sorted({x.device for x in tensors(args, kwargs) if x.device.type == "cuda"}, key=str)
     try:
         with torch.random.fork_rng(devices=devices), _restored(module), torch.compiler.set_stance("force_eager"):
             with suppress(NotImplementedError):  # exported modules have one mode only
-                module.eval()  # apart from the call: what a user's own train() returns cannot be relied on
+                module.train(training)  # apart from the call: what a user's own train() returns cannot be relied on
             with no_exit():
                 try:
                     with torch.no_grad():

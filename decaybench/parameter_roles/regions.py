@@ -5,7 +5,6 @@ from collections.abc import Collection, Iterator
 from decaybench.parameter_roles.operations import (
     ADD,
     BENDING,
-    CHOICES,
     DISTANCES,
     ELEMENTWISE,
     EXTREMES,
@@ -328,8 +327,3 @@ def is_basis_by_turns(products: list[Node]) -> bool:
     """Tells whether what a parameter is multiplied with, part by part, are nonlinear functions of one tensor."""
     distinct = list({id(node): node for node in products}.values())
     return len(distinct) >= 3 and of_one_tensor(distinct) and any(map(_is_bent, distinct))
-
-
-def is_chosen(node: Node) -> bool:
-    """Tells whether an operation takes one of two values for each element."""
-    return node.operation in CHOICES

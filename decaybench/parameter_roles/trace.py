@@ -73,14 +73,12 @@ class Trace(TorchFunctionMode):
 
     Attributes:
         of_parameter: The node of each parameter, by its number in the order of ``named``.
-        escaped: Numbers of the parameters whose values were read out as Python numbers.
     """
 
     def __init__(self, named: Mapping[str, nn.Parameter], inputs: Any) -> None:
         super().__init__()
         self._nodes: Any = WeakIdKeyDictionary()
         self.of_parameter: dict[int, Node] = {}
-        self.escaped: set[int] = set()
         for number, parameter in enumerate(named.values()):
             shape = () if isinstance(parameter, UninitializedParameter) else tuple(parameter.shape)
             node = Node("parameter", shape, parameters=frozenset([number]))
@@ -119,10 +117,6 @@ class Trace(TorchFunctionMode):
             results = [args[0]]
         if isinstance(kwargs.get("out"), Tensor):
             results = [kwargs["out"]]
-        if not results:
-            if not isinstance(out, bool | torch.Size | None):
-                self.escaped |= learned
-            return out
         for tensor in results:
             node = Node(name, tuple(tensor.shape), arguments, learned, data)
             for source in inputs:

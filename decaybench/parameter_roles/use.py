@@ -132,6 +132,8 @@ def _role(parameter: Node, learned: Node, use: Node, ways: frozenset[str]) -> Ro
             return "bias"
         if "product" in ways:
             return "weight"
+        if "input" in ways:  # a learned token, query or first state
+            return "embedding"
     return found
 
 

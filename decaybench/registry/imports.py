@@ -173,10 +173,13 @@ def load(target: str) -> Any:
     where = "" if path else f" (looked in {Path.cwd()} and the installed packages)"
     with user_code(f"Importing {module_name!r} of {target!r}{where}"):
         module = _import_file(path) if path and module_name.endswith(".py") else importlib.import_module(module_name)
-    if not hasattr(module, attribute):
-        public = [n for n in vars(module) if not n.startswith("_")]
-        raise unknown(f"attribute of {module_name}", attribute, public)
-    return getattr(module, attribute)
+    found: Any = module
+    for number, part in enumerate(parts := attribute.split(".")):  # a method, as Class.method
+        if not hasattr(found, part):
+            owner = ".".join([module_name, *parts[:number]])
+            raise unknown(f"attribute of {owner}", part, [n for n in vars(found) if not n.startswith("_")])
+        found = getattr(found, part)
+    return found
 
 
 def _import_file(path: Path) -> ModuleType:

@@ -98,6 +98,14 @@ def generator(model):
     yield bare(model)
 
 
+class Lit(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Linear(4, 8), nn.PReLU(8), nn.Linear(8, 2))
+
+    def configure_optimizers(self):
+        return lightning(self)
+
+
 def groups(model):
     return bare(model).param_groups
 
@@ -163,6 +171,13 @@ def test_what_people_return_is_understood(here: Path, name: str) -> None:
         assert f"The decay of a group is taken times its {name}" in done.stderr
     if name == "schedule_off":
         assert "1 of 2 groups have a learning rate of 0" in done.stderr
+
+
+def test_a_method_of_the_model_may_make_the_optimizer(here: Path) -> None:
+    done = audit("opts:Lit", "--optimizer", "opts:Lit.configure_optimizers", "--fail-on", "activation")
+    assert done.exit_code == 0, done.output
+    wrong = audit("opts:Lit", "--optimizer", "opts:Lit.configure_optimizer")
+    assert "Unknown attribute of opts.Lit 'configure_optimizer': did you mean 'configure_optimizers'" in wrong.stderr
 
 
 @pytest.mark.parametrize("name", ["swapped", "warmed_up", "all_zero"])

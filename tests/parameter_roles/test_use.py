@@ -1299,6 +1299,16 @@ reviewed(
 reviewed("addcmul", lambda s, x: torch.addcmul(s.beta, s.alpha, x), {"beta": o, "alpha": o}, x, beta=B, alpha=S)
 
 
+def recurrent(s: Any, x: torch.Tensor) -> torch.Tensor:
+    h = s.h0.expand(len(x), -1)
+    for t in range(x.shape[1]):
+        h = torch.tanh(s.a(x[:, t]) + s.b(h))
+    return h
+
+
+add("first state of a loop", lambda: {"h0": R(1, 4), "a": L(), "b": L()}, recurrent, (2, 3, 4), h0=E)
+
+
 @pytest.mark.parametrize(("make", "shape", "wanted"), CASES)
 def test_what_uses_a_parameter_decides_its_role(make: Any, shape: Any, wanted: dict[str, set[str]]) -> None:
     torch.manual_seed(0)
@@ -1485,3 +1495,23 @@ def test_what_cannot_be_marked_is_an_error() -> None:
     for thing in (torch.ones(3), "slope"):
         with pytest.raises(UsageError, match="mark_activation takes a module, its class or a parameter"):
             mark_activation(thing)
+
+
+def test_a_batch_norm_of_ones_own_is_a_norm_in_evaluation_too() -> None:
+    class OwnNorm(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.g, self.b = P(4), P(4, v=0.0)
+            self.register_buffer("mean", torch.zeros(4))
+            self.register_buffer("var", torch.ones(4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            mean, var = (x.mean(0), x.var(0)) if self.training else (self.mean, self.var)
+            if self.training:
+                self.mean = 0.9 * self.mean + 0.1 * mean.detach()
+            return (x - mean) / torch.sqrt(var + 1e-5) * self.g + self.b
+
+    model = nn.Sequential(nn.Linear(4, 4), OwnNorm(), nn.ReLU())
+    found = roles(model, torch.randn(8, 4))
+    assert (found["1.g"], found["1.b"]) == (N, N)
+    assert torch.equal(model[1].mean, torch.zeros(4))
