@@ -1299,6 +1299,429 @@ reviewed(
 reviewed("addcmul", lambda s, x: torch.addcmul(s.beta, s.alpha, x), {"beta": o, "alpha": o}, x, beta=B, alpha=S)
 
 
+def h(f):
+    return lambda s, x: f(s, s.fc(x))
+
+
+add(
+    "arelu",
+    lambda: {"fc": L(), "a": P(1, v=0.9), "b": P(1, v=2.0)},
+    h(lambda s, y: F.relu(y) * (1 + torch.sigmoid(s.b)) - torch.clamp(s.a, 0.01, 0.99) * F.relu(-y)),
+    (2, 4),
+    a=A,
+    b=A,
+)
+add("mish beta", lambda: {"fc": L(), "b": P()}, h(lambda s, y: y * torch.tanh(F.softplus(s.b * y))), (2, 4), b=A)
+add(
+    "erfact",
+    lambda: {"fc": L(), "a": P(), "b": P()},
+    h(lambda s, y: y * torch.erf(s.a * torch.exp(s.b * y))),
+    (2, 4),
+    a=A,
+    b=A,
+)
+add("squareplus", lambda: {"fc": L(), "b": P()}, h(lambda s, y: (y + torch.sqrt(y * y + s.b)) / 2), (2, 4), b=A)
+add("thresholded", lambda: {"fc": L(), "t": P(4)}, h(lambda s, y: y * (y > s.t)), (2, 4), t=A)
+add("siren", lambda: {"fc": L(), "w": P()}, h(lambda s, y: torch.sin(s.w * y)), (2, 4), w=A)
+add(
+    "hermite",
+    lambda: {"fc": L(), "c": R(4)},
+    h(lambda s, y: s.c[0] + s.c[1] * y + s.c[2] * (y**2 - 1) + s.c[3] * (y**3 - 3 * y)),
+    (2, 4),
+    c=A,
+)
+add(
+    "paf dict",
+    lambda: {"fc": L(), "c": nn.ParameterDict({"a": P(v=0.3), "b": P(v=0.1)})},
+    h(lambda s, y: torch.where(y > 0, s.c["a"] * y, s.c["b"] * y)),
+    (2, 4),
+    **{},
+)
+add(
+    "list apl",
+    lambda: {"fc": L(), "a": nn.ParameterList([P(4) for _ in range(2)])},
+    h(lambda s, y: F.relu(y) + sum(a * F.relu(-y) for a in s.a)),
+    (2, 4),
+)
+add(
+    "shared slope",
+    lambda: {"fc": L(), "fc2": L(), "a": P(v=0.2)},
+    lambda s, x: (lambda g: g(s.fc2(g(s.fc(x)))))(lambda y: torch.where(y >= 0, y, y * s.a)),
+    (2, 4),
+    a=A,
+)
+add(
+    "abs prelu",
+    lambda: {"fc": L(), "a": P(4, v=0.2)},
+    h(lambda s, y: 0.5 * (1 + s.a) * y + 0.5 * (1 - s.a) * y.abs()),
+    (2, 4),
+    a=A,
+)
+add(
+    "leaky inplace",
+    lambda: {"fc": L(), "a": P(4, v=0.2)},
+    h(lambda s, y: y.clamp_min(0).add_(y.clamp_max(0).mul_(s.a))),
+    (2, 4),
+    a=A,
+)
+add("minus", lambda: {"fc": L(), "a": P(4, v=0.2)}, h(lambda s, y: F.relu(y) - F.relu(-y) * s.a), (2, 4), a=A)
+add(
+    "chan view",
+    lambda: {"c": nn.Conv2d(3, 4, 1), "a": P(4, v=0.2)},
+    lambda s, x: (lambda y: F.relu(y) + s.a.view(1, -1, 1, 1) * torch.clamp(y, max=0))(s.c(x)),
+    (2, 3, 4, 4),
+    a=A,
+)
+add(
+    "exp slope",
+    lambda: {"fc": L(), "a": P(4, v=-2.0)},
+    h(lambda s, y: torch.where(y > 0, y, torch.exp(s.a) * y)),
+    (2, 4),
+    a=A,
+)
+add(
+    "geglu beta",
+    lambda: {"fc": L(4, 8), "b": P()},
+    lambda s, x: (lambda u, v: u * (v * torch.sigmoid(s.b * v)))(*s.fc(x).chunk(2, -1)),
+    (2, 4),
+    b=A,
+)
+add(
+    "glu temp",
+    lambda: {"fc": L(4, 8), "b": P(4)},
+    lambda s, x: (lambda u, v: u * torch.sigmoid(v * s.b))(*s.fc(x).split(4, -1)),
+    (2, 4),
+    b=A,
+)
+add(
+    "bilinear gate",
+    lambda: {"fc": L(4, 8), "g": P(4)},
+    lambda s, x: (lambda u, v: u * v * s.g)(*s.fc(x).chunk(2, -1)),
+    (2, 4),
+    g=S,
+)
+add("hardswish alpha", lambda: {"fc": L(), "a": P()}, h(lambda s, y: y * F.relu6(s.a * y + 3) / 6), (2, 4), a=A)
+add(
+    "rbf kan learned grid",
+    lambda: {"grid": R(5), "w": R(3, 20)},
+    lambda s, x: F.linear(torch.exp(-(((x[..., None] - s.grid) / 0.5) ** 2)).flatten(1), s.w),
+    (2, 4),
+    grid=A,
+    w=A,
+)
+add(
+    "learned bandwidth kaf",
+    lambda: {"fc": L(), "g": P(4), "al": R(4, 5)},
+    h(lambda s, y: (s.al * torch.exp(-s.g[:, None] * (y[..., None] - torch.linspace(-1, 1, 5)) ** 2)).sum(-1)),
+    (2, 4),
+    al=A,
+    g={A, S},
+)
+add(
+    "relu kan",
+    lambda: {"lo": R(4, 5), "hi": R(4, 5), "w": R(3, 20)},
+    lambda s, x: (F.relu(x[..., None] - s.lo) * F.relu(s.hi - x[..., None])).pow(2).flatten(1) @ s.w.t(),
+    (2, 4),
+    w=A,
+    lo=A,
+    hi=A,
+)
+add(
+    "bspline bmm",
+    lambda: {"c": R(4, 5, 3)},
+    lambda s, x: torch.bmm(F.relu(1 - (x[..., None] * 2 - torch.arange(5.0)).abs()).transpose(0, 1), s.c).sum(0),
+    (2, 4),
+    c=A,
+)
+add(
+    "tensordot basis",
+    lambda: {"c": R(4, 5, 3)},
+    lambda s, x: torch.tensordot(torch.cos(x[..., None] * torch.arange(5.0)), s.c, dims=([1, 2], [0, 1])),
+    (2, 4),
+    c=A,
+)
+# norms
+add(
+    "rms eps inside",
+    lambda: {"w": P(4)},
+    lambda s, x: x / torch.sqrt((x * x).mean(-1, keepdim=True) + 1e-6) * s.w,
+    (2, 4),
+    w=N,
+)
+add(
+    "rms float",
+    lambda: {"w": P(4)},
+    lambda s, x: (lambda n: s.w * n.to(x.dtype))(
+        x.float() * torch.rsqrt(x.float().square().mean(-1, keepdim=True) + 1e-6)
+    ),
+    (2, 4),
+    w=N,
+)
+add(
+    "ln var_mean",
+    lambda: {"w": P(4), "b": P(4)},
+    lambda s, x: (lambda vm: (x - vm[1]) * torch.rsqrt(vm[0] + 1e-5) * s.w + s.b)(
+        torch.var_mean(x, -1, keepdim=True, correction=0)
+    ),
+    (2, 4),
+    w=N,
+    b=N,
+)
+add(
+    "ln einsum",
+    lambda: {"w": P(4), "b": P(4)},
+    lambda s, x: (lambda m: torch.addcmul(s.b, (x - m) / (x - m).pow(2).mean(-1, keepdim=True).add(1e-5).sqrt(), s.w))(
+        x.mean(-1, keepdim=True)
+    ),
+    (2, 4),
+    w=N,
+    b=N,
+)
+add(
+    "channels last",
+    lambda: {"w": P(3), "b": P(3)},
+    lambda s, x: F.layer_norm(x.permute(0, 2, 3, 1), (3,), s.w, s.b, 1e-6).permute(0, 3, 1, 2),
+    (2, 3, 4, 4),
+    w=N,
+    b=N,
+)
+add(
+    "adaLN zero",
+    lambda: {"m": L(4, 8), "g": P(4)},
+    lambda s, x: (lambda sc, sh: F.layer_norm(x, (4,)) * (1 + sc) + sh)(*s.m(x).chunk(2, -1)) * s.g,
+    (2, 4),
+    g={N, S},
+)
+add("scale norm", lambda: {"g": P()}, lambda s, x: F.normalize(x, dim=-1) * s.g, (2, 4), g={N, S})
+add(
+    "qk norm heads",
+    lambda: {"q": L(), "k": L(), "qs": P(2, 1, 2), "ks": P(2, 1, 2)},
+    lambda s, x: (lambda q, k: (F.normalize(q, dim=-1) * s.qs) @ (F.normalize(k, dim=-1) * s.ks).transpose(-1, -2))(
+        s.q(x).view(2, 3, 2, 2).transpose(1, 2), s.k(x).view(2, 3, 2, 2).transpose(1, 2)
+    ),
+    (2, 3, 4),
+    qs={N, S},
+    ks={N, S},
+)
+# scale etc
+add(
+    "skipinit",
+    lambda: {"c": nn.Conv2d(3, 3, 3, padding=1), "a": P(v=0.0)},
+    lambda s, x: x + s.a * F.relu(s.c(x)),
+    (2, 3, 4, 4),
+    a=S,
+)
+add(
+    "layerscale conv",
+    lambda: {"c": nn.Conv2d(3, 3, 1), "g": P(3)},
+    lambda s, x: x + s.c(x) * s.g.view(-1, 1, 1),
+    (2, 3, 4, 4),
+    g=S,
+)
+add(
+    "mix alpha sigmoid",
+    lambda: {"a": L(), "b": L(), "al": P(v=0.0)},
+    lambda s, x: torch.sigmoid(s.al) * s.a(x) + (1 - torch.sigmoid(s.al)) * s.b(x),
+    (2, 4),
+    al=S,
+)
+add(
+    "moco T",
+    lambda: {"q": L(), "T": P(v=0.07)},
+    lambda s, x: torch.mm(F.normalize(s.q(x)), F.normalize(x).t()) / s.T,
+    (3, 4),
+    T=S,
+)
+add(
+    "cosine head",
+    lambda: {"w": R(5, 4), "s_": P(v=10.0)},
+    lambda s, x: s.s_ * (F.normalize(x) @ F.normalize(s.w, dim=1).t()),
+    (2, 4),
+    s_=S,
+    w=W,
+)
+add(
+    "T softplus",
+    lambda: {"fc": L(), "t": P(v=0.0)},
+    lambda s, x: F.log_softmax(s.fc(x) / F.softplus(s.t), -1),
+    (2, 4),
+    t=S,
+)
+add(
+    "head temperature",
+    lambda: {"q": L(), "t": P(2, 1, 1)},
+    lambda s, x: (lambda q: ((q @ q.transpose(-1, -2)) * s.t).softmax(-1) @ q)(s.q(x).view(2, 3, 2, 2).transpose(1, 2)),
+    (2, 3, 4),
+    t=S,
+)
+add(
+    "dorefa alpha",
+    lambda: {"w": R(4, 4), "al": P()},
+    lambda s, x: F.linear(x, s.al * torch.tanh(s.w) / torch.tanh(s.w).abs().max()),
+    (2, 4),
+    w=W,
+    al=S,
+)
+add(
+    "xnor alpha",
+    lambda: {"c": nn.Conv2d(3, 3, 1), "al": P(3, 1, 1)},
+    lambda s, x: s.c(torch.sign(x)) * s.al,
+    (2, 3, 4, 4),
+    al=S,
+)
+add(
+    "lora alpha",
+    lambda: {"w": R(4, 4), "A_": R(2, 4), "B_": R(4, 2), "al": P()},
+    lambda s, x: F.linear(x, s.w) + s.al * (x @ s.A_.t() @ s.B_.t()),
+    (2, 4),
+    A_=W,
+    B_=W,
+    al=S,
+)
+add(
+    "vera",
+    lambda: {"w": R(4, 4), "d": P(2), "b": P(4)},
+    lambda s, x: (
+        F.linear(x, s.w) + s.b * (s.d * (x @ torch.ones(4, 2))) @ torch.ones(2, 4)
+        if False
+        else F.linear(x, s.w) + s.b * F.linear(s.d * F.linear(x, torch.ones(2, 4)), torch.ones(4, 2))
+    ),
+    (2, 4),
+    d=S,
+    b=S,
+)
+add("ia3", lambda: {"k": L(), "l": P(4)}, lambda s, x: torch.relu(s.k(x) * s.l), (2, 4), l=S)
+add(
+    "prefix",
+    lambda: {"pk": R(1, 3, 4), "k": L(), "q": L()},
+    lambda s, x: (lambda k: (s.q(x) @ k.transpose(1, 2)).softmax(-1) @ k)(
+        torch.cat([s.pk.expand(2, -1, -1), s.k(x)], 1)
+    ),
+    (2, 3, 4),
+    pk=E,
+)
+add(
+    "rotary freqs",
+    lambda: {"fr": R(2)},
+    lambda s, x: (lambda a: x * torch.cat([a.cos(), a.cos()], -1) + x.roll(2, -1) * torch.cat([a.sin(), a.sin()], -1))(
+        torch.arange(3.0)[:, None] * s.fr
+    ),
+    (2, 3, 4),
+    fr={S, E, U, W},
+)
+add(
+    "masked token where",
+    lambda: {"t": P(1, 1, 4, v=0.0), "p": L()},
+    lambda s, x: torch.where((x.sum(-1, keepdim=True) > 0), s.t.expand_as(x), s.p(x)),
+    (2, 3, 4),
+    t=E,
+)
+add("pos slice", lambda: {"p": L(), "pos": R(1, 10, 4)}, lambda s, x: s.p(x) + s.pos[:, : x.shape[1]], (2, 3, 4), pos=E)
+add(
+    "pos interp",
+    lambda: {"c": nn.Conv2d(3, 4, 1), "pos": R(1, 4, 8, 8)},
+    lambda s, x: s.c(x) + F.interpolate(s.pos, size=x.shape[-2:]),
+    (2, 3, 4, 4),
+    pos=E,
+)
+add(
+    "pos factor",
+    lambda: {"c": nn.Conv2d(3, 4, 1), "h": R(1, 4, 4, 1), "w": R(1, 4, 1, 4)},
+    lambda s, x: s.c(x) + s.h + s.w,
+    (2, 3, 4, 4),
+    h=E,
+    w=E,
+)
+add("vq cdist", lambda: {"cb": R(6, 4)}, lambda s, x: s.cb[torch.cdist(x, s.cb).argmin(-1)], (2, 4), cb=E)
+add(
+    "bias shift gelu",
+    lambda: {"c": nn.Conv2d(3, 4, 1, bias=False), "b": P(1, 4, 1, 1, v=0.0)},
+    lambda s, x: F.gelu(s.c(x) + s.b),
+    (2, 3, 4, 4),
+    b=B,
+)
+add(
+    "einsum bias",
+    lambda: {"w": R(4, 2, 3), "b": P(2, 3, v=0.0)},
+    lambda s, x: torch.einsum("btd,dhk->bthk", x, s.w) + s.b,
+    (2, 5, 4),
+    w=W,
+    b=B,
+)
+add(
+    "gru functional",
+    lambda: {"wi": R(12, 4), "wh": R(12, 4), "bi": P(12), "bh": P(12)},
+    lambda s, x: torch.gru_cell(x, torch.zeros(2, 4), s.wi, s.wh, s.bi, s.bh),
+    (2, 4),
+    wi=W,
+    wh=W,
+    bi=B,
+    bh=B,
+)
+add(
+    "s5",
+    lambda: {"Lre": R(4), "Bm": R(4, 4), "Cm": R(4, 4), "D": P(4), "step": R(4)},
+    lambda s, x: (
+        lambda lam: (
+            lambda bu: (
+                torch.stack([sum(lam ** (t - k) * bu[:, k] for k in range(t + 1)) for t in range(x.shape[1])], 1)
+                @ s.Cm.t()
+                + s.D * x
+            )
+        )((x @ s.Bm.t()) * s.step.exp())
+    )(torch.exp(-torch.exp(s.Lre) * s.step.exp())),
+    (2, 3, 4),
+    D=S,
+    Bm=W,
+    Cm=W,
+    step={S},
+    Lre={S},
+)
+add(
+    "rglru",
+    lambda: {"r": L(), "i": L(), "lam": P(4)},
+    lambda s, x: (
+        lambda la: (
+            lambda a: (lambda u: torch.stack([u[:, 0], a[:, 1] * u[:, 0] + u[:, 1]], 1))(
+                torch.sqrt(1 - a**2) * torch.sigmoid(s.i(x)) * x
+            )
+        )(torch.exp(la))
+    )(-8.0 * F.softplus(s.lam) * torch.sigmoid(s.r(x))),
+    (2, 2, 4),
+    lam=S,
+)
+add(
+    "retnet decay",
+    lambda: {"q": L(), "g": P(2)},
+    lambda s, x: (
+        lambda q: (
+            (
+                q
+                @ q.transpose(-1, -2)
+                * (torch.sigmoid(s.g)[:, None, None] ** (torch.arange(3)[:, None] - torch.arange(3)).abs())
+            )
+            @ q
+        )
+    )(s.q(x).view(2, 3, 2, 2).transpose(1, 2)),
+    (2, 3, 4),
+    g=S,
+)
+add(
+    "alibi slopes",
+    lambda: {"q": L(), "m": P(2)},
+    lambda s, x: (
+        lambda q: (
+            (q @ q.transpose(-1, -2) - s.m[:, None, None] * (torch.arange(3)[:, None] - torch.arange(3)).abs()).softmax(
+                -1
+            )
+            @ q
+        )
+    )(s.q(x).view(2, 3, 2, 2).transpose(1, 2)),
+    (2, 3, 4),
+    m={S, B},
+)
+
+
 def recurrent(s: Any, x: torch.Tensor) -> torch.Tensor:
     h = s.h0.expand(len(x), -1)
     for t in range(x.shape[1]):
