@@ -51,7 +51,7 @@ def audit(
     targets: Annotated[
         Texts,
         typer.Argument(
-            metavar="[TARGET]…",
+            metavar="TARGET",
             help="package.module:factory, path/to/file.py:factory, timm:NAME, torchvision:NAME, hf:CONFIG_OR_FOLDER; "
             "without any, what [tool.decaybench.audit] of pyproject.toml says.",
         ),

@@ -22,7 +22,8 @@ GUESS = (
 @guarded
 def inspect(
     checkpoint: Annotated[
-        Path, typer.Argument(help=".safetensors, or a file of torch.save; no code in it is executed.")
+        Path,
+        typer.Argument(metavar="CHECKPOINT", help=".safetensors, or a file of torch.save; no code in it is executed."),
     ],
     against: Annotated[Path | None, typer.Option(metavar="OTHER", help="Another checkpoint, to compare with.")] = None,
     target: Annotated[
