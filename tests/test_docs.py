@@ -224,6 +224,7 @@ def reported(cli: Cli, folder: Path) -> str:
     return " ".join([*cli("report", str(folder)).stdout.split(), *alone])
 
 
+@pytest.mark.slow
 def test_the_answer_has_the_figures_of_the_report(cli: Cli) -> None:
     figures = FIGURE.findall(section("The answer so far"))
     assert len(figures) == 7

@@ -128,6 +128,7 @@ def test_a_study_with_a_run_that_fails_ends_with_exit_code_1_and_its_table() -> 
     assert len(StudyFolder(Path("results/t")).load().records) == 2
 
 
+@pytest.mark.slow
 def test_pictures_and_pages_are_written(tmp_path: Path) -> None:
     assert call(*TINY, "--seeds", "3", "--weight-decay", "0.1", "--weight-decay", "0.2")[0] == 0
     for format in ("html", "png", "svg", "pdf"):

@@ -56,6 +56,7 @@ def test_a_record_comes_back_from_a_packed_file_as_it_was(tmp_path: Path, record
     assert sorted(again, key=hash) == sorted(records, key=hash)
 
 
+@pytest.mark.slow
 def test_two_hundred_flipped_bits_of_a_packed_file_are_noticed(tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path)
     for run in tiny(activation="prelu", seeds=2).runs():
