@@ -22,7 +22,7 @@ class Circumstances(NamedTuple):
         learned: Whether there are activation parameters.
         decay: λ.
         own_network: Whether the network is a user's own, which may hold parameters without a gradient: an optimizer
-            does not decay these, a penalty does.
+            does not decay these, a penalty does. It may also hold activation parameters of its own.
     """
 
     optimizer: str
@@ -78,8 +78,8 @@ def method_of(config: Mapping[str, Any]) -> tuple[str, str]:
         config: A run's configuration, as a record holds it.
     """
     strategy, clip = config["strategy"], config.get("clip_norm")
-    learned = config["activation"]["name"] not in FIXED
     own = bool(config["network"].get("source"))
+    learned = own or config["activation"]["name"] not in FIXED  # a network of one's own may hold slopes itself
     c = Circumstances(config["optimizer"]["name"], clip is not None, learned, config["weight_decay"], own)
     name, options = strategy["name"], strategy["options"]
     if strategy.get("source") or name not in STRATEGIES or config["optimizer"].get("source"):

@@ -119,3 +119,52 @@ def test_intervals_on_these_test_images_are_students() -> None:
     row = next(r for r in rows if (r["activation"], r["strategy"], r["weight_decay"]) == ("kaf", "exclude-alpha", 0.1))
     assert (row["difference_seeds_low"], row["difference_seeds_high"]) == pytest.approx(expected.interval())
     assert row["difference_low"] <= row["difference_seeds_low"]  # corrected
+
+
+OWN_SLOPE = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.fc, self.slope = nn.LazyLinear(8), nn.Parameter(torch.full((8,), 0.25))
+        self.out = nn.Linear(8, classes)
+
+    def forward(self, x):
+        return self.out(F.prelu(self.fc(x.flatten(1)), self.slope))
+
+def net(shape, classes, activation):
+    model = Net(classes)
+    model(torch.zeros(1, *shape))
+    return model
+"""
+
+
+def test_a_network_that_owns_a_slope_is_compared_as_one_that_learns_an_activation(here: Path) -> None:
+    """The slope is a parameter of a block, and the activation of the study learns nothing."""
+    (here / "blk.py").write_text(OWN_SLOPE)
+    options = [
+        "--network",
+        "blk.py:net",
+        "--activation",
+        "relu",
+        "--seeds",
+        "3",
+        "--weight-decay",
+        "2",
+        "--epochs",
+        "4",
+    ]
+    for name in ("decay-all", "exclude-alpha", "alpha-only"):
+        options += ["--strategy", name]
+    run(*options)
+    printed = json.loads(cli("report", "results/s", "--format", "json").stdout)
+    rows = {row["strategy"]: row for row in printed if (row["network"][:6], row["activation"]) == ("blk.py", "relu")}
+    assert rows["exclude-alpha"]["method"] != rows["decay-all"]["method"]
+    assert rows["exclude-alpha"]["loss_difference"] is not None
+    frame = decaybench.load("results/s")
+    frame = frame[frame.network.str.startswith("blk.py") & (frame.activation == "relu")].set_index(["strategy", "seed"])
+    assert frame.loc[("exclude-alpha", 0), "train_loss"] != frame.loc[("decay-all", 0), "train_loss"]
+    assert frame.loc[("alpha-only", 0), "train_loss"] != frame.loc[("decay-all", 0), "train_loss"]

@@ -88,3 +88,16 @@ def test_a_users_own_code_is_merged_with_nothing() -> None:
     assert method_of(config)[0] == "loss-penalty"
     own = {"name": "mine.py:way", "options": {}, "source": "b"}
     assert method_of({**config, "strategy": own})[0] == "mine.py:way"
+
+
+def test_a_network_of_ones_own_may_hold_slopes_where_the_activation_learns_nothing() -> None:
+    config = {
+        "strategy": {"name": "exclude-alpha", "options": {}, "source": None},
+        "optimizer": {"name": "sgd", "options": {}, "source": None},
+        "network": {"name": "mine.py:net", "options": {}, "source": "a"},
+        "activation": {"name": "relu", "options": {}, "source": None},
+        "clip_norm": None,
+        "weight_decay": 0.1,
+    }
+    assert method_of(config)[0] == "exclude-alpha"
+    assert method_of({**config, "network": {"name": "forum", "options": {}, "source": None}})[0] == "decay-all"
