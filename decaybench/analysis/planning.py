@@ -64,10 +64,8 @@ def plan(found: list[Cell], baseline: str, half: float, fixed: bool) -> list[Nee
             both = seeds_needed(parts, images, half), examples_needed(parts, seeds, half)
             needed.append(Needed(*named, *both, NEW_IMAGES))
         elif len(pairs.seeds) > 1:
-            own_splits = split_by_seed(pairs.first)
-            share = test_share(pairs.first) if own_splits else 0.0
-            left = (half / 1.96) ** 2 - share * float(np.var(pairs.differences, ddof=1))
-            seeds_only = Components(float(np.var(pairs.differences, ddof=1)), 0.0, 0.0)
-            count = seeds_needed(seeds_only, 1.0, 1.96 * math.sqrt(left)) if left > 0 else None
+            own_splits, variance = split_by_seed(pairs.first), float(np.var(pairs.differences, ddof=1))
+            share = test_share(pairs.first) if own_splits else 0.0  # overlap acts as a part that no seed takes away
+            count = seeds_needed(Components(variance, share * variance, 0.0), 1.0, half)
             needed.append(Needed(*named, count, None, NEW_SPLITS if own_splits else THESE_IMAGES))
     return needed

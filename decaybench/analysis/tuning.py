@@ -186,8 +186,7 @@ def _interval(key: str, estimate: float, resampled: Floats, n: int, test_share: 
     if n < 2 or np.ptp(resampled) < 1e-12:
         return {key: estimate, f"{key}_low": None, f"{key}_high": None}
     least = 0.0 if key == "test_accuracy" else -1.0
-    error = (
-        float(resampled.std()) * (n / (n - 1) * (1 + n * test_share)) ** 0.5
-    )  # a bootstrap's variance lacks the first
+    lacking = n / (n - 1)  # of a bootstrap's variance
+    error = float(resampled.std()) * (lacking * (1 + n * test_share)) ** 0.5
     half = float(stdtrit(n - 1, 0.975)) * error
     return {key: estimate, f"{key}_low": max(least, estimate - half), f"{key}_high": min(1.0, estimate + half)}

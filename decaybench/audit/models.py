@@ -3,6 +3,7 @@
 import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -42,11 +43,8 @@ def build(target: str, options: Options, *, shapes_only: bool = False) -> nn.Mod
     make = library(name, options)
     with user_code(f"{target}, built with {dict(options)},"):
         if shapes_only:
-            try:
-                with torch.device("meta"):
-                    return make()
-            except (RuntimeError, NotImplementedError):  # it looks at its own numbers while it is built
-                pass
+            with suppress(RuntimeError), torch.device("meta"):  # unless it looks at its own numbers while it is built
+                return make()
         return make()
 
 

@@ -114,8 +114,8 @@ def _asked(folder: StudyFolder, runs: pd.DataFrame) -> tuple[pd.DataFrame, str]:
         study = read_study(str(folder.study_file), {})
         wanted = {_cell(run.model_dump()) for run in study.runs()}
     except DecaybenchError as error:
-        gone = folder.study_file.exists()
-        return runs, f"study.toml cannot be used, so every run in the folder is shown: {error}" if gone else ""
+        there = folder.study_file.exists()
+        return runs, f"study.toml cannot be used, so every run in the folder is shown: {error}" if there else ""
     cells = runs.drop_duplicates("cell_id").set_index("cell_id")["config"].map(lambda c: _cell(config_of(c)) in wanted)
     kept = runs["cell_id"].map(cells).astype(bool) & (runs["seed"] < study.seeds)
     if kept.all() or not kept.any():

@@ -10,13 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from decaybench.errors import DecaybenchError, printable
-from decaybench.report.numbers import csv_table, markdown_table, rich_text
+from decaybench.report.numbers import PIPE_WIDTH, csv_table, markdown_table, rich_text
 
 if TYPE_CHECKING:
     from decaybench.audit.audit import Audit, AuditedParameter
 
 DECAYED, SPARED = "decay", "·"
-PIPE_WIDTH = 160
 STYLES = {"activation": "bold", "unknown": "bold yellow"}
 USUAL = ("torch", "exclude-1d", "hf-trainer", "decaybench")  # first columns where several recipes do the same
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from decaybench.analysis.comparison import ComparisonSettings, Summary
 from decaybench.errors import DecaybenchError
+from decaybench.report.numbers import PIPE_WIDTH
 
-PIPE_WIDTH = 160  # columns of a table that goes to a file or to another program
 FIGURE_NAMES = ("differences", "decay", "alphas", "functions")
 
 

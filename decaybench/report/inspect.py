@@ -10,6 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from decaybench.analysis.frame import NEAR_ZERO
 from decaybench.errors import printable
 from decaybench.report.numbers import csv_table, format_number, histogram, markdown_table, rich_text
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from decaybench.audit.checkpoint import LearnedLayer
 
 BINS = 16
-NEAR_ZERO = 0.01
 NARROW = 100
 Row = dict[str, Any]
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 MISSING = "–"
+PIPE_WIDTH = 160  # columns of a table that goes to a file or to another program
 
 
 def rich_text(value: str, style: str = "") -> "Text":

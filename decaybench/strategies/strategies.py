@@ -13,7 +13,7 @@ from decaybench.strategies.plan import Plan, Setup
 
 
 def no_decay(s: Setup) -> Plan:
-    """Regularizes nothing."""
+    """Trains without any weight decay, the control of every comparison."""
     return Plan([s.optimizer(s.group("all"))])
 
 

@@ -624,78 +624,45 @@ add(
 add("twn alpha", lambda: {"w": R(4, 4), "al": P()}, lambda s, x: F.linear(x, torch.sign(s.w) * s.al), (2, 4), w=W, al=S)
 
 
-# ssm
-def mamba(s, x):
-    u = s.inp(x)
-    dt = F.softplus(s.dt(u) + s.dtb)
-    A_ = -torch.exp(s.A_log)
-    Bm, Cm = s.b(u), s.c(u)
-    dA = torch.exp(dt.unsqueeze(-1) * A_)
-    dB = dt.unsqueeze(-1) * Bm.unsqueeze(2) * u.unsqueeze(-1)
-    h = torch.zeros(x.shape[0], 8, 4)
-    ys = []
-    for t in range(x.shape[1]):
-        h = dA[:, t] * h + dB[:, t]
-        ys.append((h * Cm[:, t].unsqueeze(1)).sum(-1))
-    y = torch.stack(ys, 1) + u * s.D
-    return s.out(y * F.silu(s.z(x)))
+# state spaces
+def mamba(outer: Any, read: Any) -> Any:
+    """A selective scan, with its products written in one way or another."""
+
+    def forward(s: Any, x: torch.Tensor) -> torch.Tensor:
+        u = s.inp(x)
+        dt = F.softplus(s.dt(u) + s.dtb)
+        dA = torch.exp(outer(dt, -torch.exp(s.A_log)))
+        dB = dt.unsqueeze(-1) * s.b(u).unsqueeze(2) * u.unsqueeze(-1)
+        h, ys = torch.zeros(len(x), 8, 4), []
+        for t in range(x.shape[1]):
+            h = dA[:, t] * h + dB[:, t]
+            ys.append(read(h, s.c(u)[:, t]))
+        return s.out((torch.stack(ys, 1) + u * s.D) * F.silu(s.z(x)))
+
+    return forward
 
 
-add(
-    "mamba",
-    lambda: {
+def selective() -> dict[str, Any]:
+    layers = {
         "inp": L(8, 8),
         "dt": nn.Linear(8, 8, bias=False),
-        "dtb": P(8),
         "b": L(8, 4),
         "c": L(8, 4),
         "out": L(8, 8),
         "z": L(8, 8),
-        "A_log": R(8, 4),
-        "D": P(8),
-    },
-    mamba,
-    (2, 5, 8),
-    A_log=S,
-    D=S,
-    dtb=B,
-)
+    }
+    return {**layers, "dtb": P(8), "A_log": R(8, 4), "D": P(8)}
 
 
-def mamba_e(s, x):
-    u = s.inp(x)
-    dt = F.softplus(s.dt(u) + s.dtb)
-    A_ = -torch.exp(s.A_log)
-    Bm, Cm = s.b(u), s.c(u)
-    dA = torch.exp(torch.einsum("bld,dn->bldn", dt, A_))
-    dB = torch.einsum("bld,bln,bld->bldn", dt, Bm, u)
-    h = torch.zeros(x.shape[0], 8, 4)
-    ys = []
-    for t in range(x.shape[1]):
-        h = dA[:, t] * h + dB[:, t]
-        ys.append(torch.einsum("bdn,bn->bd", h, Cm[:, t]))
-    return s.out((torch.stack(ys, 1) + u * s.D) * F.silu(s.z(x)))
-
-
-add(
-    "mamba einsum",
-    lambda: {
-        "inp": L(8, 8),
-        "dt": nn.Linear(8, 8, bias=False),
-        "dtb": P(8),
-        "b": L(8, 4),
-        "c": L(8, 4),
-        "out": L(8, 8),
-        "z": L(8, 8),
-        "A_log": R(8, 4),
-        "D": P(8),
-    },
-    mamba_e,
-    (2, 5, 8),
-    A_log=S,
-    D=S,
-    dtb=B,
-)
+WRITTEN = {
+    "mamba": (lambda a, b: a.unsqueeze(-1) * b, lambda h, c: (h * c.unsqueeze(1)).sum(-1)),
+    "mamba einsum": (
+        lambda a, b: torch.einsum("bld,dn->bldn", a, b),
+        lambda h, c: torch.einsum("bdn,bn->bd", h, c),
+    ),
+}
+for name, ways in WRITTEN.items():
+    add(name, selective, mamba(*ways), (2, 5, 8), A_log=S, D=S, dtb=B)
 
 
 def s4d(s, u):
