@@ -1,6 +1,7 @@
 """What weight decay does to learned activation functions: compare, audit, prove."""
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from decaybench.parameter_roles.roles import roles as roles
     from decaybench.strategies.plan import Plan as Plan
     from decaybench.strategies.plan import Setup as Setup
+    from decaybench.trials.trial import Trial as Trial
+    from decaybench.trials.trial import run_seed as run_seed
+    from decaybench.trials.trial import trial as trial
 
 __version__ = "0.1.0"
 
@@ -27,6 +31,9 @@ _HOMES = {
     "penalty": "decaybench.parameter_roles.param_groups",
     "regroup_state": "decaybench.parameter_roles.regroup",
     "roles": "decaybench.parameter_roles.roles",
+    "run_seed": "decaybench.trials.trial",
+    "trial": "decaybench.trials.trial",
+    "Trial": "decaybench.trials.trial",
 }
 __all__ = ["__version__", *_HOMES]
 
@@ -35,3 +42,9 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'decaybench' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+if os.environ.get("DECAYBENCH_TRIAL"):  # a study drives this script: what it draws is the run's from here on
+    from decaybench.trials.seeding import seed_process
+
+    seed_process()

@@ -7,7 +7,7 @@ import torch
 
 from decaybench.results.record import Record
 from decaybench.study.config import RunConfig
-from decaybench.study.study import Study, read_study
+from decaybench.study.study import Study, read_grid
 from decaybench.training.data import Data, load
 from decaybench.training.trainer import Epoch, Finished, train
 
@@ -19,7 +19,7 @@ def tiny(**overrides: Any) -> Study:
     """A study that takes a second: synthetic images, small dense network."""
     fields: dict[str, Any] = {"dataset": "synthetic,samples=200", "network": "mlp,width=16", "epochs": 2, "seeds": 1}
     fields["weight_decay"] = 0.002
-    return read_study(None, {"name": "tiny", **fields, **overrides})
+    return read_grid(None, {"name": "tiny", **fields, **overrides})
 
 
 def one(**overrides: Any) -> RunConfig:

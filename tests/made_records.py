@@ -8,7 +8,7 @@ import pandas as pd
 
 from decaybench.analysis.comparison import ComparisonSettings, Summary, summarize
 from decaybench.analysis.frame import runs_frame
-from decaybench.results.record import METRICS, Layer, Outcomes, Record
+from decaybench.results.record import METRICS, Layer, Record
 from decaybench.results.store import Loaded
 from helpers import one
 
@@ -26,7 +26,7 @@ def made(accuracy: float, strategy: str = "decay-all", seed: int = 0, **more: An
         fingerprints=more.get("fingerprints", {"data": "d", "initial": f"i{seed}", "batches": f"b{seed}"}),
         diverged=more.get("diverged"),
         history={key: [accuracy if key.endswith("accuracy") else more.get("loss", 0.5)] for key in METRICS},
-        outcomes=more.get("outcomes"),
+        outcomes=more.get("outcomes", {}),
         layers=() if more.get("activation") == "relu" else (layer,),
         provenance={"device": "cpu", "seconds": 1.0, **({"examples": more["examples"]} if "examples" in more else {})},
     )
@@ -51,6 +51,6 @@ def pairs(differences: list[float], **fields: Any) -> list[Record]:
 
 def with_outcomes(correct: Any, losses: Any, strategy: str, seed: int, **fields: Any) -> Record:
     """A record with outcomes, whose accuracy and loss are theirs."""
-    outcomes = Outcomes(np.asarray(correct, bool), np.asarray(losses, np.float16))
-    accuracy, loss = float(outcomes.correct.mean()), float(np.mean(losses))
+    outcomes = {"test_accuracy": np.asarray(correct, bool), "test_loss": np.asarray(losses, np.float16)}
+    accuracy, loss = float(outcomes["test_accuracy"].mean()), float(np.mean(losses))
     return made(accuracy, strategy, seed, loss=loss, outcomes=outcomes, **fields)

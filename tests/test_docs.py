@@ -17,8 +17,9 @@ from decaybench import registry
 from decaybench.analysis.comparison import ComparisonSettings, summarize
 from decaybench.analysis.frame import runs_frame
 from decaybench.cli import app
+from decaybench.registry.metrics import TESTED
 from decaybench.report.formats import Report, print_report
-from decaybench.report.numbers import format_interval, format_percent
+from decaybench.report.verdicts import difference_text
 from decaybench.results.store import StudyFolder
 from decaybench.study.study import read_study
 from helpers import REPOSITORY
@@ -94,7 +95,7 @@ def test_the_output_shown_is_what_the_tool_prints_for_the_committed_records() ->
     (shown,) = [c for lang, f, c in BLOCKS if (lang, f) == ("text", "output")]
     settings = ComparisonSettings()
     summary = summarize(runs_frame(StudyFolder(REPOSITORY / "results" / "first-look").load()), settings)
-    console = Console(width=88, file=io.StringIO(), record=True)
+    console = Console(width=90, file=io.StringIO(), record=True)
     print_report(Report(summary, settings), console)
     printed = [line.rstrip() for line in console.export_text().splitlines()]
     assert shown.splitlines() == printed[: len(shown.splitlines())]
@@ -124,11 +125,11 @@ def test_what_the_answer_says_of_losses_and_of_fashion_mnist_is_what_the_report_
 
     for activation, decay, text in (("kaf", 0.01, "lower by 23%"), ("prelu", 0.1, "lower by 26%")):
         found = row("thread-digits", activation, decay)
-        assert found["loss_verdict"] == "better"
+        assert found["test_loss_verdict"] == "better"
         assert text == f"lower by {-100 * found['loss_difference'] / found['baseline_loss']:.0f}%"
         assert text in answer
     kaf, prelu = row("thread-fashion", "kaf", 0.005), row("thread-fashion", "prelu", 0.005)
-    assert (kaf["verdict"], prelu["verdict"]) == ("better", "the same within ±0.5 points")
+    assert (kaf["test_accuracy_verdict"], prelu["test_accuracy_verdict"]) == ("better", "the same within ±0.5 points")
     assert f"+{100 * kaf['difference']:.2f} points (p {kaf['p_holm']:.3f})" in answer
 
 
@@ -178,8 +179,15 @@ def test_figures_with_an_interval_in_the_readme_of_a_study_are_in_its_report(stu
 def test_no_verdict_on_a_committed_study_contradicts_the_numbers_beside_it(study: str, cli: Cli) -> None:
     rows = json.loads(cli("report", str(REPOSITORY / "results" / study), "--format", "json").stdout)
     for row in rows:
-        for prefix, margin in (("", 0.005), ("loss_", 0.02 * (row["baseline_loss"] or 0))):
-            names = ("verdict", "difference_low", "difference_high", "p_holm", "detectable", "difference")
+        for prefix, margin in (("", 0.005), ("loss_", 0.02 * (row["test_loss_baseline"] or 0))):
+            names = (
+                "test_accuracy_verdict",
+                "test_accuracy_difference_low",
+                "test_accuracy_difference_high",
+                "test_accuracy_p_holm",
+                "test_accuracy_detectable",
+                "test_accuracy_difference",
+            )
             verdict, low, high, p, seen, difference = (row[prefix + name] for name in names)
             if verdict is None or low is None:
                 continue
@@ -216,10 +224,11 @@ def reported(cli: Cli, folder: Path) -> str:
     """What the report prints, and every difference with its interval over seeds, uncorrected."""
     rows = json.loads(cli("report", str(folder), "--format", "json").stdout)
     alone = [
-        f"{format_percent(row['difference'], signed=True)} "
-        + format_interval(row["difference_seeds_low"], row["difference_seeds_high"], signed=True)
+        difference_text(
+            TESTED[0], 1.0, *(row[f"test_accuracy_{key}"] for key in ("difference", "seeds_low", "seeds_high"))
+        )
         for row in rows
-        if row["difference"] is not None
+        if row["test_accuracy_difference"] is not None
     ]
     return " ".join([*cli("report", str(folder)).stdout.split(), *alone])
 

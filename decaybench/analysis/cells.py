@@ -37,6 +37,11 @@ class Cell:
         """The seeds of the runs that did not diverge."""
         return [int(seed) for seed in self.completed.index]
 
+    def has(self, metric: str) -> bool:
+        """Tells whether every run that did not diverge has recorded a metric."""
+        known = self.completed[metric].notna() if metric in self.completed else ()
+        return bool(len(known)) and bool(all(known))
+
     def values(self, metric: str, seeds: list[int] | None = None) -> list[float]:
         """Returns the last value of a metric for the runs that did not diverge, or for some seeds among them."""
         runs = self.completed if seeds is None else self.completed.loc[seeds]
@@ -70,12 +75,12 @@ def cells(runs: pd.DataFrame) -> list[Cell]:
     found = []
     for _, members in runs.groupby(["cell_id", "data_key"], sort=False):
         found.append(Cell(labels(config_of(members["config"].iloc[0])), members.sort_values("seed", kind="stable")))
-    several = {cell.config["dataset"] for cell in found}
+    several = {cell.config["dataset"] for cell in found if "dataset" in cell.config}
     for label in several:
-        keys = {key: None for cell in found if cell.config["dataset"] == label for key in cell.runs["data_key"]}
+        keys = {key: None for cell in found if cell.config.get("dataset") == label for key in cell.runs["data_key"]}
         if len(keys) > 1:
             for cell in found:
-                if cell.config["dataset"] == label:
+                if cell.config.get("dataset") == label:
                     cell.config["dataset"] = f"{label} (data {cell.runs['data_key'].iloc[0][:6]})"
     return sorted(found, key=_position)
 

@@ -1,6 +1,6 @@
-"""What a comparison with the baseline shows: differences in accuracy and loss, their intervals, and verdicts.
+"""What a comparison with the baseline shows: differences in each metric, their intervals, and verdicts.
 
-A family is the distinct methods of one question × (accuracy, loss); Holm's correction is over it. A contrast that was
+A family is the distinct methods of one question × the metrics; Holm's correction is over it. A contrast that was
 named before the runs is corrected for its own decays only. Every interval is at the level at which its difference was
 tested, so that a verdict and the interval beside it never contradict each other.
 """
@@ -15,11 +15,10 @@ from decaybench.analysis.statistics import (
     holm,
     holm_levels,
 )
+from decaybench.registry.metrics import Metric
 
 LEVEL = 0.05
-ACCURACY_MARGIN = 0.005  # a fraction: half a point
-LOSS_MARGIN = 0.02  # of the baseline's loss
-NEW_IMAGES, THESE_IMAGES, NEW_SPLITS = "new test images", "these test images", "new splits of these data"
+NEW_EXAMPLES, THESE_EXAMPLES, NEW_SPLITS = "new test examples", "these test examples", "new splits of these data"
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Evidence:
     """The difference of one method to the baseline in one metric, and what follows from it.
 
     Attributes:
-        metric: ``accuracy`` or ``loss``.
+        metric: What is compared.
         differences: The difference of each seed.
         baseline: The baseline's mean.
         estimate: The mean difference with its error; None where nothing differs or there is one seed.
@@ -35,15 +34,15 @@ class Evidence:
         level: At which it was tested; its interval is at confidence 1 − level.
         p: The p-value after Holm's correction, or alone if the contrast was named before.
         low, high: The interval.
-        margin: What counts as no difference.
+        margin: What counts as no difference, in the unit of the metric; None where nothing does.
     """
 
-    metric: str
+    metric: Metric
     differences: Sequence[float]
     baseline: float
     estimate: Estimate | None
     scope: str
-    margin: float
+    margin: float | None
     level: float = LEVEL
     p: float | None = None
     low: float | None = None
@@ -62,7 +61,7 @@ class Evidence:
         if self.estimate is None or self.p is None or len(self.differences) < 3:
             return None
         found = self.estimate.detectable(self.level)
-        return None if self.metric == "accuracy" and found > 1 else found  # no accuracy differs by more
+        return None if found > self.metric.high - self.metric.low else found
 
     @property
     def verdict(self) -> str | None:
@@ -73,16 +72,11 @@ class Evidence:
             return "never differed"
         if self.low is None or self.high is None:
             return "cannot tell"
-        if -self.margin < self.low and self.high < self.margin:
-            return f"the same within ±{self._margin_text()}"
+        if self.margin is not None and -self.margin < self.low and self.high < self.margin:
+            return f"the same within ±{self.metric.margin_shown:.3g}{self.metric.unit}"
         if self.low > 0 or self.high < 0:
-            return "better" if (self.low > 0) == (self.metric == "accuracy") else "worse"
+            return "better" if (self.low > 0) == (self.metric.direction == "higher") else "worse"
         return "cannot tell"
-
-    def _margin_text(self) -> str:
-        if self.metric == "accuracy":
-            return f"{100 * self.margin:g} points"
-        return f"{100 * self.margin / self.baseline:.2g}%" if self.baseline else "0"
 
 
 def judged(family: Sequence[Evidence | None], primary: Sequence[bool]) -> list[Evidence | None]:
@@ -105,18 +99,23 @@ def judged(family: Sequence[Evidence | None], primary: Sequence[bool]) -> list[E
         for (i, e), level, p in zip(chosen, holm_levels(alone), holm(alone), strict=True):
             if e.estimate is not None:
                 low, high = e.estimate.interval(1 - level)
-                if e.metric == "accuracy":
-                    low, high = max(low, -1.0), min(high, 1.0)
+                most = e.metric.high - e.metric.low
+                low, high = max(low, -most), min(high, most)
                 out[i] = replace(e, level=level, p=p, low=low, high=high)
     return out
 
 
 def watched(family: Sequence[Evidence | None]) -> list[Evidence | None]:
-    """Gives each accuracy an interval that holds however often one looked, over all that were watched together."""
-    count = sum(e is not None and e.metric == "accuracy" for e in family)
+    """Gives each difference an interval that holds however often one looked, over all that were watched together.
+
+    Args:
+        family: Each distinct method in each metric; only the first metric is watched.
+    """
+    first = next((e.metric for e in family if e is not None), None)
+    count = sum(e is not None and e.metric == first for e in family)
     out: list[Evidence | None] = []
     for evidence in family:
-        if evidence is None or evidence.metric != "accuracy":
+        if evidence is None or evidence.metric != first:
             out.append(None)
             continue
         interval = anytime_interval(evidence.differences, 1 - LEVEL / count)

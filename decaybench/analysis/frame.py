@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from decaybench.registry.hashing import config_digest
+from decaybench.registry.metrics import Direction
 from decaybench.registry.spec import label_of
 from decaybench.results.record import Layer, Record
 from decaybench.results.store import Loaded, find_study_folder
@@ -27,7 +28,7 @@ ALPHA_COLUMNS = ("alpha_mean", "alpha_q05", "alpha_q50", "alpha_q95", "alpha_nea
 _NOT_METRICS = {
     *("run_id", "cell_id", *SPECS, "lr", "weight_decay", "epochs", "batch_size", "seed", "diverged"),
     *("device", "device_name", "seconds", "config", "provenance", "metrics", "extra", "protected", "digest"),
-    *("history", "layers", "test_correct", "test_examples", "test_losses"),
+    *("history", "layers", "test_correct", "test_examples", "test_losses", "outcomes"),
 }
 
 
@@ -38,11 +39,11 @@ def load(directory: str | Path) -> pd.DataFrame:
         directory: A study folder, such as ``results/digits``.
 
     Returns:
-        One row per run: its configuration, seed, ``diverged`` (the epoch, or missing), the last epoch's losses
-        and accuracies (fractions), the activation parameters' mean, quantiles, share near zero and share of exact
-        zeros over all layers, fingerprints, device and seconds; ``test_correct`` (bool) and ``test_losses`` (float16)
-        are arrays with an entry for each test example, or None in older records. Runs of one ``cell_id`` differ in
-        nothing but the seed.
+        One row per run: its configuration, seed, ``diverged`` (the epoch, or missing), the last value of each metric
+        (of training on classes: loss and accuracy, a fraction, of each part), the activation parameters' mean,
+        quantiles, share near zero and share of exact zeros over all layers, fingerprints, device and seconds;
+        ``outcomes``, which holds for metrics of the test part an array with the value on each example (bool, float16
+        or float32), where they were recorded. Runs of one ``cell_id`` differ in nothing but the seed.
 
     Raises:
         UsageError: When it is no study folder.
@@ -59,7 +60,8 @@ def load(directory: str | Path) -> pd.DataFrame:
 def _public_row(row: Row) -> Row:
     layers = row["layers"]
     alphas = np.concatenate([layer.final for layer in layers]) if layers else np.empty(0, np.float32)
-    known = {key: row[key] for key in row if key not in ("config", "provenance", "layers", "protected", "data_key")}
+    inside = ("config", "provenance", "layers", "protected", "data_key", "metrics")
+    known = {key: row[key] for key in row if key not in inside}
     return {
         **{key: known.pop(key) for key in ("run_id", "cell_id")},
         **labels(config_of(row["config"])),
@@ -76,8 +78,8 @@ def runs_frame(loaded: Loaded) -> pd.DataFrame:
         Columns ``run_id``, ``cell_id``, ``config`` (of the first run of its cell: the seed is apart; see `config_of`),
         ``seed``, ``diverged`` (NaN where it did not),
         the last value of each metric, ``…_fingerprint``, ``data_key`` (equal where the data are), ``device``,
-        ``seconds``, ``provenance`` (JSON), ``protected``, ``layers`` (a tuple of `Layer` each), ``test_correct`` and
-        ``test_losses`` (an array with an entry for each test example, or None).
+        ``seconds``, ``provenance`` and ``metrics`` (JSON), ``protected``, ``layers`` (a tuple of `Layer` each),
+        ``outcomes`` (of metrics of the test part, an array with the value on each example).
     """
     parts = [_from_records(loaded.records)] if loaded.records else []
     if loaded.packed is not None and loaded.packed.num_rows:
@@ -103,20 +105,20 @@ def _from_records(records: Sequence[Record]) -> pd.DataFrame:
             "provenance": json.dumps(record.provenance, sort_keys=True),
             "protected": record.protected,
             "layers": record.layers,
-            "test_correct": None if record.outcomes is None else record.outcomes.correct,
-            "test_losses": None if record.outcomes is None else record.outcomes.loss,
+            "metrics": json.dumps(dict(record.metrics)),
+            "outcomes": record.outcomes,
         }
         for record in records
     )
 
 
 def _from_table(table: "pa.Table") -> pd.DataFrame:
-    from decaybench.results.packed import OUTCOMES, layers_of, outcomes_of
+    from decaybench.results.packed import layers_of, outcomes_of
 
     names = [name for name in table.column_names if name not in _NOT_METRICS and not name.endswith("_fingerprint")]
     prints = [f"{key}_fingerprint" for key in (*FINGERPRINTS, "source")]
     chosen = ["run_id", "cell_id", "seed", "diverged", *names, *prints]
-    chosen += ["device", "device_name", "seconds", "provenance", "protected"]
+    chosen += ["device", "device_name", "seconds", "provenance", "metrics", "protected"]
     runs: pd.DataFrame = table.select(chosen).to_pandas(strings_to_categorical=True)
     runs = runs.astype({key: object for key in runs.columns if isinstance(runs[key].dtype, pd.CategoricalDtype)})
     runs["diverged"] = runs["diverged"].astype(float)
@@ -124,17 +126,24 @@ def _from_table(table: "pa.Table") -> pd.DataFrame:
     configs = dict(zip(first, table["config"].take(first.index.to_numpy()).to_pylist(), strict=True))
     runs["config"] = runs["cell_id"].map(configs)
     runs["layers"] = pd.Series(layers_of(table["layers"]), index=runs.index, dtype=object)
-    outcomes = [outcomes_of(*row) for row in zip(*(table[key].to_pylist() for key in OUTCOMES), strict=True)]
-    runs["test_correct"] = pd.Series([o and o.correct for o in outcomes], index=runs.index, dtype=object)
-    runs["test_losses"] = pd.Series([o and o.loss for o in outcomes], index=runs.index, dtype=object)
+    runs["outcomes"] = pd.Series(outcomes_of(table), index=runs.index, dtype=object)
     return runs
+
+
+def recorded_metrics(runs: pd.DataFrame) -> dict[str, Direction]:
+    """Returns the direction of each metric that some run has recorded."""
+    found: dict[str, Direction] = {}
+    for text in runs["metrics"].unique() if "metrics" in runs else ():
+        found |= json.loads(text)
+    return found
 
 
 def _data_keys(runs: pd.DataFrame) -> pd.Series:
     """Names the data of each run: by the source's fingerprint where it is known, otherwise by that of the split."""
     known = runs.dropna(subset=["source_fingerprint"]).set_index("data_fingerprint")["source_fingerprint"]
     by_split = known[~known.index.duplicated()]
-    return runs["source_fingerprint"].fillna(runs["data_fingerprint"].map(by_split)).fillna(runs["data_fingerprint"])
+    keys = runs["source_fingerprint"].fillna(runs["data_fingerprint"].map(by_split)).fillna(runs["data_fingerprint"])
+    return keys.fillna("")  # a script may say nothing of its data
 
 
 def config_of(value: Row | str) -> Row:
@@ -153,8 +162,10 @@ def labels(config: Row) -> Row:
     named = {
         key: label_of(value) if isinstance(value, dict) else value
         for key, value in config.items()
-        if key not in ("seed", *ADDED_FIELDS)
+        if key not in ("seed", "args", *ADDED_FIELDS)
     }
+    if "script" in config:
+        return {**named, **config["args"]}
     return {**named, **{key: config.get(key, default) for key, default in ADDED_FIELDS.items()}}
 
 

@@ -11,7 +11,7 @@ def data_notes(found: list[Cell]) -> list[str]:
     """Says where one name stands for several data sets."""
     parts: dict[str, set[str]] = {}
     for cell in found:
-        name, _, key = str(cell.config["dataset"]).partition(" (data ")
+        name, _, key = str(cell.config.get("dataset")).partition(" (data ")
         parts.setdefault(name, set()).add(key)
     return [
         f"{name} stands for {len(keys)} different data sets, which are shown apart and never averaged."
@@ -24,8 +24,14 @@ def initial_notes(found: list[Cell]) -> list[str]:
     """Says where seeds do not differ in their initial tensors, so that they are no repetitions."""
     notes = []
     for cell in found:
-        same = cell.runs[cell.runs["initial_fingerprint"].duplicated(keep=False)]
-        if len(same):
+        known = cell.runs[cell.runs["initial_fingerprint"].notna()]
+        same = known[known["initial_fingerprint"].duplicated(keep=False)]
+        if len(same) and "script" in cell.config:
+            notes.append(
+                f"{cell.config['script']}: seeds start from the same tensors, as in fine-tuning; they differ in what "
+                "training draws only."
+            )
+        elif len(same):
             seeds = ", ".join(str(seed) for seed in same["seed"][:5]) + (" …" if len(same) > 5 else "")
             notes.append(
                 f"{cell.config['network']} with {cell.config['activation']}: seeds {seeds} start from the same tensors "

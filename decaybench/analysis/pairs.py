@@ -13,16 +13,15 @@ from decaybench.results.record import LARGEST_LOSS
 
 
 def outcomes_of(cell: Cell, metric: str, seeds: list[int]) -> npt.NDArray[np.float64] | None:
-    """Returns what each run made of each test image, (seeds, images).
+    """Returns the values of a metric on each test example, (seeds, examples).
 
     Returns:
-        None where seeds have test images of their own, where a record does not hold them, and where a loss is as large
-        as a record can hold, so that the true one is not known.
+        None where seeds have test examples of their own, where a record does not hold them, and where a loss is as
+        large as a record can hold, so that the true one is not known.
     """
-    column = {"accuracy": "test_correct", "loss": "test_losses"}[metric]
-    if column not in cell.completed or split_by_seed(cell):
+    if "outcomes" not in cell.completed or split_by_seed(cell):
         return None
-    arrays = list(cell.completed.loc[seeds, column])
+    arrays = [outcomes.get(metric) for outcomes in cell.completed.loc[seeds, "outcomes"]]
     if not arrays or any(a is None or len(a) != len(arrays[0]) for a in arrays):
         return None
     table = np.stack(arrays).astype(np.float64)
@@ -35,7 +34,7 @@ def split_by_seed(cell: Cell) -> bool:
 
 
 def test_share(cell: Cell) -> float:
-    """Returns the number of test images, divided by that of the images to train on before any limit."""
+    """Returns the number of test examples, divided by that of the examples to train on before any limit."""
     examples = json.loads(cell.runs["provenance"].iloc[0])["examples"]
     return float(examples["test"] / examples["available"])
 
@@ -43,7 +42,8 @@ def test_share(cell: Cell) -> float:
 def describe(cell: Cell) -> str:
     """Describes a cell in a few words, for a note."""
     decay = cell.config["weight_decay"]
-    return f"{cell.config['activation']} with {cell.config['strategy']}" + (f" at {decay:g}" if decay else "")
+    what = cell.config.get("activation") or cell.config.get("script")
+    return f"{what} with {cell.config['strategy']}" + (f" at {decay:g}" if decay else "")
 
 
 def baseline_of(cell: Cell, found: list[Cell], baseline: str, notes: list[str]) -> Cell | None:
@@ -72,28 +72,17 @@ class Pairs:
     first: Cell
     second: Cell
 
-    @property
-    def ours(self) -> list[float]:
-        return self.first.values("test_accuracy", self.seeds)
+    def have(self, metric: str) -> bool:
+        """Tells whether both cells have recorded a metric."""
+        return self.first.has(metric) and self.second.has(metric)
 
-    @property
-    def theirs(self) -> list[float]:
-        return self.second.values("test_accuracy", self.seeds)
-
-    @property
-    def our_losses(self) -> list[float]:
-        return self.first.values("test_loss", self.seeds)
-
-    @property
-    def their_losses(self) -> list[float]:
-        return self.second.values("test_loss", self.seeds)
-
-    @property
-    def differences(self) -> list[float]:
-        return [a - b for a, b in zip(self.ours, self.theirs, strict=True)]
+    def differences(self, metric: str) -> list[float]:
+        """Returns the difference of each seed."""
+        ours, theirs = (cell.values(metric, self.seeds) for cell in (self.first, self.second))
+        return [a - b for a, b in zip(ours, theirs, strict=True)]
 
     def outcomes(self, metric: str) -> npt.NDArray[np.float64] | None:
-        """Returns the difference of each seed on each test image, (seeds, images)."""
+        """Returns the difference of each seed on each test example, (seeds, examples)."""
         ours, theirs = (outcomes_of(cell, metric, self.seeds) for cell in (self.first, self.second))
         if ours is None or theirs is None or ours.shape != theirs.shape:
             return None
@@ -118,7 +107,17 @@ def paired(cell: Cell, found: list[Cell], baseline: str, notes: list[str]) -> Pa
         return None
     seeds = same_seeds(cell, other)
     prints = [f"{key}_fingerprint" for key in FINGERPRINTS]
-    alike = (cell.completed.loc[seeds, prints].to_numpy() == other.completed.loc[seeds, prints].to_numpy()).all(1)
+    ours, theirs = (c.completed.loc[seeds, prints].fillna("").to_numpy() for c in (cell, other))
+    alike = (ours == theirs).all(1)
+    if "script" in cell.config:
+        # Runs that nothing pairs are still two samples, of which seeds are any order: a difference by seed holds.
+        known = [(bool(a), bool(row[1])) for a, row in zip(alike, ours, strict=True)]
+        if not all(same and initial for same, initial in known):
+            notes.append(
+                f"{describe(cell)}: its runs are not paired with the baseline's, since they do not start from the same "
+                "tensors, or nothing shows that they do; differences hold the luck of the start, too."
+            )
+        alike[:] = True
     for seed, same in zip(seeds, alike, strict=True):
         if not same:
             notes.append(

@@ -1,5 +1,8 @@
 """Chooses the seeds to add until every difference to the baseline is known well enough."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import pandas as pd
 
 from decaybench.analysis.cells import Cell, cells
@@ -7,23 +10,27 @@ from decaybench.analysis.evidence import LEVEL
 from decaybench.analysis.pairs import pairs_of
 from decaybench.analysis.questions import questions
 from decaybench.analysis.statistics import TIE_TOLERANCE, anytime_interval
-from decaybench.study.config import RunConfig
+from decaybench.registry.metrics import Metric
+from decaybench.study.config import AnyConfig
 
 FIRST_SEEDS = 5  # seeds of every cell before anything is judged
 SEEDS_PER_ROUND = 4  # seeds that are added at once
 
 
-def next_runs(runs: list[RunConfig], finished: pd.DataFrame, until: float, baseline: str) -> list[RunConfig]:
+def next_runs(
+    runs: Sequence[AnyConfig], finished: pd.DataFrame, until: float, metric: Metric, baseline: str
+) -> list[AnyConfig]:
     """Returns the runs to do next; none when every difference is known, or all runs are done.
 
     A difference is known when its anytime-valid interval is narrow enough
     (`decaybench.analysis.statistics.anytime_interval`), which holds its promise although it is looked at again and
-    again; over the methods of a question the intervals hold together. It speaks about these test images.
+    again; over the methods of a question the intervals hold together. It speaks about these test examples.
 
     Args:
         runs: All runs of the study, in its order.
         finished: The runs that are finished, as `decaybench.analysis.frame.runs_frame` makes them.
-        until: The half-width of the interval that is asked for, as a fraction.
+        until: The half-width of the interval that is asked for, in the unit in which differences are written.
+        metric: What is compared.
         baseline: The strategy that the others are compared with.
     """
     done = set(finished["run_id"])
@@ -31,8 +38,8 @@ def next_runs(runs: list[RunConfig], finished: pd.DataFrame, until: float, basel
     first = [run for run in missing if run.seed < FIRST_SEEDS]
     if first:
         return first
-    wanted = _undecided(cells(finished), until, baseline)
-    chosen: dict[str, RunConfig] = {}
+    wanted = _undecided(cells(finished), until, metric, baseline)
+    chosen: dict[str, AnyConfig] = {}
     for run_ids, _ in sorted(wanted, key=lambda pair: -pair[1]):  # where the intervals are widest
         of = {run.cell_id for run in runs if run.run_id in run_ids}
         for cell_id in of:
@@ -41,14 +48,14 @@ def next_runs(runs: list[RunConfig], finished: pd.DataFrame, until: float, basel
     return list(chosen.values())
 
 
-def _undecided(found: list[Cell], until: float, baseline: str) -> list[tuple[set[str], float]]:
+def _undecided(found: list[Cell], until: float, metric: Metric, baseline: str) -> list[tuple[set[str], float]]:
     """Lists each cell whose difference is not known, and its baseline, as run ids, with the interval's half-width."""
     wanted = []
     for part in questions(found):
-        pairs = pairs_of(found[part], baseline)
+        pairs = [pair for pair in pairs_of(found[part], baseline) if pair.have(metric.name)]
         for pair in pairs:
-            half = half_width(pair.differences, len(pairs))
-            if half > until:
+            half = half_width(pair.differences(metric.name), len(pairs))
+            if half > metric.amount(until, float(np.mean(pair.second.values(metric.name, pair.seeds)))):
                 ids = {run_id for cell in (pair.first, pair.second) for run_id in cell.runs["run_id"]}
                 wanted.append((ids, half))
     return wanted

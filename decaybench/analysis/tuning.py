@@ -1,4 +1,4 @@
-"""Compares strategies each at its own best, chosen on validation accuracy, with the choice in the uncertainty."""
+"""Compares strategies each at its own best, chosen on the validation part, with the choice in the uncertainty."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,9 +9,11 @@ import numpy.typing as npt
 from scipy.special import stdtrit
 
 from decaybench.analysis.cells import Cell, method_of_cell, strategy_name
-from decaybench.analysis.evidence import NEW_IMAGES, NEW_SPLITS, THESE_IMAGES
+from decaybench.analysis.evidence import NEW_EXAMPLES, NEW_SPLITS, THESE_EXAMPLES
 from decaybench.analysis.frame import Row
 from decaybench.analysis.pairs import outcomes_of, split_by_seed, test_share
+from decaybench.analysis.statistics import TIE_TOLERANCE
+from decaybench.registry.metrics import Metric
 
 BOOTSTRAP_SAMPLES = 2000
 TUNED_FIELDS = ("lr", "weight_decay")
@@ -19,15 +21,15 @@ Floats = npt.NDArray[np.float64]
 
 
 class Sample(NamedTuple):
-    """Resamples of seeds and of test images.
+    """Resamples of seeds and of test examples.
 
     Attributes:
         seeds: Their numbers, (B, n).
-        images: How often each image was drawn, (B, m); None where the images stay.
+        examples: How often each example was drawn, (B, m); None where the examples stay.
     """
 
     seeds: npt.NDArray[np.intp]
-    images: npt.NDArray[np.float32] | None
+    examples: npt.NDArray[np.float32] | None
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,9 @@ class Candidates:
     Attributes:
         searched: The cells of the strategy, in the order of the study.
         cells: Those that are candidates, since no run of them diverged.
-        validation, test: Accuracies of the last epoch, (cells, seeds).
-        correct: What each run made of each test image, (cells, seeds, images); None where a record does not hold it.
+        validation, test: Last values of what is chosen by, and of what is compared, (cells, seeds).
+        outcomes: Values on each test example, (cells, seeds, examples); None where a record does not hold them.
+        highest: Whether the highest value of the validation part is the best.
     """
 
     strategy: str
@@ -46,67 +49,79 @@ class Candidates:
     cells: list[Cell]
     validation: Floats
     test: Floats
-    correct: npt.NDArray[np.float32] | None
+    outcomes: npt.NDArray[np.float32] | None
+    highest: bool
 
     @property
-    def grid(self) -> set[tuple[float, float]]:
+    def grid(self) -> set[tuple[float | None, ...]]:
         """The learning rates and decays that were searched."""
-        return {(cell.config["lr"], cell.config["weight_decay"]) for cell in self.searched}
+        return {tuple(cell.config.get(key) for key in TUNED_FIELDS) for cell in self.searched}
 
     def best(self, sample: Sample) -> tuple[npt.NDArray[np.intp], Floats]:
-        """Chooses a cell for each resample, and returns its index and test accuracy, both (B,)."""
+        """Chooses a cell for each resample, and returns its index and its value on the test part, both (B,)."""
         seeds = sample.seeds
-        chosen = self.validation[:, seeds].mean(2).argmax(0)  # (B,)
-        if self.correct is None or sample.images is None:
+        means = self.validation[:, seeds].mean(2)  # (cells, B)
+        chosen = means.argmax(0) if self.highest else means.argmin(0)  # (B,)
+        if self.outcomes is None or sample.examples is None:
             return chosen, self.test[:, seeds].mean(2)[chosen, np.arange(len(seeds))]
         scores = np.empty(len(seeds))
         for cell in np.unique(chosen):
             rows = np.flatnonzero(chosen == cell)
             for part in np.array_split(rows, -(-len(rows) // 100)):
                 counts = (seeds[part, :, None] == np.arange(seeds.shape[1])).mean(1, dtype=np.float32)  # (part, n)
-                each = counts @ self.correct[cell]  # (part, images)
-                scores[part] = (each * sample.images[part]).mean(1)
+                each = counts @ self.outcomes[cell]  # (part, examples)
+                scores[part] = (each * sample.examples[part]).mean(1)
         return chosen, scores
 
 
-def tuned(found: Iterable[Cell], baseline: str, fixed: bool = False) -> list[list[Row]]:
+def chosen_by(metric: Metric) -> str:
+    """Returns the metric of the validation part by which a metric of the test part is chosen."""
+    return metric.name.replace("test_", "validation_", 1)
+
+
+def tuned(found: Iterable[Cell], metric: Metric, baseline: str, fixed: bool = False) -> list[list[Row]]:
     """Compares strategies at their own best: the rows of each question with more than one learning rate or decay.
 
     No decay at all is a candidate of every strategy, where the study has it. The interval is Student's t with the
-    standard error of a bootstrap over seeds and test images (Owen's pigeonhole bootstrap, 2007, arXiv 0712.1111) in
+    standard error of a bootstrap over seeds and test examples (Owen's pigeonhole bootstrap, 2007, arXiv 0712.1111) in
     which every resample chooses again, so that the optimism of choosing is counted; all strategies share the resamples.
-    Where records hold no outcome of each image, seeds alone are resampled, and it speaks about these test images.
-    Only searches over the same rates and decays are compared; a cell of which a run diverged is no candidate.
+    Where records hold no outcome of each example, seeds alone are resampled, and it speaks about these test examples.
+    Only searches over the same rates and decays are compared; a cell of which a run diverged is no candidate. A metric
+    that has no counterpart of the validation part is not tuned: what is chosen by must not be what is reported.
 
     Args:
         found: The cells of a report.
+        metric: What is compared; see `chosen_by`.
         baseline: The strategy that the others are compared with.
-        fixed: Whether intervals are to be about these test images.
+        fixed: Whether intervals are to be about these test examples.
     """
+    if chosen_by(metric) == metric.name:
+        return []
     questions: dict[tuple[str, ...], list[Cell]] = {}
     for cell in found:
         key = tuple(f"{k}={v}" for k, v in cell.config.items() if k not in ("strategy", *TUNED_FIELDS))
         questions.setdefault(key, []).append(cell)
-    return [rows for cells in questions.values() if (rows := _question(cells, baseline, fixed))]
+    return [rows for cells in questions.values() if (rows := _question(cells, metric, baseline, fixed))]
 
 
-def _question(cells: list[Cell], baseline: str, fixed: bool) -> list[Row]:
+def _question(cells: list[Cell], metric: Metric, baseline: str, fixed: bool) -> list[Row]:
+    cells = [cell for cell in cells if not cell.seeds or (cell.has(metric.name) and cell.has(chosen_by(metric)))]
     groups = _by_method(cells)
     whole = [c for c in cells if _usable(c)]
-    if max(map(len, groups.values())) < 2 or not whole:
+    if not whole or max(map(len, groups.values())) < 2:
         return []
     seeds = sorted(set.intersection(*(set(c.seeds) for c in whole)))
     if not seeds:
         return []
     none = [c for name, group in groups.items() if name == "no-decay" for c in group]
     searches = {name: group + (none if name != "no-decay" else []) for name, group in groups.items()}
-    candidates = [_candidates(name, group, seeds, fixed) for name, group in searches.items()]
+    candidates = [_candidates(name, group, seeds, metric, fixed) for name, group in searches.items()]
     candidates = [c for c in candidates if c.cells]
     resampled = _resamples(candidates, len(seeds))
     references = [c for c in candidates if baseline in c.strategy.split(" = ")]
     references = references or [c for c in candidates if baseline == strategy_name(c.cells[0])]
     reference = references[0] if len(references) == 1 else None
-    return [_row(c, reference, resampled) for c in candidates]
+    return [_row(c, metric, reference, resampled) for c in candidates]
 
 
 def _by_method(cells: list[Cell]) -> dict[str, list[Cell]]:
@@ -124,29 +139,30 @@ def _usable(cell: Cell) -> bool:
     return bool(cell.seeds) and len(cell.seeds) == len(cell.runs)
 
 
-def _candidates(name: str, searched: list[Cell], seeds: list[int], fixed: bool) -> Candidates:
+def _candidates(name: str, searched: list[Cell], seeds: list[int], metric: Metric, fixed: bool) -> Candidates:
     cells = [cell for cell in searched if _usable(cell)]
 
     def of(key: str) -> Floats:
         return np.array([cell.values(key, seeds) for cell in cells])
 
-    tables = [None if fixed else outcomes_of(cell, "accuracy", seeds) for cell in cells]
+    tables = [None if fixed else outcomes_of(cell, metric.name, seeds) for cell in cells]
     known = [table for table in tables if table is not None]
     whole = bool(known) and len(known) == len(cells) and len({table.shape for table in known}) == 1
-    correct = np.stack(known).astype(np.float32) if whole else None
-    return Candidates(name, searched, cells, of("validation_accuracy"), of("test_accuracy"), correct)
+    outcomes = np.stack(known).astype(np.float32) if whole else None
+    highest = metric.direction == "higher"
+    return Candidates(name, searched, cells, of(chosen_by(metric)), of(metric.name), outcomes, highest)
 
 
 def _resamples(candidates: list[Candidates], n: int) -> Sample:
-    """Draws seeds, and test images where every candidate knows its outcome on the same ones."""
+    """Draws seeds, and test examples where every candidate knows its outcome on the same ones."""
     rng = np.random.default_rng(0)
     seeds = rng.integers(n, size=(BOOTSTRAP_SAMPLES, n))
-    counts = {None if c.correct is None else c.correct.shape[2] for c in candidates}
+    counts = {None if c.outcomes is None else c.outcomes.shape[2] for c in candidates}
     m = counts.pop() if len(counts) == 1 else None
     return Sample(seeds, None if m is None else rng.multinomial(m, [1 / m] * m, BOOTSTRAP_SAMPLES).astype(np.float32))
 
 
-def _row(c: Candidates, reference: Candidates | None, resampled: Sample) -> Row:
+def _row(c: Candidates, metric: Metric, reference: Candidates | None, resampled: Sample) -> Row:
     n = resampled.seeds.shape[1]
     itself = Sample(np.arange(n)[None], None)
     (chosen,), (test,) = c.best(itself)
@@ -154,7 +170,7 @@ def _row(c: Candidates, reference: Candidates | None, resampled: Sample) -> Row:
     best = c.cells[chosen]
     share = test_share(best) if split_by_seed(best) else 0.0
     row = {key: best.config[key] for key in best.config if key not in TUNED_FIELDS}
-    row |= {"lr": best.config["lr"], "weight_decay": best.config["weight_decay"], "seeds": n}
+    row |= {"lr": best.config.get("lr"), "weight_decay": best.config["weight_decay"], "seeds": n}
     row |= {
         "strategy": c.strategy,
         "candidates": len(c.searched),
@@ -162,31 +178,35 @@ def _row(c: Candidates, reference: Candidates | None, resampled: Sample) -> Row:
         "chosen_again": float((again == chosen).mean()),
     }
     row |= {"on_edge": _on_edge(best, c.cells)}
-    scope = NEW_SPLITS if share else THESE_IMAGES if resampled.images is None else NEW_IMAGES
+    scope = NEW_SPLITS if share else THESE_EXAMPLES if resampled.examples is None else NEW_EXAMPLES
     row |= {"speaks_about": scope}
-    row |= {"validation_accuracy": float(c.validation[chosen].mean())}
-    row |= _interval("test_accuracy", float(test), scores, n, share)
+    row |= {"validation": float(c.validation[chosen].mean())}
+    row |= _interval("test", float(test), scores, n, share, (metric.low, metric.high))
     if reference is None or reference is c or c.grid != reference.grid:
-        return row | dict.fromkeys(("difference", "difference_low", "difference_high"))
+        return row | dict.fromkeys(("baseline", "difference", "difference_low", "difference_high"))
     _, (theirs,) = reference.best(itself)
-    return row | _interval("difference", float(test - theirs), scores - reference.best(resampled)[1], n, share)
+    differences, most = scores - reference.best(resampled)[1], metric.high - metric.low
+    row |= {"baseline": float(theirs)}
+    return row | _interval("difference", float(test - theirs), differences, n, share, (-most, most))
 
 
 def _on_edge(best: Cell, cells: list[Cell]) -> bool:
     """Tells whether nothing larger, or nothing smaller, than the best rate or decay was tried; 0 has nothing below."""
     for key in TUNED_FIELDS:
-        tried = sorted({cell.config[key] for cell in cells})
+        tried = sorted({cell.config[key] for cell in cells if cell.config.get(key) is not None})
         if len(tried) > 1 and best.config[key] in (tried[0], tried[-1]) and best.config[key] != 0:
             return True
     return False
 
 
-def _interval(key: str, estimate: float, resampled: Floats, n: int, test_share: float) -> Row:
+def _interval(
+    key: str, estimate: float, resampled: Floats, n: int, test_share: float, possible: tuple[float, float]
+) -> Row:
     """Returns an estimate with its interval; for seeds that have splits of their own as in `over_splits`."""
-    if n < 2 or np.ptp(resampled) < 1e-12:
+    if n < 2 or np.ptp(resampled) < TIE_TOLERANCE:
         return {key: estimate, f"{key}_low": None, f"{key}_high": None}
-    least = 0.0 if key == "test_accuracy" else -1.0
     lacking = n / (n - 1)  # of a bootstrap's variance
     error = float(resampled.std()) * (lacking * (1 + n * test_share)) ** 0.5
     half = float(stdtrit(n - 1, 0.975)) * error
-    return {key: estimate, f"{key}_low": max(least, estimate - half), f"{key}_high": min(1.0, estimate + half)}
+    least, most = possible
+    return {key: estimate, f"{key}_low": max(least, estimate - half), f"{key}_high": min(most, estimate + half)}

@@ -33,7 +33,8 @@ def activations(
     import torch
 
     from decaybench.bench import activations as measure
-    from decaybench.execution.device import device_name, resolve
+    from decaybench.execution.device import resolve
+    from decaybench.training.provenance import device_name
 
     where = resolve(device)
     say("Measuring, about a minute …")
@@ -68,8 +69,9 @@ def study(
     import torch
 
     from decaybench.bench import study as measure
-    from decaybench.execution.device import device_name, resolve
+    from decaybench.execution.device import resolve
     from decaybench.execution.options import available_cores
+    from decaybench.training.provenance import device_name
 
     where = resolve(device)
     about = f"{device_name(where)}, torch {torch.__version__}"
@@ -96,7 +98,7 @@ def report(
     """The report of very many runs."""
     check_choice("format", format, FORMATS)
     from decaybench.bench.report import reports
-    from decaybench.execution.device import processor
+    from decaybench.training.provenance import processor
 
     say("Measuring, some minutes …")
     _show(processor(), {"decaybench report": list(reports(tuple(runs or (1000, 10_000))))}, format)
@@ -112,7 +114,7 @@ def verdicts(
     """What verdicts and intervals promise, on real runs: false alarms where nothing differs, and coverage."""
     check_choice("format", format, FORMATS)
     from decaybench.bench import verdicts as measure
-    from decaybench.execution.device import processor
+    from decaybench.training.provenance import processor
 
     say("Training some thousand runs, a quarter of an hour …")
     found = {

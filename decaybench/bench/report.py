@@ -14,7 +14,7 @@ import torch
 from decaybench.registry.hashing import config_digest, digest
 from decaybench.results.record import Record
 from decaybench.results.store import StudyFolder
-from decaybench.study.study import read_study
+from decaybench.study.study import read_grid
 from decaybench.training.data import load
 from decaybench.training.trainer import Finished, train
 
@@ -26,7 +26,7 @@ def write_made_up_records(folder: StudyFolder, count: int) -> None:
     """Writes packed records of a small study with many seeds, whose accuracies are drawn at random."""
     from decaybench.results import packed
 
-    study = read_study("smoke", {"seeds": 1})
+    study = read_grid("smoke", {"seeds": 1})
     templates: list[Record] = []
     for run in study.runs()[:20]:
         (record,) = [e.record for e in train([run], load(run, CPU)) if isinstance(e, Finished)]

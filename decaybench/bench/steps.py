@@ -15,7 +15,7 @@ from decaybench.activations import PReLU
 from decaybench.bench.script import DECAY, MOMENTUM, RATE, PlainKAF
 from decaybench.execution.job import single_thread
 from decaybench.study.config import RunConfig
-from decaybench.study.study import read_study
+from decaybench.study.study import read_grid
 from decaybench.training.data import Data, Part, load
 from decaybench.training.model import build_model
 from decaybench.training.trainer import Training
@@ -40,7 +40,7 @@ def configured(dataset: str, network: str, activation: str, batch: int, runs: in
     """Returns runs that differ in their seeds only."""
     fields = {"dataset": dataset, "network": network, "activation": activation, "batch_size": batch, "seeds": runs}
     fixed = {"optimizer": f"sgd,momentum={MOMENTUM}", "lr": RATE, "weight_decay": DECAY, "strategy": "decay-all"}
-    return read_study(None, {**fields, **fixed, "epochs": 1}).runs()
+    return read_grid(None, {**fields, **fixed, "epochs": 1}).runs()
 
 
 def _timed(contender: str, dataset: str, network: str, activation: str, batch: int) -> float:

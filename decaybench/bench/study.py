@@ -30,7 +30,7 @@ from decaybench.execution.inline import Inline
 from decaybench.execution.scheduler import Scheduler
 from decaybench.results.store import StudyFolder
 from decaybench.study.config import RunConfig
-from decaybench.study.study import read_study
+from decaybench.study.study import read_grid
 from decaybench.training.data import load
 from decaybench.training.model import build_model
 from decaybench.training.trainer import Training
@@ -187,7 +187,7 @@ def whole(device: torch.device, epochs: int, seeds: int = 10) -> Row:
         seeds: Number of seeds of every cell.
     """
     fields = {"dataset": "fashion-mnist", "weight_decay": DECAY, "batch_size": BATCH}
-    runs = read_study(None, {**fields, "seeds": seeds, "epochs": epochs}).runs()
+    runs = read_grid(None, {**fields, "seeds": seeds, "epochs": epochs}).runs()
     with tempfile.TemporaryDirectory() as folder:
         data = prepare_fashion_mnist(Path(folder) / "data")
         given = {"style": "tutorial", "network": "forum", "epochs": epochs, "folder": str(data), "device": str(device)}
@@ -224,7 +224,7 @@ def operations(config: RunConfig, images: int) -> float:
 
 def _runs(runs: int, epochs: int, **fields: Any) -> list[RunConfig]:
     fixed = {"batch_size": BATCH, "weight_decay": DECAY, "seeds": runs, "epochs": epochs, "strategy": "decay-all"}
-    return read_study(None, {**fixed, **fields}).runs()
+    return read_grid(None, {**fixed, **fields}).runs()
 
 
 def overhead(runs: int = 40) -> Row:

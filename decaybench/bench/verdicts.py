@@ -12,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from decaybench.analysis.evidence import ACCURACY_MARGIN, LOSS_MARGIN, NEW_IMAGES, Evidence, judged
+from decaybench.analysis.evidence import NEW_EXAMPLES, Evidence, judged
 from decaybench.analysis.statistics import Estimate, crossed, over_seeds
 from decaybench.datasets.arrays import Arrays
 from decaybench.execution.job import single_thread
 from decaybench.registry.build import construct
+from decaybench.registry.metrics import TESTED, Metric
 from decaybench.study.config import RunConfig
-from decaybench.study.study import read_study
+from decaybench.study.study import read_grid
 from decaybench.training.data import Data, Part, load
 from decaybench.training.seeding import generator
 from decaybench.training.trainer import Finished, Training
@@ -54,7 +55,7 @@ def false_alarms(seeds: int) -> Iterator[Row]:
                 rows = rng.choice(seeds, n, replace=False)
                 signs = rng.choice([-1.0, 1.0], (n, 1))  # which of the two is called the first does not matter
                 tables = [signs * (a[rows] - b[rows]) for a, b in zip(first, second, strict=True)]
-                evidence = [_evidence(m, t) for m, t in zip(("accuracy", "loss"), tables, strict=True)]
+                evidence = [_evidence(metric, table) for metric, table in zip(TESTED, tables, strict=True)]
                 found = [e is not None and e.verdict in ("better", "worse") for e in judged(evidence, [False] * 2)]
                 alone = over_seeds(tables[0].mean(1).tolist())
                 alarms["accuracy"] += found[0]
@@ -68,14 +69,13 @@ def false_alarms(seeds: int) -> Iterator[Row]:
             }
 
 
-def _evidence(metric: str, table: Floats) -> Evidence:
-    margin = ACCURACY_MARGIN if metric == "accuracy" else LOSS_MARGIN
-    return Evidence(metric, table.mean(1).tolist(), 1.0, crossed(table), NEW_IMAGES, margin)
+def _evidence(metric: Metric, table: Floats) -> Evidence:
+    return Evidence(metric, table.mean(1).tolist(), 1.0, crossed(table), NEW_EXAMPLES, metric.margin_at(1.0))
 
 
 def _nulls(activation: str, seeds: int) -> list[Tables]:
     fields = {"activation": activation, "strategy": "decay-all", "weight_decay": 0.002, "seeds": seeds}
-    configs = read_study(None, {**fields, "dataset": "digits", "primary": None}).runs()
+    configs = read_grid(None, {**fields, "dataset": "digits", "primary": None}).runs()
     data = load(configs[0], CPU)
 
     def other_batches(side: int) -> Callable[[Training], None]:
@@ -101,11 +101,10 @@ def _trained(configs: list[RunConfig], data: Data, before_last: Callable[[Traini
                     before_last(training)
                     changed = True
                 for event in training.advance():
-                    if isinstance(event, Finished) and event.record.outcomes is not None:
+                    if isinstance(event, Finished) and event.record.outcomes:
                         outcomes[event.config.seed] = event.record.outcomes
     ordered = [outcomes[seed] for seed in sorted(outcomes)]
-    correct = np.stack([o.correct for o in ordered]).astype(np.float64)
-    return Tables(correct, np.stack([o.loss for o in ordered]).astype(np.float64))
+    return Tables(*(np.stack([o[metric.name] for o in ordered]).astype(np.float64) for metric in TESTED))
 
 
 CONTRASTS = (("kaf", 0.1), ("kaf", 0.01), ("prelu", 0.01))
@@ -148,7 +147,7 @@ def _holds(estimate: Estimate | None, truth: float) -> bool:
 
 def _fashion(activation: str, decay: float, strategy: str, seeds: int) -> Tables:
     fields = {"activation": activation, "strategy": strategy, "weight_decay": decay, "seeds": seeds}
-    configs = read_study(None, {**fields, "dataset": "fashion-mnist", "epochs": 8, "batch_size": 128}).runs()
+    configs = read_grid(None, {**fields, "dataset": "fashion-mnist", "epochs": 8, "batch_size": 128}).runs()
     few, many = _few_and_many(configs[0])
 
     def test_on_many(training: Training) -> None:

@@ -13,13 +13,13 @@ from rich.text import Text
 
 from decaybench.console import say
 from decaybench.errors import one_line
-from decaybench.execution.progress import Progress
+from decaybench.execution.progress import Progress, scores_text
 from decaybench.results.record import Record
 from decaybench.results.store import StudyFolder
-from decaybench.study.config import RunConfig
+from decaybench.study.config import read_config
 
 if TYPE_CHECKING:
-    from decaybench.execution.scheduler import Event
+    from decaybench.execution.event import Event
 
 PROGRESS_SECONDS = 1.0  # seconds between two notes for ``decaybench status``
 
@@ -81,7 +81,7 @@ class Live:
     def _say(self, trouble: str, details: str) -> None:
         """Says what went wrong, once for all runs in which it is the same but for seed and step."""
         _before, fails, after = trouble.partition(" fails")
-        kind = re.sub(r" The traceback is in .*", "", f"{fails.strip()}{after}" if fails else trouble)
+        kind = re.sub(r" (The traceback|Its output) is in .*", "", f"{fails.strip()}{after}" if fails else trouble)
         self._said[kind] += 1
         if self._said[kind] == 1:
             self._print(f"Warning: {trouble}")
@@ -89,15 +89,12 @@ class Live:
                 self._print(details.rstrip())
 
     def _line(self, record: Record, number: int) -> str:
-        validation, loss = record.final("validation_accuracy"), record.final("train_loss")
-        result = f"validation {100 * validation:.2f}%, loss {loss:.4f}"
+        result = scores_text({name: record.final(name) for name in record.history})
         if record.diverged is not None:
             result = f"diverged in epoch {record.diverged}"
-        config = RunConfig.model_validate(record.config)
-        parts = (config.dataset, config.network, config.activation, config.strategy, config.optimizer)
-        name = " ".join(spec.label for spec in parts)
+        config = read_config(record.config)
         return (
-            f"[{number}/{self.progress.total}] {name} lr={config.lr:g} weight_decay={config.weight_decay:g} "
+            f"[{number}/{self.progress.total}] {config.name} {config.details} "
             f"seed={config.seed}: {result}; {record.provenance['seconds']:.1f} s, {self.progress.rate}"
         )
 

@@ -47,13 +47,17 @@ def parse_inputs(texts: Sequence[str]) -> list[tuple[str, tuple[int, ...], str]]
     return found
 
 
-def parse_pair(text: str) -> tuple[str, Any]:
+def parse_pair(text: str, option: str = "--kwargs") -> tuple[str, Any]:
     """Reads one ``--kwargs key=value``.
+
+    Args:
+        text: The pair.
+        option: The option, for the error.
 
     Raises:
         UsageError: When it is no pair.
     """
     key, equals, value = text.partition("=")
     if not (key and equals):
-        raise UsageError(f"--kwargs {text!r} is not key=value.")
+        raise UsageError(f"{option} {text!r} is not key=value.")
     return key, plain_value(value)

@@ -1,16 +1,16 @@
 """The command ``decaybench report``, which tabulates and draws what a study found."""
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import pandas as pd
 import typer
 
 from decaybench.analysis.comparison import ComparisonSettings, summarize
-from decaybench.analysis.evidence import ACCURACY_MARGIN
-from decaybench.analysis.frame import config_of, runs_frame
+from decaybench.analysis.frame import config_of, recorded_metrics, runs_frame
 from decaybench.analysis.stopping import next_runs
 from decaybench.cli.output import write_report
 from decaybench.console import check_choice, guarded, say
@@ -18,9 +18,10 @@ from decaybench.errors import DecaybenchError, UsageError, unknown
 from decaybench.registry import STRATEGIES
 from decaybench.registry.hashing import config_digest
 from decaybench.registry.imports import is_target
+from decaybench.registry.metrics import named, reported
 from decaybench.report.formats import FIGURE_NAMES, FORMATS, Report
 from decaybench.results.store import Loaded, StudyFolder, find_study_folder
-from decaybench.study.config import RunConfig
+from decaybench.study.config import AnyConfig
 from decaybench.study.study import check_primary, plain_fields, read_study
 
 Detail = Literal["summary", "figures"]
@@ -38,19 +39,24 @@ def report(
     figure: Annotated[str, typer.Option(metavar="NAME", help=", ".join(FIGURE_NAMES))] = FIGURE_NAMES[0],
     layers: Annotated[bool, typer.Option("--layers", help="Show every activation layer.")] = False,
     baseline: Annotated[str, typer.Option(help="The strategy that the others are compared with.")] = "decay-all",
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="What is compared, score:max say; the first comes first. More: a list."),
+    ] = None,
     margin: Annotated[
-        float, typer.Option(min=0.0, metavar="POINTS", help="Differences within ±POINTS count as none.")
-    ] = 100 * ACCURACY_MARGIN,
+        float | None,
+        typer.Option(min=0.0, metavar="POINTS", help="Differences of the first metric within ±POINTS count as none."),
+    ] = None,
     primary: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="The contrast that was asked for before; the study's, if it names one."),
     ] = None,
     plan: Annotated[
         float | None,
-        typer.Option(min=0.001, metavar="POINTS", help="Say how many seeds and test images ±POINTS would take."),
+        typer.Option(min=0.001, metavar="POINTS", help="Say how many seeds and test examples ±POINTS would take."),
     ] = None,
     fixed_test_set: Annotated[
-        bool, typer.Option("--fixed-test-set", help="Intervals over seeds only, on these test images.")
+        bool, typer.Option("--fixed-test-set", help="Intervals over seeds only, on these test examples.")
     ] = False,
     everything: Annotated[
         bool, typer.Option("--everything", help="Show records that study.toml does not ask for, too.")
@@ -70,26 +76,36 @@ def report(
         say(f"Reporting {folder.path}.")
     if plan is not None and format not in ("table", "html"):
         raise UsageError(f"--plan is shown by --format table and html, not by {format}.")
-    settings = _settings(folder, baseline, margin, primary, fixed_test_set)
-    settings = replace(settings, plan=None if plan is None else plan / 100)
+    wanted = Wanted(baseline, metric or (), margin, primary, fixed_test_set, plan)
     loaded = folder.load(detail=detail)
     while waiting := _unfinished(folder, loaded):
         if not follow:
             loaded.problems.append(waiting)
             break
         if len(loaded):
-            _write(folder, loaded, settings, format, output, figure, layers, everything)
+            _write(folder, loaded, wanted, format, output, figure, layers, everything)
         say(waiting)
         loaded = _more(folder, len(loaded), detail)
     if not len(loaded):
         raise DecaybenchError(" ".join([*loaded.problems, f"{folder.path} holds no finished run."]))
-    _write(folder, loaded, settings, format, output, figure, layers, everything)
+    _write(folder, loaded, wanted, format, output, figure, layers, everything)
+
+
+class Wanted(NamedTuple):
+    """How cells are to be compared, as the options say it."""
+
+    baseline: str
+    metric: Sequence[str]
+    margin: float | None
+    primary: str | None
+    fixed_test_set: bool
+    plan: float | None
 
 
 def _write(
     folder: StudyFolder,
     loaded: Loaded,
-    settings: ComparisonSettings,
+    wanted: Wanted,
     format: str,
     output: Path | None,
     figure: str,
@@ -103,6 +119,7 @@ def _write(
     elsewhere = "" if folder.path.parent == Path("results") else f" --results {folder.path.parent}"
     command = f"decaybench run {folder.study_file}{elsewhere}"
     runs, note = (runs_frame(loaded), "") if everything else _asked(folder, runs_frame(loaded))
+    settings = _settings(fields, wanted, runs)
     summary = summarize(runs, settings)
     summary.notes.extend([note] if note else [])
     write_report(Report(summary, settings, layers, figure, name, description, command), format, output)
@@ -136,17 +153,20 @@ def _more(folder: StudyFolder, before: int, detail: Detail) -> Loaded:
     return folder.load(detail=detail)
 
 
-def _settings(
-    folder: StudyFolder, baseline: str, margin: float, primary: str | None, fixed_test_set: bool
-) -> ComparisonSettings:
+def _settings(fields: Mapping[str, Any], wanted: Wanted, runs: pd.DataFrame) -> ComparisonSettings:
     """Returns how to compare; intervals are anytime-valid where seeds were added until they were narrow."""
-    fields = _fields(folder)
+    recorded, asked = recorded_metrics(runs), fields.get("metric", [])
+    metrics = named(wanted.metric or ([asked] if isinstance(asked, str) else asked), recorded) or reported(recorded)
+    if wanted.margin is not None:
+        share = wanted.margin if metrics[0].scale == "plain" else wanted.margin / 100
+        metrics = (replace(metrics[0], margin=share), *metrics[1:])
     return ComparisonSettings(
-        baseline,
-        margin / 100,
+        wanted.baseline,
+        metrics,
         anytime=fields.get("until") is not None,
-        fixed_test_set=fixed_test_set,
-        primary=primary or fields.get("primary"),
+        fixed_test_set=wanted.fixed_test_set,
+        primary=wanted.primary or fields.get("primary"),
+        plan=wanted.plan,
     )
 
 
@@ -167,7 +187,9 @@ def _unfinished(folder: StudyFolder, loaded: Loaded) -> str:
         return ""
     there = loaded.run_ids() | loaded.newer
     missing = {run.run_id: run for run in asked if run.run_id not in there}
-    if study.until is not None and not next_runs(asked, runs_frame(loaded), study.until / 100, "decay-all"):
+    if study.until is not None and not next_runs(
+        asked, runs_frame(loaded), study.until, study.differences_in, "decay-all"
+    ):
         return ""  # it stopped because it knew enough
     if not missing:
         return ""
@@ -181,7 +203,7 @@ def _unfinished(folder: StudyFolder, loaded: Loaded) -> str:
     return text + (f" No run of {', '.join(sorted(lost))} is." if lost else "")
 
 
-def _of_older_versions(loaded: Loaded, missing: dict[str, RunConfig]) -> int:
+def _of_older_versions(loaded: Loaded, missing: dict[str, AnyConfig]) -> int:
     """Counts the missing runs that an older version of the training code has computed."""
     wanted = {(_cell(run.model_dump()), run.seed) for run in missing.values()}
     runs = runs_frame(loaded)

@@ -4,32 +4,35 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
 from decaybench.analysis.comparison import ComparisonSettings, summarize
-from decaybench.analysis.frame import runs_frame
+from decaybench.analysis.frame import recorded_metrics, runs_frame
 from decaybench.analysis.stopping import next_runs
 from decaybench.cli.interrupt import EXIT, InterruptHandler
 from decaybench.cli.live import Live
+from decaybench.cli.options import parse_pair
 from decaybench.cli.output import write_report
+from decaybench.cli.study_folder import check_folder, check_own_data, confirm_fresh, take_over
 from decaybench.console import INTERRUPTED, check_choice, check_device, guarded, say
 from decaybench.errors import DecaybenchError, UsageError
 from decaybench.execution.processes import start_forkserver
 from decaybench.execution.progress import Progress
 from decaybench.registry import EXECUTORS, FAMILIES
+from decaybench.registry.metrics import named
 from decaybench.report.formats import Report
 from decaybench.results.store import StudyFolder
-from decaybench.study.config import RunConfig
-from decaybench.study.study import COMPARED, Study, read_study, to_fields, to_toml
+from decaybench.study.config import AnyConfig
+from decaybench.study.study import AnyStudy, ScriptStudy, Study, read_study, to_toml
 
 if TYPE_CHECKING:
-    from decaybench.execution.scheduler import Event, Scheduler
+    from decaybench.execution.event import Event
 
 BASELINE = "decay-all"
 Many = list[str] | None  # read by the study itself, which names the field, the value and what is allowed
@@ -44,17 +47,24 @@ def _names(family: str, example: str = "") -> Any:
     return _option(", ".join(FAMILIES[family]) + (f"; with options: {example}" if example else ""))
 
 
+class Engine(Protocol):
+    """What computes the runs of a study."""
+
+    def check(self, missing: Sequence[Any], finished: Mapping[str, str]) -> None: ...
+    def run(self, missing: Sequence[Any]) -> "Iterator[Event]": ...
+
+
 @dataclass(frozen=True)
 class RunPlan:
     """A study to compute, and how."""
 
-    asked: Study
+    asked: AnyStudy
     folder: StudyFolder
-    runs: list[RunConfig]
-    missing: list[RunConfig]
+    runs: Sequence[AnyConfig]
+    missing: Sequence[AnyConfig]
     finished: dict[str, str]  # fingerprints of the data of finished runs
     fresh: bool
-    machine: dict[str, Any]  # the fields of `decaybench.execution.options.ExecutionOptions`, which imports torch
+    machine: dict[str, Any]  # the options by their names
     fail_fast: bool = False
     debug: bool = False
 
@@ -73,6 +83,16 @@ def run(
     alpha_optimizer: Annotated[Many, _option("Of two-optimizers: the second one's kind.")] = None,
     alpha_lr: Annotated[Many, _option("Of two-optimizers: the second one's learning rate.", "RATE")] = None,
     seeds: Annotated[str | None, _option("Number of seeds: 0 … N − 1.", "N")] = None,
+    metric: Annotated[
+        Many, _option("What is compared, the first one first, with its direction if need be: score:max.")
+    ] = None,
+    minimize: Annotated[bool, typer.Option("--minimize", help="Less is better, for metrics of no known name.")] = False,
+    maximize: Annotated[bool, typer.Option("--maximize", help="More is better, for metrics of no known name.")] = False,
+    script: Annotated[
+        str | None, _option("Your own training script, as you start it: 'python train.py --size small'.", "COMMAND")
+    ] = None,
+    arg: Annotated[Many, _option("An option of the script that varies; several values: give it again.", "K=V")] = None,
+    launcher: Annotated[str | None, _option("Instead of python: 'torchrun --nproc-per-node 8'.", "COMMAND")] = None,
     until: Annotated[
         str | None, _option("Add seeds, up to --seeds, until differences are known to this.", "POINTS")
     ] = None,
@@ -93,7 +113,12 @@ def run(
     precision: Annotated[Many, _option("float32, tf32, bfloat16")] = None,
     device: Annotated[str, _option("auto, cpu, cuda, cuda:1, mps")] = "auto",
     executor: Annotated[str, _option(", ".join(("auto", *EXECUTORS)))] = "auto",
-    workers: Annotated[str, _option("Processes; auto is one per core.", "N|auto")] = "auto",
+    workers: Annotated[str, _option("Processes; auto is one per core, one for a script.", "N|auto")] = "auto",
+    gpus_per_run: Annotated[int, typer.Option(min=0, metavar="N", help="GPUs that each run of a script sees.")] = 0,
+    time_limit: Annotated[
+        float | None, typer.Option(min=0.1, metavar="SECONDS", help="Then a run of a script is ended.")
+    ] = None,
+    slurm: Annotated[Many, _option("Of Slurm, by submitit's names: slurm_partition=gpu.", "K=V")] = None,
     checkpoint_every: Annotated[float, typer.Option(min=0.0, metavar="SECONDS", help="Between checkpoints.")] = 60.0,
     patience: Annotated[float, typer.Option(min=1.0, metavar="SECONDS", help="Then a silent worker is hung.")] = 600.0,
     ray_address: Annotated[str, _option("Of the Ray cluster.", "auto|ADDRESS")] = "auto",
@@ -116,50 +141,79 @@ def run(
     Runs that are finished are kept: the same command again computes only what is missing.
     """
     given = dict(locals())
-    overrides = {key: given[key] for key in Study.model_fields if given.get(key) is not None}
-    asked = read_study(study, overrides)
+    asked = read_study(study, _overrides(given))
     folder = StudyFolder(results / asked.name)
     runs = asked.runs()
     check_choice("executor", executor, ("auto", *EXECUTORS))
     _check(asked, data_dir, workers, device)
-    _check_folder(folder, asked, runs, fresh)
+    check_folder(folder, asked, runs, fresh)
     ids = {run.run_id for run in runs}
     if not (dry_run or fresh):
         for sentence in folder.set_aside_damaged(ids):
             say(f"Warning: {sentence}")
-        _take_over(folder, results, runs)
+        take_over(folder, results, runs)
     loaded = folder.load(ids, detail="summary")
     for problem in loaded.problems:
         say(f"Warning: {problem}")
     frame = runs_frame(loaded)
     finished = {} if fresh else dict(zip(frame["run_id"], frame.get("data_fingerprint", ()), strict=False))
-    _check_own_data(runs, finished, folder)
+    check_own_data(runs, finished, folder)
     missing = [r for r in runs if r.run_id not in finished and (fresh or r.run_id not in loaded.newer)]
-    if asked.until is not None and not fresh and not next_runs(runs, frame, asked.until / 100, BASELINE):
+    if (
+        asked.until is not None
+        and not fresh
+        and not next_runs(runs, frame, asked.until, asked.differences_in, BASELINE)
+    ):
         missing = []  # everything is known well enough
     if dry_run:
         _print_dry_run(runs, missing, folder)
         return
     if fresh:
-        _confirm_fresh(folder, yes)
-    machine = {k: given[k] for k in ("device", "workers", "checkpoint_every", "patience", "ray_address", "ray_gpus")}
-    machine["executor"] = executor
-    plan = RunPlan(asked, folder, runs, missing, finished, fresh, machine, fail_fast, debug)
+        confirm_fresh(folder, yes)
+    plan = RunPlan(asked, folder, runs, missing, finished, fresh, given, fail_fast, debug)
     whole = _compute(plan)
-    found = folder.load(ids, detail="summary")
-    if not len(found):
-        raise DecaybenchError("No run was finished, so there is nothing to report.")
-    whole &= asked.until is not None or ids <= found.run_ids() | found.newer
-    for problem in found.problems:
-        say(f"Warning: {problem}")
-    settings = ComparisonSettings(BASELINE, anytime=asked.until is not None, primary=asked.primary)
-    write_report(Report(summarize(runs_frame(found), settings), settings, name=asked.name))
-    say(f"More: decaybench report {shlex.quote(str(folder.path))} --layers")
+    whole &= _report(plan, ids)
     if not whole:
         raise typer.Exit(1)
 
 
-def _check(asked: Study, data_dir: Path | None, workers: str, device: str) -> None:
+def _overrides(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields of a study that options give."""
+    fields = (*Study.model_fields, *ScriptStudy.model_fields)
+    overrides = {key: given[key] for key in fields if given.get(key) is not None}
+    if given["minimize"] and given["maximize"]:
+        raise UsageError("--minimize and --maximize exclude each other; of several metrics, name each: --metric a:min.")
+    if given["minimize"] or given["maximize"]:
+        way = "min" if given["minimize"] else "max"
+        if not given["metric"]:
+            raise UsageError(f"--{way}imize says it of a metric: add --metric NAME.")
+        overrides["metric"] = [name if ":" in name else f"{name}:{way}" for name in given["metric"]]
+    if given["arg"]:
+        args: dict[str, list[Any]] = {}
+        for text in given["arg"]:
+            key, value = parse_pair(text, "--arg")
+            args.setdefault(key, []).append(value)
+        overrides["args"] = args
+    return overrides
+
+
+def _report(plan: RunPlan, ids: set[str]) -> bool:
+    """Prints the table of what was found, and tells whether every run that was asked for is there."""
+    asked, folder = plan.asked, plan.folder
+    found = folder.load(ids, detail="summary")
+    if not len(found):
+        raise DecaybenchError("No run was finished, so there is nothing to report.")
+    for problem in found.problems:
+        say(f"Warning: {problem}")
+    frame = runs_frame(found)
+    metrics = named(asked.metric, recorded_metrics(frame)) or None
+    settings = ComparisonSettings(BASELINE, metrics, anytime=asked.until is not None, primary=asked.primary)
+    write_report(Report(summarize(frame, settings), settings, name=asked.name))
+    say(f"More: decaybench report {shlex.quote(str(folder.path))} --layers")
+    return asked.until is not None or ids <= found.run_ids() | found.newer
+
+
+def _check(asked: AnyStudy, data_dir: Path | None, workers: str, device: str) -> None:
     """Checks the options that are no field of a study."""
     if asked.until is not None and not any(s.name == BASELINE for s in asked.strategy):
         raise UsageError(f"--until: differences are those to {BASELINE}, which is not among this study's strategies.")
@@ -173,81 +227,6 @@ def _check(asked: Study, data_dir: Path | None, workers: str, device: str) -> No
     check_device(device)
 
 
-def _check_folder(folder: StudyFolder, asked: Study, runs: list[RunConfig], fresh: bool) -> None:
-    """Notices that the folder holds another study.
-
-    Raises:
-        UsageError: When the two have no run in common.
-    """
-    if fresh or not folder.study_file.exists() or not folder.count():
-        return
-    try:
-        there = read_study(str(folder.study_file), {})
-        other = {run.run_id for run in there.runs()}
-    except DecaybenchError as error:  # damaged, of another version, or code that it names has moved
-        say(f"Note: {folder.study_file} cannot be read and is written anew: {error}")
-        return
-    ids = {run.run_id for run in runs}
-    fields = [key for key in COMPARED if repr(to_fields(there).get(key)) != repr(to_fields(asked).get(key))]
-    if not fields or other <= ids:
-        return
-    if not other & ids:
-        raise UsageError(
-            f"{folder.path} holds another study, which differs in {', '.join(fields)}; give --name for another folder, "
-            "or --fresh to delete what is there."
-        )
-    say(f"Note: {folder.path} held a study that differs in {', '.join(fields)}; its other runs stay there.")
-
-
-def _data_now(run: RunConfig, known: dict[str, str]) -> str:
-    """Computes the fingerprint of the data of a run, whose data set is the user's own code."""
-    key = repr(run.data_key())
-    if key not in known:
-        import torch
-
-        from decaybench.training.data import load
-
-        with redirect_stdout(sys.stderr):
-            known[key] = load(run, torch.device("cpu")).fingerprint
-    return known[key]
-
-
-def _check_own_data(runs: list[RunConfig], finished: dict[str, str], folder: StudyFolder) -> None:
-    """Checks that the data of the user's own code are those that finished runs were trained on.
-
-    Raises:
-        UsageError: When they are not.
-    """
-    known: dict[str, str] = {}
-    for run in runs:
-        if run.dataset.source and run.run_id in finished and finished[run.run_id] != _data_now(run, known):
-            raise folder.changed_data(run.dataset.label, finished[run.run_id], _data_now(run, known))
-
-
-def _take_over(folder: StudyFolder, results: Path, runs: list[RunConfig]) -> None:
-    """Copies records of these runs from other studies below the same folder: a run is the same wherever it was done.
-
-    Not those whose data are of the user's own code and have changed since.
-    """
-    known: dict[str, str] = {}
-    by_id = {run.run_id: run for run in runs}
-    wanted = {run_id for run_id in by_id if not folder.has(run_id)}
-    for path in sorted(results.glob("*")):
-        other = StudyFolder(path)
-        if not wanted or path == folder.path or not any(other.has(run_id) for run_id in wanted):
-            continue
-        found = [
-            record
-            for record in other.load_records(wanted)
-            if not (run := by_id[record.run_id]).dataset.source or record.fingerprints["data"] == _data_now(run, known)
-        ]
-        for record in found:
-            folder.write(record)
-        wanted -= {record.run_id for record in found}
-        if found:
-            say(f"{len(found)} runs are taken over from {path}.")
-
-
 def _compute(plan: RunPlan) -> bool:
     """Trains what is missing, with progress on stderr, and tells whether every run was finished."""
     asked, folder, missing = plan.asked, plan.folder, plan.missing
@@ -255,7 +234,8 @@ def _compute(plan: RunPlan) -> bool:
         folder.write_study(to_toml(asked))
         return True
     cells = len({run.cell_id for run in plan.runs})
-    progress = Progress(asked.name, cells, len(plan.runs), before=len(plan.runs) - len(missing))
+    before = len(plan.runs) - len(missing)
+    progress = Progress(asked.name, cells, len(plan.runs), before, watched=_watched(asked))
     live = Live(progress, folder, plan.debug)
 
     def farewell() -> str:
@@ -272,19 +252,14 @@ def _compute(plan: RunPlan) -> bool:
             redirect_stdout(sys.stderr),
         ):
             live.message("Starting: importing torch, loading the data …")
-            if plan.machine["executor"] in ("auto", "processes"):
-                start_forkserver()
-            from decaybench.execution.options import ExecutionOptions
-            from decaybench.execution.scheduler import make_scheduler
-
-            study = make_scheduler(folder, ExecutionOptions(**plan.machine), missing, plan.runs)
+            study = _engine(plan)
             study.check(missing, plan.finished)
             if plan.fresh:  # from here on it is known to work
                 folder.clear()
             folder.sweep()
             folder.write_study(to_toml(asked))
             live.begin()
-            for event in study.run(missing) if asked.until is None else _until(study, plan, asked.until / 100):
+            for event in study.run(missing) if asked.until is None else _until(study, plan, asked.until):
                 live.on(event)
                 if event.failed is not None and plan.fail_fast:
                     raise DecaybenchError(
@@ -296,13 +271,38 @@ def _compute(plan: RunPlan) -> bool:
     return not progress.failed
 
 
-def _until(study: "Scheduler", plan: RunPlan, until: float) -> Iterator["Event"]:
+def _watched(asked: AnyStudy) -> str:
+    """Returns the metric by which progress is shown: of what is trained here, that of the validation part."""
+    first = asked.differences_in
+    name = first.name if isinstance(asked, ScriptStudy) else first.name.replace("test_", "validation_", 1)
+    return f"{name}:{first.direction}"
+
+
+def _engine(plan: RunPlan) -> Engine:
+    """Builds what computes the runs."""
+    if isinstance(plan.asked, ScriptStudy):
+        from decaybench.execution.scripts import ScriptOptions, make_script_scheduler
+
+        chosen = {k: plan.machine[k] for k in ("executor", "workers", "gpus_per_run", "time_limit", "ray_address")}
+        slurm = dict(parse_pair(text, "--slurm") for text in plan.machine["slurm"] or ())
+        return make_script_scheduler(plan.folder, ScriptOptions(**chosen, slurm=slurm), plan.asked.metric)
+    if plan.machine["executor"] in ("auto", "processes"):
+        start_forkserver()
+    from decaybench.execution.options import ExecutionOptions
+    from decaybench.execution.scheduler import make_scheduler
+
+    names = ("device", "executor", "workers", "checkpoint_every", "patience", "ray_address", "ray_gpus")
+    options = ExecutionOptions(**{name: plan.machine[name] for name in names})
+    return make_scheduler(plan.folder, options, plan.missing, plan.runs)  # type: ignore[arg-type,return-value]
+
+
+def _until(study: Engine, plan: RunPlan, until: float) -> Iterator["Event"]:
     """Yields events while adding seeds until every difference is known."""
     failed: set[str] = set()
     while True:
         runs = [run for run in plan.runs if run.run_id not in failed]
         finished = runs_frame(plan.folder.load((run.run_id for run in runs), detail="summary"))
-        batch = next_runs(runs, finished, until, BASELINE)
+        batch = next_runs(runs, finished, until, plan.asked.differences_in, BASELINE)
         if not batch:
             return
         for event in study.run(batch):
@@ -310,31 +310,11 @@ def _until(study: "Scheduler", plan: RunPlan, until: float) -> Iterator["Event"]
             yield event
 
 
-def _confirm_fresh(folder: StudyFolder, yes: bool) -> None:
-    """Says what ``--fresh`` will delete, and asks for confirmation."""
-    count = folder.count()
-    if not count:
-        return
-    say(f"--fresh deletes {count} finished runs in {folder.path}.")
-    if not yes:
-        if not sys.stdin.isatty():
-            raise UsageError("--fresh asks before it deletes, and there is no terminal to ask on: add --yes.")
-        if not typer.confirm("Delete them?", err=True):
-            raise typer.Exit(1)
-
-
-def _print_dry_run(runs: list[RunConfig], missing: list[RunConfig], folder: StudyFolder) -> None:
+def _print_dry_run(runs: Sequence[AnyConfig], missing: Sequence[AnyConfig], folder: StudyFolder) -> None:
     """Prints what would run, one line per cell."""
     still = {r.run_id for r in missing}
     typer.echo(f"{len(runs)} runs: {len(runs) - len(still)} finished in {folder.path}, {len(still)} to compute")
     for cell_id in dict.fromkeys(r.cell_id for r in runs):
         cell = [r for r in runs if r.cell_id == cell_id]
-        first = cell[0]
-        parts = [first.dataset, first.network, first.activation, first.strategy, first.optimizer]
-        text = " ".join(spec.label for spec in parts)
         todo = sum(r.run_id in still for r in cell)
-        precision = "" if first.precision == "float32" else f" precision={first.precision}"
-        typer.echo(
-            f"{text} lr={first.lr:g} weight_decay={first.weight_decay:g} epochs={first.epochs}{precision}: "
-            f"{len(cell)} seeds, {todo} to compute"
-        )
+        typer.echo(f"{cell[0].name} {cell[0].details}: {len(cell)} seeds, {todo} to compute")

@@ -10,7 +10,7 @@ import typer
 
 from decaybench.console import guarded
 from decaybench.errors import DecaybenchError, UsageError
-from decaybench.execution.progress import Progress, loads, run_label
+from decaybench.execution.progress import Progress, loads
 from decaybench.results.store import StudyFolder
 from decaybench.study.study import read_study
 
@@ -47,8 +47,7 @@ def status(
         for cell_id in dict.fromkeys(run.cell_id for run in runs):
             cell = [run for run in runs if run.cell_id == cell_id]
             many = sum(run.run_id in done for run in cell)
-            rest = f"{cell[0].optimizer.label} lr={cell[0].lr:g} weight_decay={cell[0].weight_decay:g}"
-            typer.echo(f"{many}/{len(cell)} {run_label(cell[0])} {rest}")
+            typer.echo(f"{many}/{len(cell)} {cell[0].name} {cell[0].details}")
 
 
 def _latest(results: Path = Path("results")) -> Path:

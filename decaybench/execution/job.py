@@ -13,14 +13,15 @@ from typing import Any, Protocol
 import torch
 
 from decaybench.errors import DecaybenchError, UsageError
-from decaybench.execution.device import provenance
 from decaybench.native import keep_freed_memory
 from decaybench.registry import imports
+from decaybench.registry.metrics import PARTS
 from decaybench.registry.user_code import place_of
-from decaybench.results.record import PARTS, Record
+from decaybench.results.record import Record
 from decaybench.study.config import RunConfig
 from decaybench.training import checkpoint
 from decaybench.training.data import Data, Part, load
+from decaybench.training.provenance import provenance
 from decaybench.training.trainer import Epoch, Finished, Training
 
 HEARTBEAT_SECONDS = 0.5  # between two messages without news

@@ -1,17 +1,20 @@
 """The progress of a study, shown by ``decaybench run`` and by ``decaybench status`` in another terminal."""
 
 import json
+import math
 import os
 import platform
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
+from decaybench.registry.metrics import metric
 from decaybench.results.record import Record
-from decaybench.study.config import RunConfig
+from decaybench.study.config import read_config
 
 if TYPE_CHECKING:
-    from decaybench.execution.scheduler import Event
+    from decaybench.execution.event import Event
 
 
 def duration(seconds: float) -> str:
@@ -19,11 +22,6 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def run_label(config: RunConfig) -> str:
-    """Describes a run in a few words."""
-    return " ".join(s.label for s in (config.dataset, config.network, config.activation, config.strategy))
 
 
 @dataclass
@@ -39,8 +37,9 @@ class Progress:
         failed: Number of runs given up.
         seconds: Seconds since the start.
         share: Share of the missing runs that is done, counting epochs.
+        watched: The metric that is shown, with its direction, such as ``validation_accuracy:max``.
         workers: What each worker does, by its name.
-        best, worst: Validation accuracy and name of a finished run.
+        best, worst: Value of that metric and name of a finished run.
     """
 
     study: str
@@ -51,6 +50,7 @@ class Progress:
     failed: int = 0
     seconds: float = 0.0
     share: float = 0.0
+    watched: str = "validation_accuracy:max"
     workers: dict[str, str] = field(default_factory=dict)
     best: tuple[float, str] | None = None
     worst: tuple[float, str] | None = None
@@ -69,7 +69,7 @@ class Progress:
         """Updates the state by an event."""
         self.seconds = time.monotonic() - self._start
         for epoch in event.epochs:
-            self._epochs[epoch.config.run_id] = epoch.number / epoch.config.epochs
+            self._epochs[epoch.config.run_id] = epoch.number / epoch.of if epoch.of else 0.0
         for record in event.records:
             self._epochs[record.run_id] = 1.0
             self._finished(record)
@@ -79,20 +79,24 @@ class Progress:
 
     def _finished(self, record: Record) -> None:
         self.finished += 1
-        entry = (record.final("validation_accuracy"), run_label(RunConfig.model_validate(record.config)))
-        self.best = max(self.best or entry, entry, key=lambda e: e[0])
-        self.worst = min(self.worst or entry, entry, key=lambda e: e[0])
+        shown = metric(self.watched)
+        if shown.name not in record.history:
+            return
+        value = record.final(shown.name)
+        if math.isfinite(value):
+            entries = [entry for entry in (self.best, self.worst) if entry]
+            entries.append((value, read_config(record.config).name))
+            entries.sort(key=lambda entry: entry[0], reverse=shown.direction == "higher")
+            self.best, self.worst = entries[0], entries[-1]
 
     def _tell(self, event: "Event") -> None:
         if event.ended:
             self.workers.pop(event.worker, None)
         elif event.epochs:
             last, first = event.epochs[-1], event.configs[0]
-            many = f"{len(event.configs)} runs of " if len(event.configs) > 1 else ""
-            parts = (first.dataset, first.network, first.activation, *(() if many else (first.strategy,)))
-            loss = f"loss {last.scores['train_loss']:.3f}, validation {100 * last.scores['validation_accuracy']:.1f}%"
-            text = f"{many}{' '.join(s.label for s in parts)}: epoch {last.number}/{first.epochs}, {loss}"
-            self.workers[event.worker] = text
+            many = f"{len(event.configs)} runs like " if len(event.configs) > 1 else ""
+            of = f"/{last.of}" if last.of else ""
+            self.workers[event.worker] = f"{many}{first.name}: epoch {last.number}{of}, {scores_text(last.scores)}"
 
     @property
     def rate(self) -> str:
@@ -109,15 +113,22 @@ class Progress:
         first = f"{self.study}: {done} of {self.total} runs ({self.cells} cells) · {self.rate}"
         lines = [first + (f" · {self.failed} failed" if self.failed else "")]
         if self.best and self.worst:
-            named = [
-                f"{what} {100 * a:.1f}% ({name})" for what, (a, name) in (("best", self.best), ("worst", self.worst))
-            ]
-            lines.append("validation: " + ", ".join(named))
+            shown = metric(self.watched)
+            both = (("best", self.best), ("worst", self.worst))
+            named = [f"{what} {shown.text(value)} ({name})" for what, (value, name) in both]
+            lines.append(f"{shown.title}: " + ", ".join(named))
         return lines + [f"{worker}: {text}" for worker, text in sorted(self.workers.items())]
 
     def dumps(self) -> str:
         """Writes the state as JSON."""
         return json.dumps(asdict(self), ensure_ascii=False) + "\n"
+
+
+def scores_text(scores: Mapping[str, float]) -> str:
+    """Writes what an epoch gave: what is not of the test part, the loss of training first."""
+    names = sorted((n for n in scores if not n.startswith("test_")), key=lambda n: n != "train_loss")
+    chosen = [n for n in names if n == "train_loss" or not n.startswith("train_")][:4]
+    return ", ".join(f"{n.replace('_', ' ')} {metric(n, 'lower').text(scores[n])}" for n in chosen)
 
 
 def loads(text: str) -> Progress:

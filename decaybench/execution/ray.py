@@ -21,8 +21,9 @@ from decaybench.errors import UsageError
 from decaybench.execution.device import resolve
 from decaybench.execution.job import DataSource, Failure, Job, Jobs, Message, failed, run_job, single_thread, to_device
 from decaybench.execution.options import ExecutionOptions, Placement
+from decaybench.execution.scripts import ScriptJob, ScriptOptions, ScriptResult, run_script
 from decaybench.registry import imports
-from decaybench.results.record import PARTS
+from decaybench.registry.metrics import PARTS
 from decaybench.study.config import RunConfig
 from decaybench.training.data import Data, Part
 
@@ -160,3 +161,53 @@ def place(options: ExecutionOptions, runs: int) -> Placement:
     gpus = options.ray_gpus or float(kind == "cuda")
     sharing = max(1, round(1 / gpus)) if gpus else 1
     return Placement(Cluster(device, gpus, options.patience), device, cores, sharing)
+
+
+class ScriptCluster:
+    """Starts scripts on the Ray cluster that `connect` connected to; its machines share the study folder.
+
+    Args:
+        slots: How many are handed to Ray at once.
+        gpus: Number of GPUs of each.
+    """
+
+    def __init__(self, slots: int, gpus: int) -> None:
+        import ray
+
+        self.slots = slots
+        self._remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(_run_script)
+        self._running: list[Any] = []
+
+    def start(self, job: ScriptJob, slot: int) -> Any:
+        self._running.append(self._remote.remote(job, str(Path.cwd())))
+        return self._running[-1]
+
+    def result(self, started: Any) -> ScriptResult | str | None:
+        import ray
+
+        if not ray.wait([started], timeout=0)[0]:
+            return None
+        self._running.remove(started)
+        try:
+            result: ScriptResult = ray.get(started)
+        except ray.exceptions.RayError as error:
+            return f"a worker of the cluster was lost: {type(error).__name__}"
+        return result
+
+    def stop(self) -> None:
+        import ray
+
+        for started in self._running:
+            ray.cancel(started, force=True)
+
+
+def _run_script(job: ScriptJob, folder: str) -> ScriptResult:
+    """Runs a script in a worker of the cluster, which may have been given GPUs."""
+    os.chdir(folder)
+    return run_script(job)
+
+
+def script_pool(options: ScriptOptions) -> ScriptCluster:
+    """Starts scripts on a Ray cluster; see `decaybench.registry.EXECUTORS`."""
+    cores = connect(options.ray_address)
+    return ScriptCluster(cores if options.workers == "auto" else int(options.workers), options.gpus_per_run)

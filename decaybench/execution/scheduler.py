@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from decaybench.errors import UsageError
+from decaybench.execution.event import Event
 from decaybench.execution.job import Executor, Failure, Job, Jobs, Message
 from decaybench.execution.options import ExecutionOptions, Placement, local_workers
 from decaybench.registry import EXECUTORS, imports
-from decaybench.results.record import Record
 from decaybench.results.store import StudyFolder
 from decaybench.strategies.plan import make_plan
 from decaybench.study.config import DataKey, RunConfig
@@ -20,35 +20,9 @@ from decaybench.training.data import Data, load
 from decaybench.training.model import build_model
 from decaybench.training.precision import check as check_precision
 from decaybench.training.stacked.cohorts import capacity, cohort_key, cohorts
-from decaybench.training.trainer import Epoch
 
 MAX_TRIES = 3
 CPU = torch.device("cpu")
-
-
-@dataclass(frozen=True)
-class Event:
-    """An event of a running study.
-
-    Attributes:
-        worker: Name of the worker.
-        configs: The runs that the event is about.
-        epochs: Epochs that ended.
-        records: Records of runs that are finished and written.
-        trouble: A sentence about what went wrong; the study goes on.
-        details: The traceback of what went wrong.
-        failed: A run that is given up.
-        ended: Whether the worker is done with these runs.
-    """
-
-    worker: str
-    configs: tuple[RunConfig, ...]
-    epochs: tuple[Epoch, ...] = ()
-    records: tuple[Record, ...] = ()
-    trouble: str | None = None
-    details: str = ""
-    failed: RunConfig | None = None
-    ended: bool = False
 
 
 @dataclass

@@ -9,6 +9,7 @@ import ast
 import hashlib
 import importlib
 import importlib.util
+import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
@@ -22,6 +23,7 @@ from decaybench.registry.user_code import is_own, short_path, user_code
 Sources = Mapping[str, bytes]  # contents of files by their absolute paths
 _PATH = (*sys.path,)  # as it was given, PYTHONPATH included; own code may change it, which must change no hash
 _pinned: dict[str, bytes] = {}
+SMALL_FILE = 1 << 20  # bytes of a file that may be the settings of a script
 
 
 def is_target(text: str) -> bool:
@@ -89,6 +91,45 @@ def source_files(target: str) -> Sources:
             for imported in _imported(file, found[key], roots):
                 waiting += [imported, *_packages(imported, roots)]
     return found
+
+
+def script_files(line: str) -> Sources:
+    """Reads the files of a training script: every Python file it is started with and what they import, and small files.
+
+    Args:
+        line: A command line, such as ``python train.py --config small.yaml`` or ``python -m package.train``. Small
+            files that are named in it count, too, since they are settings.
+
+    Raises:
+        UsageError: When none of its words is a file or a module.
+    """
+    found: dict[str, bytes] = {}
+    words = shlex.split(line)
+    for before, word in zip(["", *words], words, strict=False):
+        path = Path(word)
+        if (before == "-m" and _origin(word)) or (word.endswith(".py") and path.is_file()):
+            found |= source_files(f"{word}:main")
+        elif path.is_file() and path.stat().st_size <= SMALL_FILE and is_own(path.resolve()):
+            found[str(path.resolve())] = _read(path, line)
+    if not found:
+        raise UsageError(
+            f"script {line!r}: no word of it is a file in {Path.cwd()}, or a module behind -m; write it as you would "
+            "start it here, such as 'python train.py --size small'."
+        )
+    return found
+
+
+def script_fingerprint(line: str) -> str:
+    """Hashes the files of a training script to 12 hexadecimal digits.
+
+    Raises:
+        UsageError: When none of its words is a file or a module.
+    """
+    files = script_files(line)
+    parts = sorted(
+        (_relative(Path(f), [Path.cwd()]), hashlib.sha256(content).hexdigest()) for f, content in files.items()
+    )
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
 
 def check_names(targets: Iterable[str]) -> None:

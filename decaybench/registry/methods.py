@@ -78,6 +78,9 @@ def method_of(config: Mapping[str, Any]) -> tuple[str, str]:
         config: A run's configuration, as a record holds it.
     """
     strategy, clip = config["strategy"], config.get("clip_norm")
+    if "script" in config:  # its optimizer and what it does with gradients are not known
+        nothing = strategy["name"] in NOTHING_AT_ZERO and config["weight_decay"] == 0
+        return ("no-decay", "[]") if nothing else (strategy["name"], str(sorted(strategy["options"].items())))
     own = bool(config["network"].get("source"))
     learned = own or config["activation"]["name"] not in FIXED  # a network of one's own may hold slopes itself
     c = Circumstances(config["optimizer"]["name"], clip is not None, learned, config["weight_decay"], own)

@@ -1,4 +1,4 @@
-"""Draws the figures: differences, accuracy against decay, activation parameters, learned functions."""
+"""Draws the figures: differences, metrics against decay, activation parameters, learned functions."""
 
 import io
 from collections.abc import Callable, Iterator, Sequence
@@ -11,10 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from decaybench.analysis.cells import Cell
-from decaybench.analysis.comparison import Summary
+from decaybench.analysis.comparison import Summary, of
+from decaybench.analysis.frame import Row
 from decaybench.errors import DecaybenchError, one_line
-from decaybench.report.numbers import format_interval, format_number, format_percent
+from decaybench.registry.metrics import Metric
+from decaybench.report.numbers import format_number, format_value, heading
 from decaybench.report.titles import Member, distinct, titled
+from decaybench.report.verdicts import difference_of
 from decaybench.results.record import INPUT_GRID
 
 MAX_ROWS = 40  # rows of one figure; the table has them all
@@ -65,40 +68,50 @@ def _colors(members: Sequence[Member]) -> dict[str, str]:
 
 
 def differences(summary: Summary, baseline: str) -> Canvas | None:
-    """Draws every difference to the baseline with its interval, on one axis for each question."""
-    found = [
-        (t, [m for m in distinct(members) if m[0]["difference_low"] is not None][:MAX_ROWS])
-        for t, members in titled(summary)
-    ]
-    found = [(title, members) for title, members in found if members]
+    """Draws every difference to the baseline with its interval: a row for each question, an axis for each metric."""
+    found = [(t, m) for t, members in titled(summary) if (m := _with_intervals(distinct(members), summary.metrics))]
     if not found:
         return None
     longest = max(sum(1 + row["strategy"].count(" = ") for row, _ in members) for _, members in found)
-    canvas = Canvas(len(found), 1, (7.0, 0.9 + 0.19 * longest))
-    for (axes,), (title, members) in zip(canvas.axes, found, strict=True):
+    canvas = Canvas(len(found), len(summary.metrics), (7.0 if len(summary.metrics) == 1 else 5.2, 0.9 + 0.19 * longest))
+    for all_axes, (title, members) in zip(canvas.axes, found, strict=True):
         names = [f"{row['strategy']}  {format_number(row['weight_decay'])}" for row, _ in members]
-        for i, (row, _) in enumerate(members):
-            low, middle, high = (100 * row[f"difference{k}"] for k in ("_low", "", "_high"))
-            clear = row["verdict"] in ("better", "worse")
-            line = axes.plot([low, high], [i, i], color=COLORS[1 if clear else 0], linewidth=2)
-            dot = axes.plot([middle], [i], "o", color=COLORS[1 if clear else 0], markersize=4)
-            interval = format_interval(row["difference_low"], row["difference_high"], signed=True)
-            canvas.tip(
-                [*line, *dot],
-                f"{names[i]}: {format_percent(row['difference'], signed=True)} {interval}, {row['verdict']}",
-            )
-        axes.axvline(0, color="#808080", linewidth=0.8)
-        axes.set_yticks(range(len(members)), [name.replace(" = ", "\n= ") for name in names], fontsize=7)
-        axes.set_ylim(len(members) - 0.4, -0.6)
-        axes.set_xscale("symlog", linthresh=1.0)
-        axes.xaxis.set_major_formatter(PLAIN)
-        axes.set_xlabel(f"test accuracy − {baseline}, percentage points (logarithmic beyond ±1)")
-        axes.set_title(title, fontsize=9, loc="left")
+        for number, (axes, metric) in enumerate(zip(all_axes, summary.metrics, strict=True)):
+            _intervals(canvas, axes, metric, members, names)
+            axes.axvline(0, color="#808080", linewidth=0.8)
+            labels = [name.replace(" = ", "\n= ") for name in names] if not number else [""] * len(names)
+            axes.set_yticks(range(len(members)), labels, fontsize=7)
+            axes.set_ylim(len(members) - 0.4, -0.6)
+            if metric.scale != "plain":
+                axes.set_xscale("symlog", linthresh=1.0)
+                axes.xaxis.set_major_formatter(PLAIN)
+            unit = {"percent": ", points (logarithmic beyond ±1)", "relative": ", % (logarithmic beyond ±1)"}
+            axes.set_xlabel(f"{metric.title} − {baseline}{unit.get(metric.scale, '')}")
+        all_axes[0].set_title(title, fontsize=9, loc="left")
     return canvas
 
 
+def _with_intervals(members: Sequence[Member], metrics: Sequence[Metric]) -> list[Member]:
+    """Returns the members that have the interval of a difference, at most as many as fit."""
+    return [m for m in members if any(of(m[0], metric, "difference_low") is not None for metric in metrics)][:MAX_ROWS]
+
+
+def _intervals(canvas: Canvas, axes: Axes, metric: Metric, members: Sequence[Member], names: Sequence[str]) -> None:
+    for i, (row, _) in enumerate(members):
+        baseline = of(row, metric, "baseline")
+        found = [of(row, metric, f"difference{end}") for end in ("_low", "", "_high")]
+        if any(value is None for value in found) or (metric.scale == "relative" and not baseline):
+            continue
+        low, middle, high = (value / metric.amount(1.0, baseline) for value in found)
+        color = COLORS[1 if of(row, metric, "verdict") in ("better", "worse") else 0]
+        line = axes.plot([low, high], [i, i], color=color, linewidth=2)
+        dot = axes.plot([middle], [i], "o", color=color, markersize=4)
+        tip = f"{names[i]}: {metric.title} {difference_of(row, metric)}{metric.unit}, {of(row, metric, 'verdict')}"
+        canvas.tip([*line, *dot], tip)
+
+
 def decay(summary: Summary, baseline: str) -> Canvas | None:
-    """Draws test accuracy against decay, a line for each strategy."""
+    """Draws each metric against decay, a line for each strategy."""
     found = [
         (t, distinct(m))
         for t, m in titled(summary)
@@ -106,26 +119,33 @@ def decay(summary: Summary, baseline: str) -> Canvas | None:
     ]
     if not found:
         return None
-    canvas = Canvas(-(-len(found) // 2), min(2, len(found)), (4.6, 3.2))
-    for axes, (title, members) in zip([a for row in canvas.axes for a in row], found, strict=False):
-        for name, color in _colors(members).items():
-            rows = [r for r, _ in members if r["strategy"] == name and r["test_accuracy"] is not None]
-            rows.sort(key=lambda r: r["weight_decay"])
-            known = [r for r in rows if r["weight_decay"]]
-            if known:
-                x, y = [r["weight_decay"] for r in known], [100 * r["test_accuracy"] for r in known]
-                line = axes.plot(x, y, "o-", color=color, markersize=3, linewidth=1, label=one_line(name))
-                canvas.tip(line, name + ": " + ", ".join(f"{a:g} → {b:.2f}%" for a, b in zip(x, y, strict=True)))
-            elif rows:
-                line_ = axes.axhline(100 * rows[0]["test_accuracy"], color=color, linestyle=":", label=one_line(name))
-                canvas.tip(line_, f"{name}: {format_percent(rows[0]['test_accuracy'])}%")
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(PLAIN)
-        axes.set_xlabel("decay λ")
-        axes.set_ylabel("test accuracy, %")
-        axes.set_title(title, fontsize=9, loc="left")
+    canvas = Canvas(len(found), len(summary.metrics), (4.6, 3.2))
+    for all_axes, (title, members) in zip(canvas.axes, found, strict=True):
+        for axes, metric in zip(all_axes, summary.metrics, strict=True):
+            for name, color in _colors(members).items():
+                _against_decay(canvas, axes, metric, [r for r, _ in members if r["strategy"] == name], name, color)
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(PLAIN)
+            axes.set_xlabel("decay λ")
+            axes.set_ylabel(heading(metric))
+        all_axes[0].set_title(title, fontsize=9, loc="left")
     _legend(canvas.axes[0][0], 6)
     return canvas
+
+
+def _against_decay(canvas: Canvas, axes: Axes, metric: Metric, rows: list[Row], name: str, color: str) -> None:
+    scale = 100 if metric.scale == "percent" else 1
+    rows = sorted((r for r in rows if of(r, metric, "") is not None), key=lambda r: r["weight_decay"])
+    known = [r for r in rows if r["weight_decay"]]
+    if known:
+        x, y = [r["weight_decay"] for r in known], [scale * of(r, metric, "") for r in known]
+        line = axes.plot(x, y, "o-", color=color, markersize=3, linewidth=1, label=one_line(name))
+        values = zip(x, (format_value(metric, of(r, metric, "")) for r in known), strict=True)
+        canvas.tip(line, name + ": " + ", ".join(f"{a:g} → {b}" for a, b in values))
+    elif rows:
+        value = of(rows[0], metric, "")
+        flat = axes.axhline(scale * value, color=color, linestyle=":", label=one_line(name))
+        canvas.tip(flat, f"{name}: {format_value(metric, value)}")
 
 
 def _legend(axes: Axes, size: int) -> None:

@@ -9,14 +9,22 @@ from typing import Any
 
 import pandas as pd
 
-from decaybench.analysis.comparison import ComparisonSettings, Summary
+from decaybench.analysis.comparison import ComparisonSettings, Summary, of
 from decaybench.analysis.tuning import tuned
 from decaybench.errors import DecaybenchError, printable
+from decaybench.registry.metrics import Metric
 from decaybench.report.figures import draw, save
-from decaybench.report.numbers import format_interval, format_number, format_percent
+from decaybench.report.numbers import (
+    format_change,
+    format_interval,
+    format_number,
+    format_percent,
+    format_value,
+    heading,
+)
 from decaybench.report.reading import how_to_read
 from decaybench.report.titles import distinct, titled
-from decaybench.report.verdicts import plans, share_of_loss, tuned_tables, verdicts
+from decaybench.report.verdicts import difference_of, plans, tuned_tables, verdicts
 
 
 def escape(text: str) -> str:
@@ -26,33 +34,10 @@ def escape(text: str) -> str:
 
 CAPTIONS = {
     "differences": "Differences to the baseline with their intervals; what is clear after Holm's correction is orange.",
-    "decay": "Test accuracy against decay; dotted: the control without decay.",
+    "decay": "Each metric against decay; dotted: the control without decay.",
     "alphas": "Activation parameters over the epochs, mean of seeds: median, 5% and 95% quantile.",
     "functions": "Learned functions, mean of channels and seeds, over the inputs that their layer really gets (grey).",
 }
-COLUMNS: tuple[str, ...] = (
-    "strategy",
-    "decay",
-    "lr",
-    "seeds",
-    "test %",
-    "95% interval",
-    "difference",
-    "interval",
-    "p (Holm)",
-)
-COLUMNS += (
-    "better in %",
-    "pairing r",
-    "would have shown",
-    "verdict",
-    "test loss",
-    "change %",
-    "interval",
-    "p (Holm)",
-    "verdict",
-)
-COLUMNS += ("α mean", "≈0 %")
 STYLE = """
 :root{color-scheme:light dark;--line:#8884}
 body{overflow-wrap:anywhere;font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:auto;padding:1rem}
@@ -108,7 +93,8 @@ def to_html(summary: Summary, settings: ComparisonSettings, name: str, descripti
         description: What the study asks.
         command: The command that reproduces the study.
     """
-    sections = [_section(title, [row for row, _ in distinct(members)]) for title, members in titled(summary)]
+    metrics = summary.metrics
+    sections = [_section(title, [row for row, _ in distinct(members)], metrics) for title, members in titled(summary)]
     figures = [_figure(key, caption, summary, settings.baseline) for key, caption in CAPTIONS.items()]
     notes = "".join(f"<li>{escape(note)}</li>" for note in summary.notes)
     body = [
@@ -135,8 +121,9 @@ def _policy() -> str:
 def _verdicts(summary: Summary, settings: ComparisonSettings) -> str:
     parts = []
     for title, members in titled(summary):
-        sentences = verdicts(members, settings.baseline)
-        sentences += plans(members, settings.baseline, settings.plan, settings.fixed) if settings.plan else []
+        sentences = verdicts(members, summary.metrics, settings.baseline)
+        if settings.plan:
+            sentences += plans(members, summary.metrics[0], settings.baseline, settings.plan, settings.fixed)
         items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences) or "<li>Nothing to compare.</li>"
         parts.append(f"<p><b>{escape(title)}</b></p><ul>{items}</ul>")
     return "".join(parts)
@@ -148,38 +135,43 @@ def _table(columns: tuple[str, ...] | list[str], lines: list[list[str]], kind: s
     return f'<div class="wide"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _section(title: str, rows: list[dict[str, Any]]) -> str:
-    table = _table(COLUMNS, [_line(row) for row in rows], "cells")
+def _section(title: str, rows: list[dict[str, Any]], metrics: tuple[Metric, ...]) -> str:
+    columns = ["strategy", "decay", "lr", "seeds"]
+    for metric in metrics:
+        columns += [heading(metric), "95% interval", "difference", "p (Holm)", "better in %", "pairing r"]
+        columns += ["would have shown", "verdict"]
+    table = _table([*columns, "α mean", "≈0 %"], [_line(row, metrics) for row in rows], "cells")
     return f'<section data-title="{escape(title)}"><h3>{escape(title)}</h3>{table}</section>'
 
 
-def _line(row: dict[str, Any]) -> list[str]:
+def _line(row: dict[str, Any], metrics: tuple[Metric, ...]) -> list[str]:
     return [
         *(format_number(row[key]) for key in ("strategy", "weight_decay", "lr")),
         f"{row['seeds']}" + (f" ({row['diverged']} diverged)" if row["diverged"] else ""),
-        format_percent(row["test_accuracy"]),
-        format_interval(row["test_accuracy_low"], row["test_accuracy_high"]),
-        format_percent(row["difference"], signed=True),
-        format_interval(row["difference_low"], row["difference_high"], signed=True),
-        format_number(row["p_holm"]),
-        "–" if row["improvement"] is None else f"{100 * row['improvement']:.0f}",
-        format_number(row["pairing"]),
-        format_percent(row["detectable"]),
-        row["verdict"] or "–",
-        format_number(row["test_loss"]),
-        format_percent(share_of_loss(row, row["loss_difference"]), signed=True),
-        format_interval(
-            share_of_loss(row, row["loss_difference_low"]), share_of_loss(row, row["loss_difference_high"]), signed=True
-        ),
-        format_number(row["loss_p_holm"]),
-        row["loss_verdict"] or "–",
+        *(text for metric in metrics for text in _of_metric(row, metric)),
         format_number(row["alpha_mean"]),
         format_percent(row["alpha_near_zero"]),
     ]
 
 
+def _of_metric(row: dict[str, Any], metric: Metric) -> list[str]:
+    better = of(row, metric, "improvement")
+    return [
+        format_value(metric, of(row, metric, "")),
+        format_interval(metric, of(row, metric, "low"), of(row, metric, "high")),
+        difference_of(row, metric),
+        format_number(of(row, metric, "p_holm")),
+        "–" if better is None else f"{100 * better:.0f}",
+        format_number(of(row, metric, "pairing")),
+        format_change(metric, of(row, metric, "detectable"), of(row, metric, "baseline"), signed=False),
+        of(row, metric, "verdict") or "–",
+    ]
+
+
 def _tuned(summary: Summary, settings: ComparisonSettings) -> str:
-    tables = tuned_tables(tuned(summary.cells, settings.baseline, settings.fixed), settings.baseline)
+    first = summary.metrics[0]
+    rows = tuned(summary.cells, first, settings.baseline, settings.fixed)
+    tables = tuned_tables(rows, first, settings.baseline)
     parts = [f"<h3>{escape(title)}</h3>" + _table(columns, lines, "tuned") for title, columns, lines in tables]
     return ("<h2>Each strategy at its own best</h2>" + "".join(parts)) if parts else ""
 

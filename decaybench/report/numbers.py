@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from decaybench.errors import one_line, printable
+from decaybench.registry.metrics import Metric
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -22,20 +23,59 @@ def rich_text(value: str, style: str = "") -> "Text":
     return Text(one_line(value), style=style)
 
 
-def format_interval(low: float | None, high: float | None, signed: bool = False) -> str:
-    """Writes an interval of fractions in percentage points."""
-    if low is None or high is None:
-        return ""
-    form = "+.2f" if signed else ".2f"
-    return f"[{100 * low:{form}}, {100 * high:{form}}]".replace("-", "−")
-
-
 def format_percent(value: float | None, signed: bool = False) -> str:
     """Writes a fraction in percent."""
     if value is None:
         return MISSING
     shown = round(100 * value, 9)  # so that equal means, computed in two orders, are rounded alike
     return f"{shown:{'+.2f' if signed else '.2f'}}".replace("-", "−")
+
+
+def format_value(metric: Metric, value: float | None) -> str:
+    """Writes a value of a metric: fractions in percent, others with at least three digits."""
+    if value is None or metric.scale == "percent":
+        return format_percent(value)
+    return f"{value:.3f}".replace("-", "−") if 0.1 <= abs(value) < 1000 or not value else format_number(value)
+
+
+def format_interval(metric: Metric, low: float | None, high: float | None) -> str:
+    """Writes an interval of values of a metric."""
+    return "" if low is None or high is None else f"[{format_value(metric, low)}, {format_value(metric, high)}]"
+
+
+def format_change(metric: Metric, value: float | None, baseline: float | None, signed: bool = True) -> str:
+    """Writes a difference in a metric: in points, in percent of the baseline's, or as it is.
+
+    Args:
+        metric: The metric.
+        value: The difference.
+        baseline: Mean of the baseline.
+        signed: Whether a positive one gets a sign.
+    """
+    if value is None or (metric.scale == "relative" and not baseline):
+        return MISSING
+    if metric.scale == "percent":
+        return format_percent(value, signed)
+    if metric.scale == "relative":
+        return f"{100 * value / abs(baseline or 1):{'+.1f' if signed else '.1f'}}".replace("-", "−")
+    sign = "+" if signed and value > 0 else ""
+    return sign + format_number(float(f"{value:.3g}"))
+
+
+def heading(metric: Metric) -> str:
+    """Writes the heading of a column of values."""
+    return metric.title + (" %" if metric.scale == "percent" else "")
+
+
+def change_heading(metric: Metric, baseline: str) -> str:
+    """Writes the heading of a column of differences."""
+    return f"− {baseline}" + (", %" if metric.scale == "relative" else "")
+
+
+def joined(words: Sequence[str]) -> str:
+    """Joins words as a sentence does: a, b and c."""
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def format_number(value: Any) -> str:

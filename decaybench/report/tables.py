@@ -2,21 +2,28 @@
 
 import json
 
-from decaybench.analysis.comparison import COLUMNS, CONFIG_COLUMNS, Summary
+from decaybench.analysis.comparison import CONFIG_COLUMNS, Summary, of
 from decaybench.analysis.frame import Row
 from decaybench.analysis.layers import layer_rows
-from decaybench.report.numbers import csv_table, format_interval, format_number, format_percent, markdown_table
-
-COLUMN_TITLES = (
-    *("dataset", "network", "activation", "strategy", "optimizer", "lr", "decay", "epochs", "seeds"),
-    *("test accuracy %", "95% interval", "difference", "interval", "verdict"),
-    *("test loss", "difference", "interval", "verdict"),
-    *("α mean", "α 5%", "α 50%", "α 95%", "α near 0, %"),
+from decaybench.registry.metrics import Metric
+from decaybench.report.numbers import (
+    MISSING,
+    csv_table,
+    format_interval,
+    format_number,
+    format_percent,
+    format_value,
+    heading,
+    markdown_table,
 )
+from decaybench.report.verdicts import difference_of
+
+NAMES = ("dataset", "network", "activation", "strategy", "optimizer")
+ALPHA_TITLES = ("α mean", "α 5%", "α 50%", "α 95%", "α near 0, %")
 
 
 def to_json(summary: Summary, layers: bool = False) -> str:
-    """Writes a JSON list of objects, one per cell; accuracies are fractions, ``layers`` adds a list under that key."""
+    """Writes a JSON list of objects, one per cell, with fractions as they are; ``layers`` adds a list of them."""
     rows: list[Row] = [dict(row) for row in summary.rows]
     if layers:
         for row, cell in zip(rows, summary.cells, strict=True):
@@ -29,7 +36,7 @@ def to_csv(summary: Summary, layers: bool = False) -> str:
     rows: list[Row] = summary.rows
     if layers:
         rows = [
-            {**{key: row[key] for key in row if key in CONFIG_COLUMNS or key not in COLUMNS}, **layer}
+            {**{key: row[key] for key in (*CONFIG_COLUMNS, *summary.varying)}, **layer}
             for row, cell in zip(summary.rows, summary.cells, strict=True)
             for layer in layer_rows(cell)
         ]
@@ -38,11 +45,8 @@ def to_csv(summary: Summary, layers: bool = False) -> str:
 
 def to_markdown(summary: Summary, layers: bool = False) -> str:
     """Writes a Markdown table with rounded numbers; with ``layers`` a second one."""
-    varying = [key for key in summary.rows[0] if key not in COLUMNS] if summary.rows else []
-    lines = markdown_table(
-        [*COLUMN_TITLES, *varying],
-        [[*_cells(row), *(format_number(row[key]) for key in varying)] for row in summary.rows],
-    )
+    varying = summary.varying
+    lines = markdown_table(*_whole(summary))
     if layers:
         keys = ["alpha_mean", "alpha_q05", "alpha_q50", "alpha_q95", "alpha_near_zero"]
         keys += ["distance_from_start", "distance_from_zero", "distance_from_relu", "share_of_norm"]
@@ -57,37 +61,44 @@ def to_markdown(summary: Summary, layers: bool = False) -> str:
     return "\n".join([*lines, "", *(f"- {note}" for note in summary.notes)]).rstrip() + "\n"
 
 
-def _cells(row: Row) -> list[str]:
+def _whole(summary: Summary) -> tuple[list[str], list[list[str]]]:
+    """Returns the headings of a table with everything, and its lines."""
+    used = [key for key in CONFIG_COLUMNS if any(row[key] is not None for row in summary.rows)]
+    titles = ["decay" if key == "weight_decay" else key for key in used] + ["seeds"]
+    for metric in summary.metrics:
+        titles += [heading(metric), "95% interval", "difference", "verdict"]
+    titles += [*ALPHA_TITLES, *summary.varying]
+    return titles, [_cells(row, used, summary) for row in summary.rows]
+
+
+def _cells(row: Row, used: list[str], summary: Summary) -> list[str]:
     seeds = f"{row['seeds']} ({row['diverged']} diverged)" if row["diverged"] else str(row["seeds"])
     return [
-        *(format_number(row[key]) for key in CONFIG_COLUMNS),
+        *(format_number(row[key]) for key in used),
         seeds,
-        format_percent(row["test_accuracy"]),
-        format_interval(row["test_accuracy_low"], row["test_accuracy_high"]),
-        format_percent(row["difference"], signed=True),
-        format_interval(row["difference_low"], row["difference_high"], signed=True),
-        row["verdict"] or "–",
-        format_number(row["test_loss"]),
-        format_number(row["loss_difference"]),
-        _interval(row["loss_difference_low"], row["loss_difference_high"]),
-        row["loss_verdict"] or "–",
+        *(text for metric in summary.metrics for text in _of_metric(row, metric)),
         *(format_number(row[key]) for key in ("alpha_mean", "alpha_q05", "alpha_q50", "alpha_q95")),
         format_percent(row["alpha_near_zero"]),
+        *(format_number(row[key]) for key in summary.varying),
     ]
 
 
-def _interval(low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else f"[{format_number(low)}, {format_number(high)}]"
+def _of_metric(row: Row, metric: Metric) -> list[str]:
+    change = difference_of(row, metric)
+    return [
+        format_value(metric, of(row, metric, "")),
+        format_interval(metric, of(row, metric, "low"), of(row, metric, "high")),
+        change + "%" * (metric.scale == "relative" and change != MISSING),
+        of(row, metric, "verdict") or MISSING,
+    ]
 
 
 def to_latex(summary: Summary, layers: bool = False) -> str:
     """Writes a LaTeX table with booktabs' rules."""
-    varying = [key for key in summary.rows[0] if key not in COLUMNS] if summary.rows else []
-    titles = [*COLUMN_TITLES, *varying]
+    titles, body = _whole(summary)
     lines = [" & ".join(map(_latex, titles)) + r" \\", r"\midrule"]
-    for row in summary.rows:
-        lines.append(" & ".join(map(_latex, [*_cells(row), *(format_number(row[key]) for key in varying)])) + r" \\")
-    columns = "l" * 5 + "r" * (len(titles) - 5)
+    lines += [" & ".join(map(_latex, line)) + r" \\" for line in body]
+    columns = "".join("l" if key in NAMES else "r" for key in titles)
     return "\n".join([rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 

@@ -9,17 +9,27 @@ from rich.table import Table
 from rich.text import Text
 
 from decaybench.analysis.cells import Cell
-from decaybench.analysis.comparison import ComparisonSettings, Summary
+from decaybench.analysis.comparison import ComparisonSettings, Summary, of
 from decaybench.analysis.frame import Row, pooled
 from decaybench.analysis.layers import distances, layer_rows
 from decaybench.analysis.tuning import tuned
-from decaybench.report.numbers import format_interval, format_number, format_percent, histogram, rich_text
+from decaybench.registry.metrics import Metric
+from decaybench.report.numbers import (
+    change_heading,
+    format_interval,
+    format_number,
+    format_percent,
+    format_value,
+    heading,
+    histogram,
+    rich_text,
+)
 from decaybench.report.reading import how_to_read
 from decaybench.report.titles import Member, by_method, titled
-from decaybench.report.verdicts import difference_text, plans, share_of_loss, tuned_tables, verdicts
+from decaybench.report.verdicts import difference_of, plans, tuned_tables, verdicts
 
 BINS = 12
-USUAL, NARROW, WIDE = 88, 100, 148  # columns from which there are α, intervals and pictures, everything
+USUAL, NARROW, WIDE = 90, 100, 148  # columns from which there are α, intervals and pictures, everything
 LEGEND = "α: the learned activation parameters after training, over layers and seeds; ≈0: within 0.01 of zero."
 WIDE_LEGEND = (
     " Δf start, |f|: RMS distance of the learned functions from their start and from zero on their own inputs."
@@ -29,21 +39,21 @@ NARROW_LEGEND = f" A terminal of {WIDE} columns, --layers or --format csv shows 
 
 def print_summary(summary: Summary, console: Console, settings: ComparisonSettings) -> None:
     """Prints one table per question (data set, network, activation, optimizer …), one line per method."""
-    baseline = settings.baseline
+    baseline, metrics = settings.baseline, summary.metrics
     for title, members in titled(summary):
-        common, columns = _columns(members, baseline, console.width)
+        common, columns = _columns(members, metrics, baseline, console.width)
         table = _table(console.width)
         for name in columns:
             table.add_column(name, justify="left" if name in ("strategy", "α") else "right", no_wrap=True)
         for line in zip(*columns.values(), strict=True):
             table.add_row(*_cells(line))
         _print(" · ".join([title, *common]), table, console)
-        for sentence in verdicts(members, baseline):
+        for sentence in verdicts(members, metrics, baseline):
             console.print(rich_text(sentence))
-        for sentence in plans(members, baseline, settings.plan, settings.fixed) if settings.plan else ():
+        for sentence in plans(members, metrics[0], baseline, settings.plan, settings.fixed) if settings.plan else ():
             console.print(rich_text(sentence))
         console.print()
-    print_tuned(tuned(summary.cells, baseline, settings.fixed), baseline, console)
+    print_tuned(tuned(summary.cells, metrics[0], baseline, settings.fixed), metrics[0], baseline, console)
     console.print(rich_text(how_to_read(summary, settings) + LEGEND + _more(console.width), style="dim"))
     for note in summary.notes:
         console.print(rich_text(f"Note: {note}", style="yellow"))
@@ -53,9 +63,9 @@ def _more(width: int) -> str:
     return WIDE_LEGEND if width >= WIDE else NARROW_LEGEND
 
 
-def print_tuned(questions: list[list[Row]], baseline: str, console: Console) -> None:
+def print_tuned(questions: list[list[Row]], metric: Metric, baseline: str, console: Console) -> None:
     """Prints each strategy at its own best, where a study has several rates or decays."""
-    for title, columns, lines in tuned_tables(questions, baseline, console.width < NARROW):
+    for title, columns, lines in tuned_tables(questions, metric, baseline, console.width < NARROW):
         table = _table(console.width)
         for name in columns:
             table.add_column(name, justify="left" if name == "strategy" else "right", no_wrap=True)
@@ -69,7 +79,9 @@ def _cells(line: Sequence[str]) -> list[Text]:
     return [Text("\n").join(map(rich_text, value.replace(" = ", "\n= ").split("\n"))) for value in line]
 
 
-def _columns(members: list[Member], baseline: str, width: int) -> tuple[list[str], dict[str, list[str]]]:
+def _columns(
+    members: list[Member], metrics: tuple[Metric, ...], baseline: str, width: int
+) -> tuple[list[str], dict[str, list[str]]]:
     """Returns what all rows of a table have in common, for its title, and the columns that remain."""
     methods = list(by_method(members))
     shown = [member for _, member in methods]
@@ -88,26 +100,18 @@ def _columns(members: list[Member], baseline: str, width: int) -> tuple[list[str
         common.append(f"{number} seed{'' if number == '1' else 's'}" + (f" ({rest.strip()})" if rest else ""))
     else:
         columns["seeds"] = seeds
-    columns["test %"] = [format_percent(row["test_accuracy"]) for row in rows]
-    if width >= NARROW:
-        columns["95% interval"] = [format_interval(row["test_accuracy_low"], row["test_accuracy_high"]) for row in rows]
-    if any(row["difference"] is not None for row in rows):
-        columns[f"− {baseline}"] = [difference_text(row) for row in rows]
-    columns["loss"] = ["–" if row["test_loss"] is None else f"{row['test_loss']:.3f}" for row in rows]
-    if any(row["loss_difference"] is not None for row in rows):
-        columns["change, %"] = [_change(row) for row in rows]
+    for place, metric in enumerate(m for m in metrics if any(of(row, m, "") is not None for row in rows)):
+        name = heading(metric) if width >= NARROW else metric.title
+        columns[name] = [format_value(metric, of(row, metric, "")) for row in rows]
+        if width >= NARROW and not place:
+            ends = ((of(row, metric, "low"), of(row, metric, "high")) for row in rows)
+            columns["95% interval"] = [format_interval(metric, *both) for both in ends]
+        if any(of(row, metric, "difference") is not None for row in rows):
+            title = change_heading(metric, baseline) if not place else f"change{', %' * (metric.scale == 'relative')}"
+            columns[title + " " * place] = [difference_of(row, metric) for row in rows]
     if width >= USUAL and any(row["alpha_mean"] is not None for row in rows):
         columns |= _alpha_columns(shown, width)
     return common, columns
-
-
-def _change(row: Row) -> str:
-    """Writes the difference in loss in percent of the baseline's."""
-    value, low, high = (share_of_loss(row, row[f"loss_difference{end}"]) for end in ("", "_low", "_high"))
-    if value is None:
-        return "–"
-    ends = "" if low is None or high is None else f" [{100 * low:+.1f}, {100 * high:+.1f}]".replace("-", "−")
-    return f"{100 * value:+.1f}".replace("-", "−") + ends
 
 
 def _alpha_columns(members: list[Member], width: int) -> dict[str, list[str]]:

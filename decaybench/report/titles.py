@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from decaybench.analysis.cells import Cell
-from decaybench.analysis.comparison import COLUMNS, CONFIG_COLUMNS, Summary
+from decaybench.analysis.comparison import CONFIG_COLUMNS, Summary
 from decaybench.analysis.frame import Row
 from decaybench.analysis.questions import questions
 from decaybench.errors import one_line
@@ -29,14 +29,19 @@ def titled(summary: Summary) -> list[Question]:
     """Divides a report into its questions."""
     members = list(zip(summary.rows, summary.cells, strict=True))
     parts = [members[part] for part in questions(summary.cells)]
-    return [Question(_title(part[0][0]), part) for part in parts]
+    return [Question(_title(part[0], summary.varying), part) for part in parts]
 
 
-def _title(row: Row) -> str:
-    others = {key: value for key, value in row.items() if key not in COLUMNS}
-    varying = [f"{key}={'none' if value is None else format_number(value)}" for key, value in others.items()]
-    named = [*(str(row[key]) for key in CONFIG_COLUMNS[:3]), row["optimizer"], f"lr {format_number(row['lr'])}"]
-    return one_line(" · ".join([*named, f"{row['epochs']} epoch{'s' * (row['epochs'] != 1)}", *varying]))
+def _title(member: Member, others: Sequence[str]) -> str:
+    row, cell = member
+    varying = [f"{key}={'none' if row[key] is None else format_number(row[key])}" for key in others if key != "script"]
+    named = [str(cell.config["script"])] if "script" in cell.config else []
+    named += [str(row[key]) for key in (*CONFIG_COLUMNS[:3], "optimizer") if row[key] is not None]
+    if row["lr"] is not None:
+        named.append(f"lr {format_number(row['lr'])}")
+    if row["epochs"] is not None:
+        named.append(f"{row['epochs']} epoch{'s' * (row['epochs'] != 1)}")
+    return one_line(" · ".join([*named, *varying]))
 
 
 def by_method(members: Sequence[Member]) -> Iterator[tuple[list[str], Member]]:

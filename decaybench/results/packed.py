@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from decaybench.registry.hashing import canonical, config_digest
 from decaybench.registry.spec import label_of
-from decaybench.results.record import DamagedRecordError, Layer, Outcomes, Record, content_digest
+from decaybench.results.record import SHORT, DamagedRecordError, Layer, Outcomes, Record, content_digest
 
 SPECS = ("dataset", "network", "activation", "strategy", "optimizer", "schedule")
 PLAIN = {"lr": float, "weight_decay": float, "epochs": int, "batch_size": int, "seed": int}
@@ -60,7 +60,8 @@ _FIXED = [
     ("layers", pa.list_(_LAYER)),
     *(("test_correct", pa.binary()), ("test_examples", pa.int64()), ("test_losses", pa.binary())),
 ]
-OUTCOMES = ("test_correct", "test_examples", "test_losses")
+# Of metrics other than those two; files of before it have no such column.
+_OUTCOMES = pa.map_(pa.string(), pa.list_(pa.float32()))
 _COLUMNS = {name for name, _ in _FIXED}
 
 
@@ -69,12 +70,14 @@ def to_table(records: Sequence[Record]) -> pa.Table:
     cells = {r.run_id: config_digest({k: v for k, v in r.config.items() if k != "seed"}) for r in records}
     ordered = sorted(records, key=lambda r: (cells[r.run_id], r.seed, r.run_id))
     metrics = list(dict.fromkeys(name for record in ordered for name in record.history if name not in _COLUMNS))
-    schema = pa.schema([*_FIXED, *((name, pa.float64()) for name in metrics)])
+    schema = pa.schema([*_FIXED, ("outcomes", _OUTCOMES), *((name, pa.float64()) for name in metrics)])
     return pa.Table.from_pylist([_row(record, cells[record.run_id], metrics) for record in ordered], schema)
 
 
 def _row(record: Record, cell_id: str, metrics: Iterable[str]) -> dict[str, Any]:
-    config, about, outcomes = record.config, record.provenance, record.outcomes
+    config, about = record.config, record.provenance
+    correct = _of_type(record.outcomes, SHORT["correct"], np.bool_)
+    losses = _of_type(record.outcomes, SHORT["loss"], np.float16)
     others = {key: value for key, value in record.fingerprints.items() if key not in FINGERPRINTS}
     return {
         "run_id": record.run_id,
@@ -92,11 +95,17 @@ def _row(record: Record, cell_id: str, metrics: Iterable[str]) -> dict[str, Any]
         "digest": content_digest(record),
         "history": list(record.history.items()),
         "layers": [_layer_row(layer) for layer in record.layers],
-        "test_correct": None if outcomes is None else np.packbits(outcomes.correct).tobytes(),
-        "test_examples": None if outcomes is None else len(outcomes.correct),
-        "test_losses": None if outcomes is None or outcomes.loss is None else outcomes.loss.tobytes(),
+        "test_correct": None if correct is None else np.packbits(correct).tobytes(),
+        "test_examples": None if correct is None else len(correct),
+        "test_losses": None if losses is None else losses.tobytes(),
+        "outcomes": [(name, values) for name, values in record.outcomes.items() if values.dtype == np.float32],
         **{name: record.history[name][-1] if name in record.history else None for name in metrics},
     }
+
+
+def _of_type(outcomes: Outcomes, name: str, kind: type) -> np.ndarray[Any, Any] | None:
+    values = outcomes.get(name)
+    return values if values is not None and values.dtype == kind else None
 
 
 def _layer_row(layer: Layer) -> dict[str, Any]:
@@ -219,18 +228,29 @@ def _record(row: dict[str, Any]) -> Record:
         layers=tuple(_layer(layer) for layer in row["layers"]),
         provenance=json.loads(row["provenance"]),
         metrics=json.loads(row["metrics"]),
-        outcomes=outcomes_of(*(row[key] for key in OUTCOMES)),
+        outcomes=_outcomes(row),
         protected=row["protected"],
         extra=extra,
     )
 
 
-def outcomes_of(correct: bytes | None, examples: int | None, losses: bytes | None) -> Outcomes | None:
-    """Makes the outcomes of a run from the columns `OUTCOMES`."""
-    if correct is None or examples is None:
-        return None
-    bits = np.unpackbits(np.frombuffer(correct, np.uint8), count=examples).astype(bool)
-    return Outcomes(bits, None if losses is None else np.frombuffer(losses, np.float16))
+def outcomes_of(table: pa.Table) -> list[Outcomes]:
+    """Makes the values on each test example of every row."""
+    names = [
+        name for name in ("test_correct", "test_examples", "test_losses", "outcomes") if name in table.column_names
+    ]
+    columns = [table[name].to_pylist(maps_as_pydicts="strict") for name in names]
+    return [_outcomes(dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)]
+
+
+def _outcomes(row: dict[str, Any]) -> Outcomes:
+    found = {}
+    if row["test_correct"] is not None:
+        bits = np.frombuffer(row["test_correct"], np.uint8)
+        found[SHORT["correct"]] = np.unpackbits(bits, count=row["test_examples"]).astype(bool)
+    if row["test_losses"] is not None:
+        found[SHORT["loss"]] = np.frombuffer(row["test_losses"], np.float16)
+    return found | {name: np.array(values, np.float32) for name, values in (row.get("outcomes") or {}).items()}
 
 
 def _layer(row: dict[str, Any]) -> Layer:

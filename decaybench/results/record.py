@@ -13,7 +13,7 @@ import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,15 +21,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
 from decaybench.registry.hashing import canonical, config_digest
+from decaybench.registry.metrics import CLASSIFICATION, Direction
 
 SCHEMA = 2
 # Where learned functions are drawn, in units of the activation's input; the bins of its inputs lie between.
 INPUT_GRID = [round(-6 + 0.25 * i, 2) for i in range(49)]
 QUANTILE_LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
-PARTS = ("train", "validation", "test")
-Direction = Literal["higher", "lower"]
-_CLASSIFICATION: Mapping[str, Direction] = {"loss": "lower", "accuracy": "higher"}
-METRICS = {f"{part}_{what}": direction for part in PARTS for what, direction in _CLASSIFICATION.items()}
+METRICS: Mapping[str, Direction] = {m.name: m.direction for m in CLASSIFICATION}
 LARGEST_LOSS = 65504.0  # of an example: the largest number of float16
 MAX_TEXT = 1 << 28  # bytes of one record; a record of a network that is trained here has some ten thousand
 HEADER = b'{"digest":"'
@@ -87,17 +85,11 @@ class Layer:
         return hash(self.name)
 
 
-@dataclass(frozen=True, slots=True)
-class Outcomes:
-    """What a trained network made of each test example.
-
-    Attributes:
-        correct: Whether its class was right, (examples,).
-        loss: Its loss, (examples,), as float16, at most `LARGEST_LOSS`.
-    """
-
-    correct: npt.NDArray[np.bool_]
-    loss: npt.NDArray[np.float16] | None = None
+# The value of a metric on each test example, (examples,), by its name: bool where it is right or wrong; float16, at
+# most `LARGEST_LOSS`, for losses of training on classes; float32 for what a script gives.
+Outcomes = Mapping[str, npt.NDArray[Any]]
+# How the two that every record of training on classes has are called in a record.
+SHORT = {"correct": "test_accuracy", "loss": "test_loss"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,7 +106,7 @@ class Record:
         metrics: For each metric, whether ``higher`` or ``lower`` is better.
         layers: The learned activations.
         provenance: Device, versions, time: never part of the identity.
-        outcomes: Per test example.
+        outcomes: Values on each test example; empty where they were not recorded.
         protected: Whether a digest protects the record.
         extra: Fields that this version does not know.
     """
@@ -127,7 +119,7 @@ class Record:
     layers: tuple[Layer, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Direction] = field(default_factory=lambda: METRICS)
-    outcomes: Outcomes | None = None
+    outcomes: Outcomes = field(default_factory=dict)
     protected: bool = True
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -180,7 +172,10 @@ class _Config(_Strict):
 
 class _ScriptConfig(_Strict):
     script: str
-    strategy: str
+    source: str
+    strategy: _Name
+    weight_decay: float
+    args: dict[str, bool | int | float | str | None]
     seed: Count
 
 
@@ -188,9 +183,9 @@ Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 
 
 class _Fingerprints(_Strict):
-    data: Hash
-    initial: Hash
-    batches: Hash
+    data: Hash | None = None
+    initial: Hash | None = None
+    batches: Hash | None = None
     source: Hash | None = None
 
 
@@ -208,11 +203,6 @@ class _Layer(_Strict):
     distance_from_start: float | None
     distance_from_zero: float | None
     distance_from_relu: float | None
-
-
-class _Outcomes(_Strict):
-    correct: _Array
-    loss: _Array | None = None
 
 
 class _Means(_Strict):
@@ -236,7 +226,7 @@ class _Record(_Strict):
     layers: list[_Layer]
     provenance: _Provenance
     metrics: dict[str, Direction] | None = None
-    outcomes: _Outcomes | None = None
+    outcomes: dict[str, _Array] | None = None
 
 
 def content_digest(record: Record) -> str:
@@ -246,9 +236,13 @@ def content_digest(record: Record) -> str:
     hasher = hashlib.sha256(canonical([*fields, *rest]).encode())
     for layer in record.layers:
         hasher.update(repr(layer.content()).encode())
-    if record.outcomes is not None:
-        for array in (record.outcomes.correct, record.outcomes.loss):
+    if record.outcomes:
+        for name in SHORT.values():
+            array = record.outcomes.get(name)
             hasher.update(b"-" if array is None else f"{array.dtype.str}{array.shape}".encode() + array.tobytes())
+        for name, array in sorted(record.outcomes.items()):
+            if name not in SHORT.values():
+                hasher.update(f"{name}:{array.dtype.str}{array.shape}".encode() + array.tobytes())
     return hasher.hexdigest()
 
 
@@ -297,14 +291,17 @@ def dumps(record: Record) -> bytes:
         "layers": [_layer_body(layer) for layer in record.layers],
         "provenance": record.provenance,
     }
-    if record.outcomes is not None:
-        correct, loss = record.outcomes.correct, record.outcomes.loss
-        bits = {**encode(np.packbits(correct)), "count": len(correct)}
-        body["outcomes"] = {"correct": bits} | ({} if loss is None else {"loss": encode(loss)})
+    if record.outcomes:
+        short = {name: key for key, name in SHORT.items()}
+        body["outcomes"] = {short.get(name, name): _outcome_body(a) for name, a in record.outcomes.items()}
     if not record.protected:  # a digest of today says nothing of what was before it
         body["protected"] = False
     text = json.dumps({**body, **record.extra}, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
     return HEADER + hashlib.sha256(text).hexdigest().encode() + b'",' + text[1:] + b"\n"
+
+
+def _outcome_body(values: npt.NDArray[Any]) -> dict[str, Any]:
+    return {**encode(np.packbits(values)), "count": len(values)} if values.dtype == bool else encode(values)
 
 
 def _layer_body(layer: Layer) -> dict[str, Any]:
@@ -363,7 +360,7 @@ def _is_protected(text: bytes) -> bool:
 def _check_names(config: Mapping[str, Any]) -> None:
     """Checks that every table in a configuration is the name of something, with its options."""
     for key, value in config.items():
-        if isinstance(value, dict) and not value.keys() >= {"name", "options", "source"}:
+        if key != "args" and isinstance(value, dict) and not value.keys() >= {"name", "options", "source"}:
             raise DamagedRecordError(f"config.{key} is no name with options")
 
 
@@ -376,9 +373,11 @@ def _record(body: dict[str, Any], protected: bool) -> Record:
     if config_digest(config) != body["run_id"]:
         raise DamagedRecordError("its configuration is not the one of its run")
     check_history(config, history, body["diverged"])
+    if "script" not in config and not body["fingerprints"].keys() >= {"data", "initial", "batches"}:
+        raise DamagedRecordError("its fingerprints are missing")
     if config.get("split") == "seed" and not body["provenance"].get("examples", {}).keys() >= {"available", "test"}:
         raise DamagedRecordError("the sizes of its own split are missing")
-    epochs = len(next(iter(history.values())))
+    epochs = None if "script" in config else len(next(iter(history.values())))
     return Record(
         run_id=body["run_id"],
         config=config,
@@ -421,13 +420,14 @@ def is_series(series: Any) -> bool:
     return int not in types or all(abs(x) < 1 << 63 for x in series if type(x) is int)
 
 
-def _layer(body: dict[str, Any], epochs: int) -> Layer:
+def _layer(body: dict[str, Any], epochs: int | None) -> Layer:
     final = _floats(body["final"])
     initial = _floats(body["initial"]) if body.get("initial") is not None else None
     if initial is not None and initial.shape != final.shape:
         raise DamagedRecordError("an array has the wrong shape")
     quantiles, inputs, curve = (body.get(key) for key in ("quantiles", "inputs", "curve"))
-    if quantiles is not None and not _is_table(quantiles, epochs + 1, len(QUANTILE_LEVELS)):
+    height = len(quantiles or ()) if epochs is None else epochs + 1
+    if quantiles is not None and not _is_table(quantiles, height, len(QUANTILE_LEVELS)):
         raise DamagedRecordError("the quantiles of a layer have the wrong shape")
     if inputs is not None and not _is_table([inputs], 1, len(INPUT_GRID) - 1):
         raise DamagedRecordError("the inputs of a layer have the wrong shape")
@@ -470,13 +470,18 @@ def _floats(value: Mapping[str, Any]) -> Floats:
     return array
 
 
-def _outcomes(body: Mapping[str, Any] | None) -> Outcomes | None:
-    if body is None:
-        return None
-    bits, count = decode(body["correct"]), body["correct"]["count"]
-    if bits.dtype != np.uint8 or type(count) is not int or not 8 * bits.size - 8 < count <= 8 * bits.size:
-        raise DamagedRecordError("the outcomes of test examples have the wrong shape")
-    loss = decode(body["loss"]) if body.get("loss") is not None else None
-    if loss is not None and (loss.dtype != np.float16 or loss.shape != (count,)):
+def _outcomes(body: Mapping[str, Any] | None) -> Outcomes:
+    found = {SHORT.get(key, key): _outcome(value) for key, value in (body or {}).items() if value is not None}
+    correct, loss = (found.get(name) for name in SHORT.values())
+    if correct is not None and loss is not None and len(correct) != len(loss):
         raise DamagedRecordError("the losses of test examples have the wrong shape")
-    return Outcomes(np.unpackbits(bits, count=count).astype(bool), loss)
+    return found
+
+
+def _outcome(value: Mapping[str, Any]) -> npt.NDArray[Any]:
+    array, count = decode(value), value.get("count")
+    if array.dtype.str in ("<f2", "<f4") and array.ndim == 1 and count is None:
+        return array
+    if array.dtype != np.uint8 or type(count) is not int or not 8 * array.size - 8 < count <= 8 * array.size:
+        raise DamagedRecordError("the outcomes of test examples have the wrong shape")
+    return np.unpackbits(array, count=count).astype(bool)

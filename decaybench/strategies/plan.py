@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import Parameter
@@ -76,16 +77,29 @@ def make_plan(config: RunConfig, model: nn.Module, shared: Mapping[str, Paramete
         UsageError: When a user's own strategy returns no plan, or forgets or repeats a parameter.
     """
     given = strategy_setup(config, model, shared)
-    plan = construct("strategy", config.strategy, given)
+    return check_plan(construct("strategy", config.strategy, given), config.strategy.name, given.named)
+
+
+def check_plan(plan: Any, name: str, named: Mapping[str, Parameter]) -> Plan:
+    """Checks what a strategy returned.
+
+    Args:
+        plan: What it returned.
+        name: Its name.
+        named: Every trainable parameter by name.
+
+    Raises:
+        UsageError: When it is no plan, or forgets or repeats a parameter.
+    """
     if not isinstance(plan, Plan):
-        raise UsageError(f"The strategy {config.strategy.name} returned {type(plan).__name__}, not a decaybench.Plan.")
+        raise UsageError(f"The strategy {name} returned {type(plan).__name__}, not a decaybench.Plan.")
     if not isinstance(plan.optimizers, list | tuple) or not all(isinstance(o, Optimizer) for o in plan.optimizers):
-        raise UsageError(f"The strategy {config.strategy.name}: Plan.optimizers must be a list of torch optimizers.")
-    for name, function in (("penalty", plan.penalty), ("after_step", plan.after_step)):
+        raise UsageError(f"The strategy {name}: Plan.optimizers must be a list of torch optimizers.")
+    for part, function in (("penalty", plan.penalty), ("after_step", plan.after_step)):
         if function is not None and not callable(function):
-            raise UsageError(f"The strategy {config.strategy.name}: Plan.{name} must be a function or None.")
+            raise UsageError(f"The strategy {name}: Plan.{part} must be a function or None.")
     held = Counter(id(p) for o in plan.optimizers for group in o.param_groups for p in group["params"])
-    wrong = [f"{name} is in {held[id(p)]} param groups" for name, p in given.named.items() if held[id(p)] != 1]
+    wrong = [f"{parameter} is in {held[id(p)]} param groups" for parameter, p in named.items() if held[id(p)] != 1]
     if wrong:
-        raise UsageError(f"The strategy {config.strategy.name}: {', '.join(wrong)}; each parameter belongs in one.")
+        raise UsageError(f"The strategy {name}: {', '.join(wrong)}; each parameter belongs in one.")
     return plan

@@ -3,11 +3,12 @@
 import itertools
 import math
 import re
+import shlex
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import tomli_w
 from pydantic import (
@@ -25,10 +26,11 @@ from pydantic import (
 from decaybench import registry
 from decaybench.errors import UsageError, unknown
 from decaybench.registry.hashing import digest
-from decaybench.registry.imports import is_target
+from decaybench.registry.imports import is_target, script_fingerprint
+from decaybench.registry.metrics import TESTED, Metric, kind_of, metric
 from decaybench.registry.optimizers import default_lr
-from decaybench.registry.spec import Spec, explain, parse
-from decaybench.study.config import ADDED_FIELDS, Augmentation, Precision, RunConfig, Split
+from decaybench.registry.spec import Scalar, Spec, explain, parse
+from decaybench.study.config import ADDED_FIELDS, Augmentation, Precision, RunConfig, ScriptConfig, Split
 
 MAX_RUNS = 100_000
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
@@ -36,41 +38,42 @@ SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 STRATEGY_OPTIONS = ("penalty", "alpha_optimizer", "alpha_lr")
 
 
-def check_primary(primary: str) -> None:
+def check_primary(primary: str, metrics: Sequence[str] = ()) -> None:
     """Checks that a contrast names a strategy, with a metric behind it or without.
+
+    Args:
+        primary: Such as ``exclude-alpha`` or ``exclude-alpha:loss``.
+        metrics: Names of the study's own metrics.
 
     Raises:
         UsageError: When it does not.
     """
-    label, _, metric = primary.rpartition(":")
-    if label in registry.STRATEGIES and metric not in ("accuracy", "loss"):
-        raise UsageError(f"primary = {primary!r}: behind the strategy stands accuracy or loss, as in {label}:loss.")
+    label, _, which = primary.rpartition(":")
+    own = {name.partition(":")[0] for name in metrics}
+    is_metric = which in own or f"test_{which}" in own or kind_of(which) is not None
+    if label.split(",")[0] in registry.STRATEGIES and not is_metric:
+        raise UsageError(f"primary = {primary!r}: behind the strategy stands a metric, as in {label}:loss.")
     label = label.split(",")[0]
     # module:loss is a function of somebody's own; a name that can be no module is a misspelt strategy.
     could_be_code = re.fullmatch(r"[\w.]+|.*\.py", label) and label not in registry.STRATEGIES and not is_target(label)
-    named = metric in ("accuracy", "loss") and not could_be_code
-    name = label if named else primary.split(",")[0]
+    name = label if is_metric and not could_be_code else primary.split(",")[0]
     if name not in registry.STRATEGIES and not is_target(name):
         raise unknown("strategy", name, registry.STRATEGIES)
 
 
 # Fields that are no axis of the grid, and that do not make it another study.
-APART = {"name", "description", "seeds", "until", "primary"}
+APART = {"name", "description", "seeds", "until", "primary", "metric"}
 
 
-class Study(BaseModel):
-    """A grid of runs: the product of all fields, each a list, and the seeds 0 … seeds − 1.
+class Grid(BaseModel):
+    """What every study has: strategies at several decays, and the seeds 0 … seeds − 1.
 
     Attributes:
-        lr: Learning rates; empty means each optimizer's own default.
-        validation: Share of the training part that is held out, the same for every seed.
-        train_limit: Number of training examples that are used; None means all.
-        split: ``fixed``, the data set's own test part; ``seed``, training and test part joined and divided anew for
-            each seed, the same for all strategies.
-        until: Half-width, in percentage points, to which every difference to decay-all is to be known; seeds are then
-            added where they are needed, up to ``seeds``.
+        until: Half-width, in the unit in which differences of the first metric are written, to which every difference
+            to decay-all is to be known; seeds are then added where they are needed, up to ``seeds``.
         primary: The contrast that is asked for, named before the runs and not corrected for the others: a strategy, and
-            ``:loss`` behind it where it is about test loss.
+            ``:loss`` behind it where it is about another metric than the first.
+        metric: What is compared, the first one first; empty means what the runs record of the test part.
         penalty, alpha_optimizer, alpha_lr: Options of the strategies that have them.
     """
 
@@ -78,40 +81,28 @@ class Study(BaseModel):
 
     name: str
     description: str = ""
-    dataset: list[Spec]
-    network: list[Spec]
-    activation: list[Spec]
     strategy: list[Spec]
-    optimizer: list[Spec]
-    schedule: list[Spec]
-    lr: list[PositiveFloat] = []
     weight_decay: list[NonNegativeFloat]
-    epochs: list[PositiveInt]
-    batch_size: list[PositiveInt]
-    clip_norm: list[PositiveFloat | None] = [None]
-    augment: list[Augmentation]
-    validation: list[Annotated[float, Field(gt=0, lt=1)]]
-    train_limit: list[PositiveInt | None] = [None]
-    split: list[Split] = ["fixed"]
-    precision: list[Precision] = ["float32"]
     penalty: list[str] = []
     alpha_optimizer: list[str] = []
     alpha_lr: list[PositiveFloat] = []
     seeds: Annotated[int, Field(ge=1, le=100_000)]
     until: PositiveFloat | None = None
+    metric: list[str] = []
     primary: str | None = None
 
-    @field_validator("primary")
+    @field_validator("metric")
     @classmethod
-    def _contrast(cls, primary: str | None) -> str | None:
-        if primary is not None:
-            check_primary(primary)
-        return primary
+    def _metrics(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if ":" in name or kind_of(name) is None:
+                metric(name)
+        return names
 
     @model_validator(mode="after")
-    def _no_until_over_splits(self) -> "Study":
-        if self.until is not None and "seed" in self.split:
-            raise UsageError("until needs split = fixed: seeds whose splits overlap are not independent.")
+    def _contrast(self) -> Self:
+        if self.primary is not None:
+            check_primary(self.primary, self.metric)
         return self
 
     @field_validator("name")
@@ -125,7 +116,7 @@ class Study(BaseModel):
     @classmethod
     def _lists(cls, fields: dict[str, Any]) -> dict[str, Any]:
         """Turns single values into lists of one, names into Specs, and shorthands into options of strategies."""
-        whole = APART
+        whole = APART - {"metric"} | {"script", "launcher", "args"}
         out: dict[str, Any] = {}
         for key, value in fields.items():
             items = value if key in whole or isinstance(value, list) else [value]
@@ -135,19 +126,62 @@ class Study(BaseModel):
                 items = [None if item == "none" else item for item in items]
             if any(isinstance(item, bool) for item in (items if isinstance(items, list) else [items])):
                 raise UsageError(f"{key} = {str(value).lower()}: a truth value is not allowed here.")
-            if isinstance(items, list) and not items and key not in ("lr", *STRATEGY_OPTIONS):
+            if isinstance(items, list) and not items and key not in ("lr", "metric", *STRATEGY_OPTIONS):
                 raise UsageError(f"{key} = []: a study needs at least one {key}.")
             out[key] = items
         return _with_shorthands(out)
 
+    def grid_id(self) -> str:
+        """Hashes what is compared, whatever the name and the number of seeds."""
+        silent = {key for key, value in ADDED_FIELDS.items() if getattr(self, key, [value]) == [value]}
+        return digest(self.model_dump(exclude=APART | silent))
+
+    def _check_size(self, runs: int) -> None:
+        if runs > MAX_RUNS:
+            raise UsageError(f"The study {self.name} asks for {runs:,} runs; at most {MAX_RUNS:,} are possible.")
+
+    @property
+    def differences_in(self) -> Metric:
+        """What ``until`` is about: the first metric."""
+        return metric(self.metric[0]) if self.metric else TESTED[0]
+
+
+class Study(Grid):
+    """A grid of runs that are trained here: the product of all fields, each a list, and the seeds.
+
+    Attributes:
+        lr: Learning rates; empty means each optimizer's own default.
+        validation: Share of the training part that is held out, the same for every seed.
+        train_limit: Number of training examples that are used; None means all.
+        split: ``fixed``, the data set's own test part; ``seed``, training and test part joined and divided anew for
+            each seed, the same for all strategies.
+    """
+
+    dataset: list[Spec]
+    network: list[Spec]
+    activation: list[Spec]
+    optimizer: list[Spec]
+    schedule: list[Spec]
+    lr: list[PositiveFloat] = []
+    epochs: list[PositiveInt]
+    batch_size: list[PositiveInt]
+    clip_norm: list[PositiveFloat | None] = [None]
+    augment: list[Augmentation]
+    validation: list[Annotated[float, Field(gt=0, lt=1)]]
+    train_limit: list[PositiveInt | None] = [None]
+    split: list[Split] = ["fixed"]
+    precision: list[Precision] = ["float32"]
+
+    @model_validator(mode="after")
+    def _no_until_over_splits(self) -> "Study":
+        if self.until is not None and "seed" in self.split:
+            raise UsageError("until needs split = fixed: seeds whose splits overlap are not independent.")
+        return self
+
     def runs(self) -> list[RunConfig]:
         """Lists the runs without repetitions, seed by seed so that an interrupted study is balanced."""
-        axes = {
-            key: getattr(self, key) for key in type(self).model_fields if key not in (*APART, "lr", *STRATEGY_OPTIONS)
-        }
-        size = math.prod(len(values) for values in axes.values()) * self.seeds * max(1, len(self.lr))
-        if size > MAX_RUNS:
-            raise UsageError(f"The study {self.name} asks for {size:,} runs; at most {MAX_RUNS:,} are possible.")
+        axes: dict[str, list[Any]] = {key: getattr(self, key) for key in AXES}
+        self._check_size(math.prod(map(len, axes.values())) * self.seeds * max(1, len(self.lr)))
         unique: dict[str, RunConfig] = {}
         for seed in range(self.seeds):
             for values in itertools.product(*axes.values()):
@@ -159,14 +193,86 @@ class Study(BaseModel):
                     unique.setdefault(run.run_id, run)
         return list(unique.values())
 
-    def grid_id(self) -> str:
-        """Hashes what is compared, whatever the name and the number of seeds."""
-        silent = {key for key, value in ADDED_FIELDS.items() if getattr(self, key) == [value]}
-        return digest(self.model_dump(exclude=APART | silent))
+
+# The axes of a grid in the order in which its runs are listed.
+AXES = (
+    *("dataset", "network", "activation", "strategy", "optimizer", "schedule", "weight_decay", "epochs", "batch_size"),
+    *("clip_norm", "augment", "validation", "train_limit", "split", "precision"),
+)
 
 
+class ScriptStudy(Grid):
+    """A grid of runs of a training script.
+
+    Attributes:
+        script: Its command line; ``{seed}``, ``{strategy}`` and ``{weight_decay}`` in it become those of the run.
+        launcher: What stands before it, such as ``torchrun --nproc-per-node 8``, in place of the interpreter.
+        args: Options of the script, each a value or several: axes of the grid.
+    """
+
+    script: Annotated[str, Field(min_length=1)]
+    launcher: str = ""
+    args: dict[str, list[Scalar]] = {}
+
+    @field_validator("script", "launcher")
+    @classmethod
+    def _words(cls, line: str) -> str:
+        try:
+            shlex.split(line)
+        except ValueError as error:
+            raise ValueError(f"it is no command line: {error}") from error
+        return line
+
+    @field_validator("args", mode="before")
+    @classmethod
+    def _several(cls, args: Any) -> Any:
+        if not isinstance(args, Mapping):
+            raise ValueError("it is a table of the script's options, such as {size = ['small', 'large']}")
+        for key, value in args.items():
+            if key in _GIVEN or value == [] or not ARGUMENT.fullmatch(key):
+                raise ValueError(
+                    f"{key!r} cannot be an axis: an option of the script with at least one value, and none of "
+                    f"{', '.join(sorted(_GIVEN))}, which the run has already"
+                )
+        return {key: value if isinstance(value, list) else [value] for key, value in args.items()}
+
+    def runs(self) -> list[ScriptConfig]:
+        """Lists the runs without repetitions, seed by seed so that an interrupted study is balanced.
+
+        Raises:
+            UsageError: When a file of the script cannot be found.
+        """
+        self._check_size(
+            len(self.strategy) * len(self.weight_decay) * math.prod(map(len, self.args.values())) * self.seeds
+        )
+        source, unique = script_fingerprint(self.script), dict[str, ScriptConfig]()
+        script = self.script if not self.launcher else f"{self.launcher} {_without_interpreter(self.script)}"
+        for seed in range(self.seeds):
+            for values in itertools.product(*self.args.values()):
+                for strategy, decay in itertools.product(self.strategy, self.weight_decay):
+                    run = ScriptConfig(
+                        script=script,
+                        source=source,
+                        args=dict(zip(self.args, values, strict=True)),
+                        strategy=strategy,
+                        weight_decay=0.0 if strategy.name == "no-decay" else decay,
+                        seed=seed,
+                    )
+                    unique.setdefault(run.run_id, run)
+        return list(unique.values())
+
+
+def _without_interpreter(script: str) -> str:
+    """Leaves out the interpreter of a command line, which a launcher starts itself."""
+    first, _, rest = script.partition(" ")
+    return rest.strip() if first in ("python", "python3") else script
+
+
+AnyStudy = Study | ScriptStudy
+_GIVEN = {"script", "source", "strategy", "weight_decay", "seed", "metric", "launcher"}
+ARGUMENT = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,99}")
 # What makes a study another one: not its name, and not how many seeds it has.
-COMPARED = tuple(key for key in Study.model_fields if key not in APART)
+COMPARED = tuple(dict.fromkeys(key for kind in (Study, ScriptStudy) for key in kind.model_fields if key not in APART))
 
 
 def _with_shorthands(fields: dict[str, Any]) -> dict[str, Any]:
@@ -202,38 +308,89 @@ def default_fields() -> dict[str, Any]:
     return tomllib.loads((resources.files("decaybench") / "study" / "defaults.toml").read_text("utf-8"))
 
 
-def read_study(study: str | None, overrides: Mapping[str, Any]) -> Study:
+def read_study(study: str | None, overrides: Mapping[str, Any]) -> AnyStudy:
     """Builds a study from a built-in name or a TOML file, and options that override it.
 
     Args:
-        study: Name of a built-in study or path of a TOML file; None means ``digits``.
-        overrides: Fields of `Study`; absent ones are left as the file has them.
+        study: Name of a built-in study or path of a TOML file; None means ``digits``, or the script in ``overrides``.
+        overrides: Fields of `Study`, or of `ScriptStudy`; absent ones are left as the file has them.
 
     Raises:
         UsageError: For a file that cannot be read, and for any field that is wrong.
     """
     builtin = builtin_studies()
-    if study is None or study in builtin:
+    if study is None and "script" in overrides:
+        name, where = _script_name(str(overrides["script"])), ""
+        fields: Mapping[str, Any] = {}
+    elif study is None or study in builtin:
         name, fields, where = study or "digits", builtin[study or "digits"], ""
     else:
         name, fields, where = _folder_name(study), _read_toml(study, builtin), f"{study}: "
-    fields = {**default_fields(), "name": name, "description": "", **fields}
+    kind: type[AnyStudy] = ScriptStudy if "script" in {**fields, **overrides} else Study
+    fields = {
+        **(SCRIPT_DEFAULTS if kind is ScriptStudy else default_fields()),
+        "name": name,
+        "description": "",
+        **fields,
+    }
     for key in (*fields, *overrides):
-        if key not in Study.model_fields:
-            raise unknown(f"field of {study or 'a study'}", key, Study.model_fields)
+        if key not in kind.model_fields:
+            _check_kind(key, kind)
+            raise unknown(f"field of {study or 'a study'}", key, kind.model_fields)
     try:
-        merged = Study.model_validate({**fields, **overrides})
-        original = Study.model_validate(fields) if overrides else merged
+        merged = kind.model_validate({**fields, **overrides})
+        needed = {key for key, field in kind.model_fields.items() if field.is_required()}
+        original = kind.model_validate(fields) if needed <= fields.keys() else None
         _check_shorthands(overrides, merged.strategy)
     except ValidationError as error:
         raise UsageError(explain(error, where)) from error
     except UsageError as error:
         raise UsageError(f"{where}{error}") from error
-    if "name" not in overrides and merged.grid_id() != original.grid_id():
+    if original is not None and merged.grid_id() == original.grid_id():
+        return merged
+    if "name" not in overrides:
         # Options made it another study: it gets a folder of its own, the same one every time.
-        prefix = original.name if study or len(merged.dataset) > 1 else merged.dataset[0].name.rpartition(":")[2]
+        prefix = merged.name
+        if study is None and isinstance(merged, Study) and len(merged.dataset) == 1:
+            prefix = merged.dataset[0].name.rpartition(":")[2]
         merged = merged.model_copy(update={"name": f"{prefix}-{merged.grid_id()[:6]}"})
-    return merged if merged.grid_id() == original.grid_id() else merged.model_copy(update={"description": ""})
+    return merged.model_copy(update={"description": ""})
+
+
+def read_grid(study: str | None, overrides: Mapping[str, Any]) -> Study:
+    """Builds a study whose runs are trained here, as `read_study` does.
+
+    Raises:
+        UsageError: Also when it is one of a script.
+    """
+    grid = read_study(study, overrides)
+    if not isinstance(grid, Study):
+        raise UsageError(f"{study} is a study of a script.")
+    return grid
+
+
+# What a study of a script has where nothing else is said; a decay has no default, since it is that of the script.
+SCRIPT_DEFAULTS = {"strategy": ["decay-all", "exclude-alpha"], "seeds": 5}
+
+
+def _check_kind(key: str, kind: type[AnyStudy]) -> None:
+    """Says which fields belong to the other kind of study.
+
+    Raises:
+        UsageError: When this one does.
+    """
+    if kind is ScriptStudy and key in Study.model_fields:
+        raise UsageError(
+            f"{key}: the script decides it itself; to vary an option of the script, give --arg {key}=… or [args]."
+        )
+    if kind is Study and key in ScriptStudy.model_fields:
+        raise UsageError(f"{key} belongs to a study of a script; add script = 'python train.py', or --script.")
+
+
+def _script_name(script: str) -> str:
+    """Names a study after its script."""
+    words = [word for word in script.split() if word.endswith(".py")] or script.split() or ["script"]
+    return _folder_name(words[0])
 
 
 def plain_fields(path: Path) -> dict[str, Any]:
@@ -273,12 +430,12 @@ def _read_toml(study: str, builtin: Mapping[str, Any]) -> dict[str, Any]:
         raise UsageError(f"{study} cannot be read: {error.strerror}.") from error
 
 
-def to_fields(study: Study) -> dict[str, Any]:
+def to_fields(study: AnyStudy) -> dict[str, Any]:
     """Writes the study as plain values that `read_study` reads as the same study."""
     fields: dict[str, Any] = {}
     for key in type(study).model_fields:
         value = getattr(study, key)
-        if value in ([], None) or (key, value) == ("description", "") or value == [ADDED_FIELDS.get(key)]:
+        if value in ([], {}, None, "") or (key, value) == ("description", "") or value == [ADDED_FIELDS.get(key)]:
             continue
         if isinstance(value, list):
             value = ["none" if v is None else v.as_toml() if isinstance(v, Spec) else v for v in value]
@@ -287,6 +444,6 @@ def to_fields(study: Study) -> dict[str, Any]:
     return fields
 
 
-def to_toml(study: Study) -> str:
+def to_toml(study: AnyStudy) -> str:
     """Writes the study as a file that `read_study` reads as the same study."""
     return tomli_w.dumps(to_fields(study))

@@ -1,6 +1,7 @@
 """Statistics of activation parameters and of the functions they make, on the inputs they really get."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,7 +102,14 @@ class ActivationStatistics:
         Args:
             x: (B, …), a batch whose activations the distances of functions are measured on.
         """
-        inputs = layer_inputs(self.model, self.layers, x)
+        return self.described(layer_inputs(self.model, self.layers, x))
+
+    def described(self, inputs: Mapping[str, Tensor]) -> tuple[Layer, ...]:
+        """Describes each layer for the record.
+
+        Args:
+            inputs: What layers get, (B, C, …) each, on which the distances of functions are measured.
+        """
         return tuple(self._layer(name, layer, inputs.get(name)) for name, layer in self.layers.items())
 
     def _layer(self, name: str, layer: nn.Module, s: Tensor | None) -> Layer:

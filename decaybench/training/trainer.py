@@ -37,11 +37,16 @@ ROLE_EXAMPLE_IMAGES = 16  # images that show what a module of unknown type in a 
 
 @dataclass(frozen=True)
 class Epoch:
-    """The scores of one epoch of a run: loss and accuracy (a fraction) of each part; not finite when it diverged."""
+    """The scores of one epoch of a run: each metric of each part; a loss is not finite when it diverged."""
 
     config: RunConfig
     number: int
     scores: dict[str, float]
+
+    @property
+    def of(self) -> int:
+        """The number of epochs of the run."""
+        return self.config.epochs
 
     @property
     def diverged(self) -> bool:
@@ -272,13 +277,14 @@ class Training:
             diverged=last.number if last.diverged else None,
             history={key: [_json(e.scores[key]) for e in run.history] for key in last.scores},
             layers=self._layers(run),
-            outcomes=None if last.diverged else self._outcomes(self.runs.index(run)),
+            outcomes={} if last.diverged else self._outcomes(self.runs.index(run)),
         )
 
     def _outcomes(self, row: int) -> Outcomes:
         """Returns what a run made of each test example after its last epoch."""
         losses = self._tested.losses[row].float().clamp(max=LARGEST_LOSS)
-        return Outcomes(self._tested.correct[row].cpu().numpy(), losses.cpu().numpy().astype(np.float16))
+        correct = self._tested.correct[row].cpu().numpy()
+        return {"test_accuracy": correct, "test_loss": losses.cpu().numpy().astype(np.float16)}
 
     def _layers(self, run: Run) -> tuple[Layer, ...]:
         with seeded(stream_seed(run.config.seed, "statistics")):  # a user's own network may draw in forward

@@ -8,7 +8,7 @@ import torch
 from decaybench.audit.models import Input, build, example
 from decaybench.errors import UsageError
 from decaybench.parameter_roles.roles import roles
-from decaybench.study.study import read_study
+from decaybench.study.study import read_grid
 from decaybench.training.model import build_model
 from decaybench.verify.lockstep import ModelUnderTest
 
@@ -17,7 +17,7 @@ BATCH, SHAPE, CLASSES = 16, (1, 8, 8), 10
 
 def forum(steps: int, decay: float, lr: float | None = None) -> ModelUnderTest:
     """Makes the thread's network with PReLU, on random images of 8×8."""
-    config = read_study(None, {"activation": "prelu", "strategy": "exclude-alpha", "seeds": 1}).runs()[0]
+    config = read_grid(None, {"activation": "prelu", "strategy": "exclude-alpha", "seeds": 1}).runs()[0]
     model = build_model(config, SHAPE, CLASSES)
     return _prepared(model, (BATCH, *SHAPE), steps, decay, lr)
 

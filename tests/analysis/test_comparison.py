@@ -9,9 +9,10 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from decaybench.analysis.comparison import COLUMNS, ComparisonSettings
+from decaybench.analysis.comparison import ComparisonSettings, columns
 from decaybench.analysis.frame import alpha_columns
 from decaybench.analysis.statistics import over_seeds
+from decaybench.registry.metrics import TESTED
 from decaybench.report.numbers import format_interval, format_number, format_percent, histogram
 from decaybench.report.tables import to_csv, to_json, to_markdown
 from decaybench.report.terminal import print_layers, print_summary
@@ -19,15 +20,14 @@ from decaybench.results.record import Record
 from decaybench.study.config import TRAINING_VERSION
 from made_records import made, summary_of
 
+_OF_METRIC = [
+    *("", "_low", "_high", "_speaks_about", "_baseline", "_difference", "_difference_low", "_difference_high"),
+    *("_seeds_low", "_seeds_high", "_p_holm", "_detectable", "_verdict", "_improvement", "_pairing"),
+]
 KEYS = [
     *("dataset", "network", "activation", "strategy", "optimizer", "lr", "weight_decay", "epochs", "method", "seeds"),
-    *("diverged", "test_accuracy", "test_accuracy_low", "test_accuracy_high"),
-    *("difference", "difference_low", "difference_high"),
-    *("p_holm", "improvement", "pairing", "detectable", "verdict"),
-    *("test_loss", "test_loss_low", "test_loss_high"),
-    *("baseline_loss", "loss_difference", "loss_difference_low", "loss_difference_high"),
-    *("loss_p_holm", "loss_detectable", "loss_verdict"),
-    *("pairs", "difference_seeds_low", "difference_seeds_high", "speaks_about", "loss_speaks_about"),
+    *("diverged", "pairs"),
+    *(f"{metric}{what}" for metric in ("test_accuracy", "test_loss") for what in _OF_METRIC),
     *("alpha_mean", "alpha_q05", "alpha_q50", "alpha_q95", "alpha_near_zero"),
 ]
 
@@ -57,16 +57,16 @@ def test_differences_are_paired_by_seed() -> None:
     records += [made(a, "decay-all", s) for s, a in enumerate(theirs)]
     row = by_strategy(records[::-1])["exclude-alpha"]  # in whatever order the files come
     wanted = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
-    found = (row["difference"], row["difference_seeds_low"], row["difference_seeds_high"])
+    found = (row["test_accuracy_difference"], row["test_accuracy_seeds_low"], row["test_accuracy_seeds_high"])
     assert found == pytest.approx((0.02, *wanted))
     assert row["test_accuracy"] == pytest.approx(0.8)
-    assert by_strategy(records)["decay-all"]["difference"] is None
+    assert by_strategy(records)["decay-all"]["test_accuracy_difference"] is None
 
 
 def test_seeds_that_only_one_side_has_are_not_paired() -> None:
     records = [made(0.9, "exclude-alpha", s) for s in range(3)] + [made(0.8, "decay-all", s) for s in (1, 2, 3)]
     records[1] = made(0.7, "exclude-alpha", 1)
-    assert by_strategy(records)["exclude-alpha"]["difference"] == pytest.approx(0.0)
+    assert by_strategy(records)["exclude-alpha"]["test_accuracy_difference"] == pytest.approx(0.0)
 
 
 @pytest.mark.parametrize("key", ["data", "initial", "batches"])
@@ -74,7 +74,7 @@ def test_runs_whose_fingerprints_differ_are_not_paired(key: str) -> None:
     prints = {"data": "d", "initial": "i0", "batches": "b0"}
     records = [made(0.9, "exclude-alpha", 0, fingerprints={**prints, key: "other"}), made(0.8, "decay-all", 0)]
     summary = summary_of(records)
-    assert all(row["difference"] is None for row in summary.rows)
+    assert all(row["test_accuracy_difference"] is None for row in summary.rows)
     said = "stands for 2 different data sets" if key == "data" else "seed 0 is not paired"
     assert any(said in note for note in summary.notes)
 
@@ -115,16 +115,18 @@ def test_only_cells_of_the_same_question_are_compared() -> None:
         made(0.6, "decay-all", weight_decay=0.3),
     ]
     summary = summary_of(records)
-    assert all(row["difference"] is None for row in summary.rows)
+    assert all(row["test_accuracy_difference"] is None for row in summary.rows)
     assert {row["batch_size"] for row in summary.rows} == {32, 64}  # shown, since it differs
 
 
 def test_the_control_fits_one_decay_and_no_one_of_several() -> None:
     control = made(0.9, "no-decay", weight_decay=0.0)
-    assert by_strategy([control, made(0.8)])["no-decay"]["difference"] == pytest.approx(0.1)
-    assert by_strategy([control, made(0.8), made(0.7, weight_decay=0.3)])["no-decay"]["difference"] is None
+    assert by_strategy([control, made(0.8)])["no-decay"]["test_accuracy_difference"] == pytest.approx(0.1)
+    assert (
+        by_strategy([control, made(0.8), made(0.7, weight_decay=0.3)])["no-decay"]["test_accuracy_difference"] is None
+    )
     row = by_strategy([control, made(0.8)], baseline="no-decay")["decay-all"]
-    assert row["difference"] == pytest.approx(-0.1)
+    assert row["test_accuracy_difference"] == pytest.approx(-0.1)
 
 
 def test_activation_columns_against_numpy() -> None:
@@ -145,7 +147,7 @@ def everything() -> list[Record]:
 def test_json_has_the_promised_keys_in_order_and_fractions() -> None:
     rows = json.loads(to_json(summary_of(everything())))
     assert [list(row) for row in rows] == [KEYS] * 4
-    assert list(COLUMNS) == KEYS
+    assert list(columns(TESTED)) == KEYS
     assert rows[0]["test_accuracy"] == pytest.approx(0.81)
     layers = json.loads(to_json(summary_of(everything()), layers=True))[0]["layers"]
     assert layers[0]["layer"] == "2"
@@ -216,8 +218,8 @@ def test_markup_in_names_is_text() -> None:
 def test_numbers_for_people() -> None:
     assert format_percent(0.12345) == "12.35"
     assert format_percent(-0.001, signed=True) == "−0.10"
-    assert format_interval(-0.01, 0.02, signed=True) == "[−1.00, +2.00]"
-    assert format_interval(None, None) == ""
+    assert format_interval(TESTED[0], 0.91, 0.925) == "[91.00, 92.50]"
+    assert format_interval(TESTED[0], None, None) == ""
     assert [format_number(v) for v in (None, 0.05, 1e-5, 0.123456, -12.3456, 31, 0.0, "x")] == [
         "–",
         "0.05",

@@ -16,6 +16,7 @@ from decaybench.cli import app
 from decaybench.datasets.arrays import resplit
 from decaybench.datasets.embedded import digits, synthetic
 from decaybench.errors import UsageError
+from decaybench.registry.metrics import TESTED
 from decaybench.training.data import load as load_data
 from decaybench.training.stacked.cohorts import cohort_key
 from helpers import CPU, finish, one, tiny
@@ -112,11 +113,11 @@ def test_a_report_of_seeds_with_splits_of_their_own() -> None:
     differences = [0.05, 0.05, 0.05, 0.07]
     expected = over_splits(differences, 130 / 320)
     assert expected is not None
-    assert row["speaks_about"] == "new splits of these data"
-    assert (row["difference_low"], row["difference_high"]) != (None, None)
-    width = row["difference_high"] - row["difference_low"]
+    assert row["test_accuracy_speaks_about"] == "new splits of these data"
+    assert (row["test_accuracy_difference_low"], row["test_accuracy_difference_high"]) != (None, None)
+    width = row["test_accuracy_difference_high"] - row["test_accuracy_difference_low"]
     assert width >= 0.99 * np.diff(expected.interval())[0]
-    assert row["difference_seeds_low"] is None  # Student's interval would promise too much
+    assert row["test_accuracy_seeds_low"] is None  # Student's interval would promise too much
 
 
 def test_tuned_intervals_of_splits_are_corrected_too() -> None:
@@ -126,8 +127,8 @@ def test_tuned_intervals_of_splits_are_corrected_too() -> None:
             for seed in range(6)
             for i, decay in enumerate((0.1, 0.2))
         ]
-        ((row,),) = tuned(cells(frame_of(records)), "decay-all")
-        return float(row["test_accuracy_high"] - row["test_accuracy_low"])
+        ((row,),) = tuned(cells(frame_of(records)), TESTED[0], "decay-all")
+        return float(row["test_high"] - row["test_low"])
 
     assert width(split="seed", examples=SIZES) == pytest.approx(width() * (1 + 6 * 130 / 320) ** 0.5)
 
@@ -144,7 +145,7 @@ def test_run_and_report_with_a_split_for_each_seed(tmp_path: Path, monkeypatch: 
     assert runs.groupby("seed")["data_fingerprint"].nunique().max() == 1
     assert runs["data_fingerprint"].nunique() == 3
     rows = json.loads(CliRunner().invoke(app, ["report", "results/s", "--format", "json"]).stdout)
-    assert {row["speaks_about"] for row in rows} == {"new splits of these data"}
+    assert {row["test_accuracy_speaks_about"] for row in rows} == {"new splits of these data"}
     packed = CliRunner().invoke(app, ["pack", "results/s"])
     assert packed.exit_code == 0, packed.output
     again = json.loads(CliRunner().invoke(app, ["report", "results/s", "--format", "json"]).stdout)

@@ -95,17 +95,17 @@ def test_one_seed_promises_nothing(here: Path) -> None:
 def test_a_plan_speaks_about_what_the_report_speaks_about(tmp_path: Path) -> None:
     shutil.copytree(REPOSITORY / "results" / "first-look", tmp_path / "f")
     folder = str(tmp_path / "f")
-    assert "test images with these seeds" in cli("report", folder, "--plan", "0.1").stdout
+    assert "test examples with these seeds" in cli("report", folder, "--plan", "0.1").stdout
     fixed = cli("report", folder, "--plan", "0.1", "--fixed-test-set").stdout
-    assert "on these test images: " in fixed
-    assert "test images are too few" not in fixed
-    assert "over new seeds and new test images" not in fixed  # each method at its own best, too
+    assert "on these test examples: " in fixed
+    assert "test examples are too few" not in fixed
+    assert "over new seeds and new test examples" not in fixed  # each method at its own best, too
     refused = cli("report", folder, "--plan", "0.1", "--format", "csv")
     assert refused.exit_code == 2
     assert "--plan is shown by --format table and html" in refused.stderr
     page = tmp_path / "p.html"
     cli("report", folder, "--plan", "0.1", "--format", "html", "--output", str(page))
-    assert "test images with these seeds" in page.read_text("utf-8")
+    assert "test examples with these seeds" in page.read_text("utf-8")
 
 
 def test_intervals_on_these_test_images_are_students() -> None:
@@ -117,8 +117,8 @@ def test_intervals_on_these_test_images_are_students() -> None:
     assert expected is not None
     rows = json.loads(cli("report", folder, "--fixed-test-set", "--format", "json").stdout)
     row = next(r for r in rows if (r["activation"], r["strategy"], r["weight_decay"]) == ("kaf", "exclude-alpha", 0.1))
-    assert (row["difference_seeds_low"], row["difference_seeds_high"]) == pytest.approx(expected.interval())
-    assert row["difference_low"] <= row["difference_seeds_low"]  # corrected
+    assert (row["test_accuracy_seeds_low"], row["test_accuracy_seeds_high"]) == pytest.approx(expected.interval())
+    assert row["test_accuracy_difference_low"] <= row["test_accuracy_seeds_low"]  # corrected
 
 
 OWN_SLOPE = """
@@ -154,7 +154,7 @@ def test_a_network_that_owns_a_slope_is_compared_as_one_that_learns_an_activatio
     printed = json.loads(cli("report", "results/s", "--format", "json").stdout)
     rows = {row["strategy"]: row for row in printed}
     assert rows["exclude-alpha"]["method"] != rows["decay-all"]["method"]
-    assert rows["exclude-alpha"]["loss_difference"] is not None
+    assert rows["exclude-alpha"]["test_loss_difference"] is not None
     frame = decaybench.load("results/s").set_index(["strategy", "seed"])
     assert frame.loc[("exclude-alpha", 0), "train_loss"] != frame.loc[("decay-all", 0), "train_loss"]
     assert frame.loc[("alpha-only", 0), "train_loss"] != frame.loc[("decay-all", 0), "train_loss"]

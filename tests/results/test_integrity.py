@@ -12,14 +12,14 @@ import pytest
 from decaybench.execution.inline import Inline
 from decaybench.execution.scheduler import Scheduler
 from decaybench.results import packed
-from decaybench.results.record import DamagedRecordError, OtherVersionError, Outcomes, Record, dumps, loads
+from decaybench.results.record import DamagedRecordError, OtherVersionError, Record, dumps, loads
 from decaybench.results.store import StudyFolder
 from helpers import CPU, finish, one, tiny
 
 
 @pytest.fixture(scope="module")
 def record() -> Record:
-    outcomes = Outcomes(np.arange(50) % 3 > 0, np.linspace(0, 2, 50).astype(np.float16))
+    outcomes = {"test_accuracy": np.arange(50) % 3 > 0, "test_loss": np.linspace(0, 2, 50).astype(np.float16)}
     about = {"device": "cpu", "seconds": 1.25}
     return replace(finish(one(epochs=2, activation="kaf"))[1], provenance=about, outcomes=outcomes)
 
@@ -44,7 +44,7 @@ def test_two_thousand_flipped_bits_of_a_record_are_noticed(record: Record) -> No
 
 
 def test_a_record_comes_back_from_a_packed_file_as_it_was(tmp_path: Path, record: Record) -> None:
-    plain = replace(record, outcomes=None, extra={"notes": [1, {"a": None}]})
+    plain = replace(record, outcomes={}, extra={"notes": [1, {"a": None}]})
     diverged = finish(one(lr=1e20, epochs=5))[1]
     bare = replace(finish(one(epochs=1))[1], layers=())
     older = replace(finish(one(epochs=3))[1], protected=False)

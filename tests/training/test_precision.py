@@ -96,7 +96,7 @@ def test_two_precisions_are_never_compared_with_each_other() -> None:
         "precision=bfloat16",
         "precision=float32",
     ]
-    assert all((row["difference"] is None) == (row["strategy"] == "decay-all") for row in summary.rows)
+    assert all((row["test_accuracy_difference"] is None) == (row["strategy"] == "decay-all") for row in summary.rows)
 
 
 def test_products_are_those_asked_for_and_as_before_afterwards() -> None:
