@@ -7,6 +7,7 @@ import typer
 from decaybench import __version__
 from decaybench.bench.command import bench
 from decaybench.cli.audit import audit
+from decaybench.cli.import_table import import_table
 from decaybench.cli.inspect import inspect
 from decaybench.cli.list import print_catalog
 from decaybench.cli.pack import pack
@@ -27,6 +28,7 @@ app.command()(run)
 app.command()(report)
 app.command()(status)
 app.command()(pack)
+app.command("import")(import_table)
 app.command()(audit)
 app.command()(inspect)
 app.command()(verify)

@@ -38,7 +38,9 @@ def report(
     output: Annotated[Path | None, typer.Option(help="Write it to this file instead.")] = None,
     figure: Annotated[str, typer.Option(metavar="NAME", help=", ".join(FIGURE_NAMES))] = FIGURE_NAMES[0],
     layers: Annotated[bool, typer.Option("--layers", help="Show every activation layer.")] = False,
-    baseline: Annotated[str, typer.Option(help="The strategy that the others are compared with.")] = "decay-all",
+    baseline: Annotated[
+        str | None, typer.Option(help="The strategy that the others are compared with; without it, decay-all.")
+    ] = None,
     metric: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="What is compared, score:max say; the first comes first. More: a list."),
@@ -65,10 +67,6 @@ def report(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Show what a study found: accuracies, differences with intervals, activation parameters."""
-    if baseline.split(",")[0] not in STRATEGIES and not is_target(baseline):
-        raise unknown("strategy", baseline, STRATEGIES)
-    if primary is not None:
-        check_primary(primary)
     detail: Detail = "figures" if FORMATS[check_choice("format", format, FORMATS)].needs_curves else "summary"
     check_choice("figure", figure, FIGURE_NAMES)
     folder = find_study_folder(directory)
@@ -91,10 +89,21 @@ def report(
     _write(folder, loaded, wanted, format, output, figure, layers, everything)
 
 
+def _strategies(runs: pd.DataFrame) -> list[str]:
+    """Returns the names of all strategies that there are, those of the runs first."""
+    configs = runs.drop_duplicates("cell_id")["config"].map(config_of)
+    return list(dict.fromkeys([*(config["strategy"]["name"] for config in configs), *STRATEGIES]))
+
+
+def _check_strategy(name: str, names: Sequence[str]) -> None:
+    if name.split(",")[0] not in names and not is_target(name):
+        raise unknown("strategy", name, names)
+
+
 class Wanted(NamedTuple):
     """How cells are to be compared, as the options say it."""
 
-    baseline: str
+    baseline: str | None
     metric: Sequence[str]
     margin: float | None
     primary: str | None
@@ -118,6 +127,11 @@ def _write(
     name, description = str(fields.get("name", folder.path.name)), str(fields.get("description", ""))
     elsewhere = "" if folder.path.parent == Path("results") else f" --results {folder.path.parent}"
     command = f"decaybench run {folder.study_file}{elsewhere}"
+    names = _strategies(runs_frame(loaded))
+    if wanted.baseline is not None:
+        _check_strategy(wanted.baseline, names)
+    if wanted.primary is not None and wanted.primary.partition(":")[0] not in names:
+        check_primary(wanted.primary)
     runs, note = (runs_frame(loaded), "") if everything else _asked(folder, runs_frame(loaded))
     settings = _settings(fields, wanted, runs)
     summary = summarize(runs, settings)
@@ -127,6 +141,8 @@ def _write(
 
 def _asked(folder: StudyFolder, runs: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """Keeps the runs that study.toml asks for, whatever version of the training code computed them, and says so."""
+    if "imported" in _fields(folder):
+        return runs, ""
     try:
         study = read_study(str(folder.study_file), {})
         wanted = {_cell(run.model_dump()) for run in study.runs()}
@@ -161,7 +177,7 @@ def _settings(fields: Mapping[str, Any], wanted: Wanted, runs: pd.DataFrame) -> 
         share = wanted.margin if metrics[0].scale == "plain" else wanted.margin / 100
         metrics = (replace(metrics[0], margin=share), *metrics[1:])
     return ComparisonSettings(
-        wanted.baseline,
+        wanted.baseline or fields.get("baseline", "decay-all"),
         metrics,
         anytime=fields.get("until") is not None,
         fixed_test_set=wanted.fixed_test_set,

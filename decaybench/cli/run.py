@@ -251,7 +251,8 @@ def _compute(plan: RunPlan) -> bool:
             live,
             redirect_stdout(sys.stderr),
         ):
-            live.message("Starting: importing torch, loading the data …")
+            script = isinstance(asked, ScriptStudy)
+            live.message("Starting the script …" if script else "Starting: importing torch, loading the data …")
             study = _engine(plan)
             study.check(missing, plan.finished)
             if plan.fresh:  # from here on it is known to work

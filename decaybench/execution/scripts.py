@@ -334,7 +334,9 @@ class ScriptScheduler:
                 how = f"ended with {_exit(result.code)} after trial.finish; its record is kept."
                 trouble = f"{config.name} (seed {config.seed}) {how}"
             return Event(worker, (config,), records=(record,), trouble=trouble, ended=True)
-        trouble = f"{config.name} {config.details} seed {config.seed} fails: {why}. Its output is in {_short(job.output)}."
+        trouble = (
+            f"{config.name} {config.details} seed {config.seed} fails: {why}. Its output is in {_short(job.output)}."
+        )
         return Event(worker, (config,), trouble=trouble, details=_tail(job.output), failed=config, ended=True)
 
     def _record(self, config: ScriptConfig, result: ScriptResult) -> Record | str | None:

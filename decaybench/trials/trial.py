@@ -113,8 +113,8 @@ class Trial:
         if self._writes and task is not None:
             task.files.begun.touch()
             threading.Thread(target=_end_with_the_study, args=(task,), daemon=True).start()
-        if seed is not None and seed != self.seed:
-            self._fail(f"trial(seed={seed}): the study asks for seed {self.seed}; use decaybench.run_seed().")
+        if seed is not None:
+            self.check_seed(seed, "trial")
         try:
             if example is not None:
                 mark_by_behaviour(model, example)
@@ -185,19 +185,42 @@ class Trial:
             for number, group in enumerate(optimizer.param_groups):
                 held = frozenset(id(p) for p in group["params"])
                 self._given.append(_Given(optimizer, number, float(group.get("weight_decay", 0.0)), held))
-        return joined(plan.optimizers)
+        face = joined(plan.optimizers)
+        face.register_step_post_hook(self._stepped)
+        return face
+
+    def _stepped(self, *_: Any) -> None:
+        """Does what the strategy does after a step, as soon as the optimizer has made one."""
+        if self._plan is not None and self._plan.after_step is not None:
+            self._plan.after_step()
 
     def penalty(self) -> Tensor | float:
         """Returns the strategy's term of the loss, to be added to it; 0.0 where it has none."""
         return self._plan.penalty() if self._plan is not None and self._plan.penalty is not None else 0.0
 
+    def add_penalty(self) -> None:
+        """Adds the gradient of the penalty, for loops that do not show their loss; call it before each step."""
+        penalty = self.penalty()
+        if isinstance(penalty, Tensor):
+            torch.autograd.backward(penalty)
+
     def after_step(self) -> None:
-        """Does what the strategy does after a step of the optimizer; call it after each."""
+        """Checks after a step that param groups are still the strategy's.
+
+        What a strategy itself does after a step is done by the optimizer, so that loops need not call this.
+        """
         if self._plan is None:
             self._fail("trial.after_step: no optimizer was made with trial.optimizer.")
         self._check_groups()
-        if self._plan.after_step is not None:
-            self._plan.after_step()
+
+    def check_seed(self, seed: int, where: str) -> None:
+        """Checks that a library seeds with the seed of the run.
+
+        Raises:
+            UsageError: When it does not, and a study drives the script.
+        """
+        if self.driven and seed != self.seed:
+            self._fail(f"{where}(seed={seed}): the study asks for seed {self.seed}; give decaybench.run_seed().")
 
     def note_batch(self, *tensors: Tensor) -> None:
         """Notes what a step is trained on; the first few show that runs of one seed see the same batches."""
@@ -318,9 +341,14 @@ class Trial:
         if not math.isfinite(number) and not _is_loss(name):
             self._fail(f"trial.{where}: {name} is {number}, which is no result.")
         try:
-            metric(name, "lower")
+            known = metric(name, "lower")
         except UsageError as error:
             self._fail(f"trial.{where}: {error}")
+        if math.isfinite(number) and not known.low <= number <= known.high:
+            self._fail(
+                f"trial.{where}: {name} is {number:g}, which is outside {known.low:g} … {known.high:g}; percentages are "
+                "written as fractions."
+            )
         return number
 
     def _means(self, metrics: Mapping[str, Any]) -> dict[str, Any]:

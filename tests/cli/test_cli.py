@@ -136,7 +136,7 @@ def test_a_study_goes_on_after_a_run_that_diverges(here: Path) -> None:
     [
         (["run", "--strategy", "exclude-alfa"], 2, "did you mean 'exclude-alpha'"),
         (["run", "--primary", "exclude-alfa:loss"], 2, "did you mean 'exclude-alpha'"),
-        (["report", "--primary", "exclude-alpha:lss"], 2, "behind the strategy stands accuracy or loss"),
+        (["report", "--primary", "exclude-alpha:lss"], 2, "behind the strategy stands a metric"),
         (["run", "digit"], 2, "did you mean 'digits'"),
         (["run", "--lr", "fast"], 2, "lr = 'fast': input should be a valid number"),
         (["run", "--epochs", "0"], 2, "epochs = '0': input should be greater than 0"),

@@ -64,7 +64,7 @@ def test_status_where_there_is_nothing() -> None:
 
 
 def test_progress_counts_epochs_and_says_what_workers_do() -> None:
-    from decaybench.execution.scheduler import Event
+    from decaybench.execution.event import Event
 
     progress = Progress("s", 1, 4, before=2)
     scores = {"train_loss": 0.5, "validation_loss": 0.5, "test_loss": 0.5, "validation_accuracy": 0.9}
@@ -72,7 +72,8 @@ def test_progress_counts_epochs_and_says_what_workers_do() -> None:
     progress.on(Event("worker 1", (config,), (Epoch(config, 2, scores),)))
     assert progress.share == pytest.approx(0.25)  # half of one of two missing runs
     assert progress.lines()[-1] == (
-        "worker 1: synthetic,samples=200 mlp,width=16 prelu exclude-alpha: epoch 2/4, loss 0.500, validation 90.0%"
+        "worker 1: synthetic,samples=200 mlp,width=16 prelu exclude-alpha: epoch 2/4, "
+        "train loss 0.5, validation loss 0.5, validation accuracy 90.0%"
     )
     assert loads(progress.dumps()).workers == progress.workers
     assert json.loads(progress.dumps())["host"] == platform.node()

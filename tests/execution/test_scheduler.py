@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from decaybench.errors import DecaybenchError
+from decaybench.execution.event import Event
 from decaybench.execution.inline import Inline
 from decaybench.execution.job import Executor
 from decaybench.execution.processes import Processes, start_forkserver
-from decaybench.execution.scheduler import Event, Scheduler
+from decaybench.execution.scheduler import Scheduler
 from decaybench.results.packed import content_digest
 from decaybench.results.store import StudyFolder
 from decaybench.study.config import RunConfig

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from decaybench import registry
-from decaybench.results.record import PARTS
+from decaybench.registry.metrics import PARTS
 from decaybench.study.config import RunConfig
 from decaybench.training import checkpoint
 from decaybench.training.data import Data, Part, load
