@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from decaybench.trials.trial import Trial as Trial
     from decaybench.trials.trial import run_seed as run_seed
     from decaybench.trials.trial import trial as trial
+    from decaybench.trials.watch import watch as watch
 
 __version__ = "0.1.0"
 
@@ -34,6 +35,7 @@ _HOMES = {
     "run_seed": "decaybench.trials.trial",
     "trial": "decaybench.trials.trial",
     "Trial": "decaybench.trials.trial",
+    "watch": "decaybench.trials.watch",
 }
 __all__ = ["__version__", *_HOMES]
 

@@ -60,7 +60,7 @@ def load(directory: str | Path) -> pd.DataFrame:
 def _public_row(row: Row) -> Row:
     layers = row["layers"]
     alphas = np.concatenate([layer.final for layer in layers]) if layers else np.empty(0, np.float32)
-    inside = ("config", "provenance", "layers", "protected", "data_key", "metrics")
+    inside = ("config", "provenance", "layers", "protected", "data_key", "metrics", "watched")
     known = {key: row[key] for key in row if key not in inside}
     return {
         **{key: known.pop(key) for key in ("run_id", "cell_id")},
@@ -106,6 +106,7 @@ def _from_records(records: Sequence[Record]) -> pd.DataFrame:
             "protected": record.protected,
             "layers": record.layers,
             "metrics": json.dumps(dict(record.metrics)),
+            "watched": record.extra.get("watched"),
             "outcomes": record.outcomes,
         }
         for record in records
@@ -127,6 +128,8 @@ def _from_table(table: "pa.Table") -> pd.DataFrame:
     runs["config"] = runs["cell_id"].map(configs)
     runs["layers"] = pd.Series(layers_of(table["layers"]), index=runs.index, dtype=object)
     runs["outcomes"] = pd.Series(outcomes_of(table), index=runs.index, dtype=object)
+    extra = table["extra"].to_pylist() if "extra" in table.column_names else []
+    runs["watched"] = pd.Series([json.loads(e).get("watched") for e in extra] or None, index=runs.index, dtype=object)
     return runs
 
 

@@ -20,6 +20,7 @@ from decaybench.report.titles import Member, distinct, titled
 from decaybench.report.verdicts import difference_of
 from decaybench.results.record import INPUT_GRID
 
+SMALLEST = 1e-4  # of a pull beside the gradient's; what is less is drawn as this
 MAX_ROWS = 40  # rows of one figure; the table has them all
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#b8a000", "#8b4513")
 STYLE: Any = {
@@ -244,11 +245,39 @@ def _density(axes: Axes, cell: Cell, index: int) -> None:
         other.set_yticks([])
 
 
+def pulls(summary: Summary, baseline: str) -> Canvas | None:
+    """Draws, for trainings that were watched, how hard decay pulls beside the gradient: parameters × steps."""
+    watched = [
+        (title, cell.runs["watched"].iloc[0])
+        for title, members in titled(summary)
+        for _, cell in members
+        if "watched" in cell.runs and cell.runs["watched"].iloc[0]
+    ]
+    if not watched:
+        return None
+    heights = [min(MAX_ROWS, len(found["parameters"])) for _, found in watched]
+    canvas = Canvas(len(watched), 1, (7.0, 1.2 + 0.16 * max(heights)))
+    for (axes,), (title, found) in zip(canvas.axes, watched, strict=True):
+        rows = sorted(found["parameters"], key=lambda row: row["role"] != "activation")[:MAX_ROWS]
+        ratios = np.array([[np.nan if v is None else max(v, SMALLEST) for v in row["ratio"]] for row in rows])
+        first, last = found["steps"][0], max(found["steps"][-1], found["steps"][0] + 1)
+        image = axes.imshow(
+            np.log10(ratios), aspect="auto", cmap="viridis", extent=(first, last, len(rows), 0), vmin=-4, vmax=1
+        )
+        axes.set_yticks(np.arange(len(rows)) + 0.5, [one_line(f"{r['name']} ({r['role']})") for r in rows], fontsize=6)
+        axes.set_xlabel("step")
+        axes.set_title(f"{title}: pull of decay / pull of the gradient", fontsize=8, loc="left")
+        bar = canvas.figure.colorbar(image, ax=axes)
+        bar.set_ticks([-4, -3, -2, -1, 0, 1], labels=["0.0001", "0.001", "0.01", "0.1", "1", "10"])
+    return canvas
+
+
 FIGURES: dict[str, Callable[[Summary, str], Canvas | None]] = {
     "differences": differences,
     "decay": decay,
     "alphas": alphas,
     "functions": functions,
+    "pulls": pulls,
 }
 
 

@@ -8,7 +8,7 @@ from decaybench.analysis.comparison import ComparisonSettings, Summary
 from decaybench.errors import DecaybenchError
 from decaybench.report.numbers import PIPE_WIDTH
 
-FIGURE_NAMES = ("differences", "decay", "alphas", "functions")
+FIGURE_NAMES = ("differences", "decay", "alphas", "functions", "pulls")
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ CAPTIONS = {
     "decay": "Each metric against decay; dotted: the control without decay.",
     "alphas": "Activation parameters over the epochs, mean of seeds: median, 5% and 95% quantile.",
     "functions": "Learned functions, mean of channels and seeds, over the inputs that their layer really gets (grey).",
+    "pulls": "How hard decay pulls beside the gradient, for each parameter over the steps.",
 }
 STYLE = """
 :root{color-scheme:light dark;--line:#8884}

@@ -54,7 +54,9 @@ def print_summary(summary: Summary, console: Console, settings: ComparisonSettin
             console.print(rich_text(sentence))
         console.print()
     print_tuned(tuned(summary.cells, metrics[0], baseline, settings.fixed), metrics[0], baseline, console)
-    console.print(rich_text(how_to_read(summary, settings) + LEGEND + _more(console.width), style="dim"))
+    learned = any(row["alpha_mean"] is not None for row in summary.rows)
+    legend = LEGEND + _more(console.width) if learned else ""
+    console.print(rich_text(how_to_read(summary, settings) + legend, style="dim"))
     for note in summary.notes:
         console.print(rich_text(f"Note: {note}", style="yellow"))
 

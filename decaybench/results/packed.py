@@ -162,7 +162,7 @@ def columns_for(detail: Detail, path: Path) -> list[str] | None:
         names = pq.read_schema(path).names
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DamagedRecordError(f"it is no readable Parquet file ({str(error).splitlines()[0]})") from error
-    unneeded = {"history", "layers", "digest", "extra"}
+    unneeded = {"history", "layers", "digest"} | ({"extra"} if detail == "summary" else set())
     fields = _SUMMARY if detail == "summary" else _FIGURES
     return [name for name in names if name not in unneeded] + [f"layers.list.element.{field}" for field in fields]
 

@@ -8,7 +8,7 @@ ASIDE = ("runtime", "per_second", "epoch", "step", "num_input_tokens_seen", "mod
 
 
 def recorded_names(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Renames ``eval_loss``, ``val_loss`` and ``valid_loss`` to ``validation_loss``, and leaves out what is no metric."""
+    """Renames ``eval_loss`` and ``val_loss`` to ``validation_loss``, and leaves out what is no metric."""
     found = {}
     for name, value in metrics.items():
         if name.endswith(ASIDE) or name.startswith("total_"):

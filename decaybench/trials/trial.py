@@ -31,11 +31,11 @@ from decaybench.study.config import ScriptConfig
 from decaybench.training.activation_statistics import ActivationStatistics
 from decaybench.training.provenance import provenance
 from decaybench.training.seeding import model_fingerprint
+from decaybench.trials.inputs import wait_for_inputs
 from decaybench.trials.optimizers import Groups, factory, joined, own_decay, split
 from decaybench.trials.protocol import Task, write_whole
 
 MOST_BATCHES = 3  # of the first ones, whose content shows that runs see the same
-INPUT_ROWS = 256  # of a layer's inputs, on which learned functions are compared
 WATCH_SECONDS = 2.0  # between two looks whether the study is still there
 CORRECT, LOSSES = "test_correct", "test_losses"  # what each test example gave, of test_accuracy and test_loss
 
@@ -346,8 +346,8 @@ class Trial:
             self._fail(f"trial.{where}: {error}")
         if math.isfinite(number) and not known.low <= number <= known.high:
             self._fail(
-                f"trial.{where}: {name} is {number:g}, which is outside {known.low:g} … {known.high:g}; percentages are "
-                "written as fractions."
+                f"trial.{where}: {name} is {number:g}, which is outside {known.low:g} … {known.high:g}; percentages "
+                "are written as fractions."
             )
         return number
 
@@ -406,10 +406,8 @@ class Trial:
 
     def _wait_for_inputs(self) -> None:
         """Keeps what each learned activation gets as input in the next forward pass."""
-        if self._statistics is None:
-            return
-        for name, layer in self._statistics.layers.items():
-            layer.register_forward_pre_hook(_Once(partial(self._inputs.__setitem__, name)))
+        if self._statistics is not None:
+            wait_for_inputs(self._statistics.layers, self._inputs)
 
     def _fail(self, sentence: str) -> NoReturn:
         """Raises an error, and tells the study why.
@@ -442,20 +440,6 @@ class _Given(NamedTuple):
     def group(self) -> dict[str, Any]:
         """The group as it is now."""
         return self.optimizer.param_groups[self.number]
-
-
-class _Once:
-    """A forward pre-hook that keeps one input and takes itself away."""
-
-    def __init__(self, keep: Callable[[Tensor], None]) -> None:
-        self._keep = keep
-
-    def __call__(self, module: nn.Module, given: tuple[Any, ...]) -> None:
-        for key, hook in list(module._forward_pre_hooks.items()):
-            if isinstance(hook, _Once):
-                del module._forward_pre_hooks[key]
-        if given and isinstance(given[0], Tensor):
-            self._keep(given[0].detach()[:INPUT_ROWS].clone())
 
 
 def _some(names: list[str]) -> str:

@@ -113,13 +113,13 @@ def test_a_record_holds_what_became_of_every_test_image() -> None:
         found |= {e.config.seed: e.record for e in training.advance() if isinstance(e, Finished)}
     for row, seed in enumerate(sorted(found)):
         record = found[seed]
-        assert record.outcomes is not None
+        assert record.outcomes
         model = training.net.models[row].eval()
         out = model(data.test.x).detach()
-        assert (record.outcomes.correct == (out.argmax(1) == data.test.y).numpy()).all()
+        assert (record.outcomes["test_accuracy"] == (out.argmax(1) == data.test.y).numpy()).all()
         losses = nn.functional.cross_entropy(out, data.test.y, reduction="none").numpy()
-        np.testing.assert_allclose(record.outcomes.loss, losses, rtol=2e-3, atol=1e-6)
-        assert record.outcomes.correct.mean() == pytest.approx(record.final("test_accuracy"))
+        np.testing.assert_allclose(record.outcomes["test_loss"], losses, rtol=2e-3, atol=1e-6)
+        assert record.outcomes["test_accuracy"].mean() == pytest.approx(record.final("test_accuracy"))
         assert losses.mean() == pytest.approx(record.final("test_loss"), rel=1e-5)
 
 
@@ -132,7 +132,7 @@ def test_a_loss_that_float16_cannot_hold_is_its_largest_number() -> None:
     data = load(config, CPU)
     training = Training([config], data)
     training._tested = evaluate(SingleModel(Wrong()), data.test)
-    loss = training._outcomes(0).loss
+    loss = training._outcomes(0)["test_loss"]
     assert loss is not None and loss.max() == 65504
 
 
