@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -10,9 +11,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from decaybench import registry
+from decaybench.errors import UsageError
 from decaybench.registry import imports
 from decaybench.registry.optimizers import default_lr
 from decaybench.registry.spec import Spec
+from decaybench.registry.user_code import user_code
 
 Params = Sequence[Parameter] | Sequence[dict[str, Any]]
 
@@ -37,6 +40,21 @@ def rmsprop(params: Params, lr: float, weight_decay: float, smoothing: float, mo
     return torch.optim.RMSprop(params, lr=lr, weight_decay=weight_decay, alpha=smoothing, momentum=momentum, eps=eps)
 
 
+def timm(params: Params, lr: float, weight_decay: float, name: str) -> Optimizer:
+    """Makes an optimizer of timm by its name there, from param groups as they are.
+
+    Raises:
+        UsageError: Without timm, and for a name that it does not have.
+    """
+    try:
+        from timm.optim._optim_factory import create_optimizer_v2
+    except ImportError as error:
+        raise UsageError(f"The optimizer timm:{name} needs timm: pip install timm.") from error
+    with user_code(f"The optimizer timm:{name}"):
+        made: Optimizer = create_optimizer_v2(params, opt=name, lr=lr, weight_decay=weight_decay)
+    return made
+
+
 def optimizer_factory(optimizer: Spec, lr: float) -> Callable[..., Optimizer]:
     """Returns the function by which a strategy makes a run's optimizer; see `decaybench.Setup`."""
     run_lr = lr
@@ -46,9 +64,15 @@ def optimizer_factory(optimizer: Spec, lr: float) -> Callable[..., Optimizer]:
     ) -> Optimizer:
         other = kind is not None and kind != optimizer.name
         chosen = Spec.make("optimizer", kind, {}) if other and kind else optimizer
-        build = imports.load(registry.OPTIMIZERS[chosen.name].target)
         own_lr = default_lr(chosen.name) if other else run_lr
-        made: Optimizer = build(params, lr=own_lr if lr is None else lr, weight_decay=weight_decay, **chosen.options)
+        options = {"lr": own_lr if lr is None else lr, "weight_decay": weight_decay, **chosen.options}
+        if chosen.source is None:
+            made: Optimizer = imports.load(registry.OPTIMIZERS[chosen.name].target)(params, **options)
+            return made
+        with user_code(f"The optimizer {chosen.label}"):
+            made = imports.load(chosen.name)(params, **options)
+        if not isinstance(made, Optimizer):
+            raise UsageError(f"The optimizer {chosen.name} returned {type(made).__name__}, not a torch optimizer.")
         return made
 
     return make
@@ -71,12 +95,14 @@ def step(epoch: float, epochs: int, step_size: float, gamma: float) -> float:
 
 def lr_scheduler(optimizer: Optimizer, schedule: Spec, epochs: int, steps_per_epoch: int) -> LambdaLR:
     """Makes the schedule of an optimizer, stepped after every batch; ``warmup`` epochs rise linearly to 1."""
-    shape = imports.load(registry.SCHEDULES[schedule.name].target)
-    options = dict(schedule.options)
+    own = schedule.source is not None
+    shape = imports.load(schedule.name if own else registry.SCHEDULES[schedule.name].target)
+    options = {"warmup": 0.0, **schedule.options}
     warmup = float(options.pop("warmup") or 0.0) * steps_per_epoch  # in steps
 
     def factor(done: int) -> float:
         rise = min(1.0, (done + 1) / warmup) if warmup > 0 else 1.0
-        return rise * float(shape(done / steps_per_epoch, epochs, **options))
+        with user_code(f"The schedule {schedule.label}") if own else nullcontext():
+            return rise * float(shape(done / steps_per_epoch, epochs, **options))
 
     return LambdaLR(optimizer, factor)

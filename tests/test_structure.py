@@ -41,7 +41,8 @@ def test_what_needs_no_torch_does_not_import_it(statement: str) -> None:
 def test_registry_and_signature_agree(family: str, name: str) -> None:
     entry = registry.FAMILIES[family][name]
     signature = inspect.signature(imports.load(entry.target)).parameters
-    for option, default in entry.options().model_dump().items():
+    for option, field in entry.options.model_fields.items():
+        default = field.default
         assert option in signature
         if signature[option].default is not inspect.Parameter.empty:
             assert signature[option].default == default, option

@@ -169,7 +169,8 @@ def labels(config: Row) -> Row:
     }
     if "script" in config:
         return {**named, **config["args"]}
-    return {**named, **{key: config.get(key, default) for key, default in ADDED_FIELDS.items()}}
+    added = {key: config.get(key, default) for key, default in ADDED_FIELDS.items()}
+    return {**named, **{key: label_of(value) if isinstance(value, dict) else value for key, value in added.items()}}
 
 
 def alpha_columns(alphas: Any) -> Row:

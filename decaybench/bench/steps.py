@@ -78,7 +78,7 @@ def _study(configs: list[RunConfig], data: Data) -> Callable[[], object]:
 
 def _loop(contender: str, config: RunConfig, data: Data) -> Callable[[], object]:
     """A loop as people write it, on tensors in memory; kernels and images lie channels_last, which is faster."""
-    model = build_model(config, data.shape, data.classes)
+    model = build_model(config, data.shape, data.outputs)
     if contender != "loop, our modules":
         _exchange(model, relu=contender == "loop, nn.ReLU")
     model = model.to(memory_format=torch.channels_last)

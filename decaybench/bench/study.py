@@ -215,7 +215,7 @@ def whole(device: torch.device, epochs: int, seeds: int = 10) -> Row:
 def operations(config: RunConfig, images: int) -> float:
     """Counts the floating-point operations of products and convolutions, forward and backward, for some images."""
     data = load(config, CPU)
-    model = build_model(config, data.shape, data.classes)
+    model = build_model(config, data.shape, data.outputs)
     with FlopCounterMode(display=False) as counter:
         x, y = data.train.x[:images], data.train.y[:images]
         torch.autograd.backward(F.cross_entropy(model(x), y))

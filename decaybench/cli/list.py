@@ -9,7 +9,7 @@ from rich.table import Table
 
 from decaybench.console import guarded
 from decaybench.errors import unknown
-from decaybench.registry import FAMILIES, RECIPES
+from decaybench.registry import EXECUTORS, FAMILIES, RECIPES
 from decaybench.registry.entry import Entry
 from decaybench.registry.recipes import Recipe
 from decaybench.registry.strategies import StrategyEntry
@@ -23,6 +23,8 @@ PLURALS = {
     "dataset": "datasets",
     "optimizer": "optimizers",
     "schedule": "schedules",
+    "loss": "losses",
+    "executor": "executors",
     "recipe": "recipes",
 }
 
@@ -39,7 +41,8 @@ def print_catalog(
         raise unknown("list", what, names)
     for family, plural in PLURALS.items():
         if what in (None, plural):
-            entries: Mapping[str, Entry | Recipe] = RECIPES if family == "recipe" else FAMILIES[family]
+            others: Mapping[str, Mapping[str, Entry | Recipe]] = {"recipe": RECIPES, "executor": EXECUTORS}
+            entries = others[family] if family in others else FAMILIES[family]
             rows = [(name, _describe(entry, detailed=what is not None)) for name, entry in entries.items()]
             _print(console, plural, rows)
     if what in (None, "studies"):
@@ -57,7 +60,7 @@ def _describe(entry: Entry | Recipe, detailed: bool) -> str:
     if isinstance(entry, Recipe):
         return entry.summary
     decays = f" [decays {entry.decays}]" if isinstance(entry, StrategyEntry) else ""
-    options = ", ".join(f"{k}={v.default}" for k, v in entry.options.model_fields.items())
+    options = ", ".join(f"{k}={'…' if v.is_required() else v.default}" for k, v in entry.options.model_fields.items())
     return entry.summary + decays + (f"\n{options}" if detailed and options else "")
 
 

@@ -111,6 +111,7 @@ def run(
     train_limit: Annotated[Many, _option("Use only so many training images; or none.", "N")] = None,
     split: Annotated[Many, _option("fixed, or seed: each seed divides the whole data set anew.")] = None,
     precision: Annotated[Many, _option("float32, tf32, bfloat16")] = None,
+    loss: Annotated[Many, _names("loss", "cross-entropy,smoothing=0.1")] = None,
     device: Annotated[str, _option("auto, cpu, cuda, cuda:1, mps")] = "auto",
     executor: Annotated[str, _option(", ".join(("auto", *EXECUTORS)))] = "auto",
     workers: Annotated[str, _option("Processes; auto is one per core, one for a script.", "N|auto")] = "auto",

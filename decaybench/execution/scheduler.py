@@ -88,7 +88,7 @@ class Scheduler:
                 self._fingerprints.setdefault(config.data_key(), finished[config.run_id])
         for config in {(c.data_key()[:-1], *_parts(c)): c for c in missing}.values():  # of one split
             data = self.data(config)
-            make_plan(config, build_model(config, data.shape, data.classes))
+            make_plan(config, build_model(config, data.shape, data.outputs, data.task))
         if unread := sorted(imports.unseen() - unseen):
             logging.getLogger(__name__).warning(
                 "Warning: %s is imported in a way that reading your code does not show, so that a change of it will "

@@ -15,6 +15,7 @@ from decaybench.registry.networks import NETWORKS
 from decaybench.registry.optimizers import OPTIMIZERS, SCHEDULES
 from decaybench.registry.recipes import RECIPES
 from decaybench.registry.strategies import STRATEGIES
+from decaybench.registry.tasks import LOSSES, TASKS
 
 # What a run is made of.
 FAMILIES: Mapping[str, Mapping[str, Entry]] = {
@@ -24,6 +25,7 @@ FAMILIES: Mapping[str, Mapping[str, Entry]] = {
     "dataset": DATASETS,
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
+    "loss": LOSSES,
 }
 
 __all__ = [
@@ -31,9 +33,11 @@ __all__ = [
     "DATASETS",
     "EXECUTORS",
     "FAMILIES",
+    "LOSSES",
     "NETWORKS",
     "OPTIMIZERS",
     "RECIPES",
     "SCHEDULES",
     "STRATEGIES",
+    "TASKS",
 ]

@@ -1,9 +1,10 @@
 """The optimizers and learning-rate schedules and their options."""
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal, Self
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import NonNegativeFloat, PositiveFloat, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from decaybench.registry.entry import Entry, Fraction, Options
 
@@ -47,6 +48,19 @@ class RMSpropOptions(OptimizerOptions):
     eps: PositiveFloat = 1e-8
 
 
+class TimmOptions(OptimizerOptions):
+    """Options of an optimizer of timm: its name there."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+
+
+@dataclass(frozen=True)
+class OptimizerEntry(Entry):
+    """An optimizer, and whether it treats each number by itself, so that replicas can share a tensor."""
+
+    elementwise: bool = True
+
+
 class ScheduleOptions(Options):
     """Options of every schedule: `warmup` in epochs."""
 
@@ -60,11 +74,16 @@ class StepOptions(ScheduleOptions):
     gamma: PositiveFloat = 0.1
 
 
-OPTIMIZERS: Mapping[str, Entry] = {
-    "sgd": Entry("momentum 0.9 unless told otherwise; decay is part of the gradient", _MODULE + "sgd", SGDOptions),
-    "adam": Entry("decay is part of the gradient", _MODULE + "adam", AdamOptions),
-    "adamw": Entry("decay is apart from the gradient", _MODULE + "adamw", AdamOptions),
-    "rmsprop": Entry("decay is part of the gradient", _MODULE + "rmsprop", RMSpropOptions),
+OPTIMIZERS: Mapping[str, OptimizerEntry] = {
+    "sgd": OptimizerEntry(
+        "momentum 0.9 unless told otherwise; decay is part of the gradient", _MODULE + "sgd", SGDOptions
+    ),
+    "adam": OptimizerEntry("decay is part of the gradient", _MODULE + "adam", AdamOptions),
+    "adamw": OptimizerEntry("decay is apart from the gradient", _MODULE + "adamw", AdamOptions),
+    "rmsprop": OptimizerEntry("decay is part of the gradient", _MODULE + "rmsprop", RMSpropOptions),
+    "timm": OptimizerEntry(
+        "any of timm's, as timm:NAME; trained one run at a time", _MODULE + "timm", TimmOptions, elementwise=False
+    ),
 }
 
 
@@ -77,6 +96,6 @@ SCHEDULES: Mapping[str, Entry] = {
 
 def default_lr(optimizer: str) -> float:
     """Returns the learning rate of an optimizer when none is given."""
-    options = OPTIMIZERS[optimizer].options
+    options = OPTIMIZERS[optimizer].options if optimizer in OPTIMIZERS else OptimizerOptions
     assert issubclass(options, OptimizerOptions)
     return options.default_lr

@@ -42,8 +42,6 @@ class Spec(BaseModel):
             UsageError: For an unknown name or option, or a value of the wrong type or range.
         """
         if imports.is_target(name):
-            if family in ("optimizer", "schedule"):
-                raise unknown(family, name, registry.FAMILIES[family])
             if not all(imports.split_target(name)):
                 raise UsageError(f"{family} {name!r}: write package.module:name or path/to/file.py:name.")
             return cls(name=name, options=_own_options(family, name, options), source=imports.source_fingerprint(name))
@@ -62,7 +60,7 @@ class Spec(BaseModel):
     def chosen(self) -> dict[str, Scalar]:
         """The options that are not defaults."""
         entry = next((family[self.name] for family in registry.FAMILIES.values() if self.name in family), None)
-        defaults = entry.options().model_dump() if entry else {}
+        defaults = {k: f.default for k, f in entry.options.model_fields.items()} if entry else {}
         return {k: v for k, v in self.options.items() if k not in defaults or defaults[k] != v}
 
     @property
@@ -119,6 +117,8 @@ def parse(family: str, value: object) -> list[Spec]:
         return [value]
     if isinstance(value, str):
         name, *pairs = (part.strip() for part in value.split(","))
+        if family == "optimizer" and name.startswith("timm:"):
+            name, pairs = "timm", [f"name={name.removeprefix('timm:')}", *pairs]
         if bad := [p for p in pairs if "=" not in p]:
             raise UsageError(f"{family} {value!r}: {bad[0]!r} is not key=value; write {name},key=value.")
         options = [_pair(family, name, p) for p in pairs]

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
 from decaybench.registry.hashing import canonical, config_digest
-from decaybench.registry.metrics import CLASSIFICATION, Direction
+from decaybench.registry.metrics import CLASSIFICATION, PARTS, Direction, kind_of
 
 SCHEMA = 2
 # Where learned functions are drawn, in units of the activation's input; the bins of its inputs lie between.
@@ -403,13 +403,17 @@ def check_history(config: Mapping[str, Any], history: Mapping[str, Any], diverge
         raise DamagedRecordError("its history holds something else than numbers")
     if "script" in config:
         return
-    if missing := METRICS.keys() - history.keys():
+    parts = {name.partition("_")[0] for name in history}
+    names = {name.partition("_")[2] for name in history} | {"loss"}
+    if missing := {f"{part}_{name}" for part in (*PARTS, *parts) for name in names} - history.keys():
         raise DamagedRecordError(f"its history lacks {min(missing)}")
     epochs = diverged or config["epochs"]
     if any(len(series) != epochs for series in history.values()):
         raise DamagedRecordError(f"its history does not have {epochs} epochs")
-    for name in METRICS:
-        if name.endswith("accuracy") and not all(x is not None and 0 <= x <= 1 for x in history[name]):
+    for name, series in history.items():
+        kind = kind_of(name)
+        is_share = kind is not None and kind.scale == "percent"
+        if is_share and not all(x is not None and 0 <= x <= 1 for x in series):
             raise DamagedRecordError(f"{name} is no fraction")
 
 

@@ -30,7 +30,7 @@ TRAINING_VERSION = 4
 
 DataKey = tuple[str, float, int | None, int | None]
 # Fields that records did not always have, with the value that all had before.
-ADDED_FIELDS = {"precision": "float32", "split": "fixed"}
+ADDED_FIELDS: dict[str, Any] = {"precision": "float32", "split": "fixed", "loss": None}
 
 
 class _Identified(BaseModel):
@@ -75,6 +75,7 @@ class RunConfig(_Identified):
     train_limit: PositiveInt | None = None
     split: Split = "fixed"
     precision: Precision = "float32"
+    loss: Spec | None = None
     training_version: int = TRAINING_VERSION
 
     @model_serializer(mode="wrap")
@@ -88,7 +89,8 @@ class RunConfig(_Identified):
 
     def specs(self) -> tuple[Spec, ...]:
         """Returns everything in it that has a name."""
-        return self.dataset, self.network, self.activation, self.strategy, self.optimizer, self.schedule
+        every = (self.dataset, self.network, self.activation, self.strategy, self.optimizer, self.schedule, self.loss)
+        return tuple(spec for spec in every if spec is not None)
 
     @property
     def name(self) -> str:

@@ -121,7 +121,7 @@ class Grid(BaseModel):
         for key, value in fields.items():
             items = value if key in whole or isinstance(value, list) else [value]
             if key in registry.FAMILIES:
-                items = [spec for item in items for spec in parse(key, item)]
+                items = [spec for item in items for spec in ([None] if item in (None, "none") else parse(key, item))]
             if key in ("clip_norm", "train_limit"):
                 items = [None if item == "none" else item for item in items]
             if any(isinstance(item, bool) for item in (items if isinstance(items, list) else [items])):
@@ -155,6 +155,7 @@ class Study(Grid):
         train_limit: Number of training examples that are used; None means all.
         split: ``fixed``, the data set's own test part; ``seed``, training and test part joined and divided anew for
             each seed, the same for all strategies.
+        loss: What is trained with; None means the loss of the data set's task.
     """
 
     dataset: list[Spec]
@@ -171,6 +172,7 @@ class Study(Grid):
     train_limit: list[PositiveInt | None] = [None]
     split: list[Split] = ["fixed"]
     precision: list[Precision] = ["float32"]
+    loss: list[Spec | None] = [None]
 
     @model_validator(mode="after")
     def _no_until_over_splits(self) -> "Study":
@@ -197,7 +199,7 @@ class Study(Grid):
 # The axes of a grid in the order in which its runs are listed.
 AXES = (
     *("dataset", "network", "activation", "strategy", "optimizer", "schedule", "weight_decay", "epochs", "batch_size"),
-    *("clip_norm", "augment", "validation", "train_limit", "split", "precision"),
+    *("clip_norm", "augment", "validation", "train_limit", "split", "precision", "loss"),
 )
 
 

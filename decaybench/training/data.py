@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,14 +10,17 @@ import torch
 from torch import Tensor
 
 from decaybench.datasets.arrays import Array, checked, resplit, split
+from decaybench.errors import UsageError
+from decaybench.registry import DATASETS, TASKS
 from decaybench.registry.build import construct
 from decaybench.study.config import RunConfig
 from decaybench.training.seeding import generator, seeded, stream_seed
+from decaybench.training.tasks import outputs
 
 
 @dataclass(frozen=True)
 class Part:
-    """Images x (N, C, H, W) in float32 and classes y (N,)."""
+    """Inputs x (N, C, H, W) in float32 and targets y (N,); or tokens (N, T) and those behind them (N, T)."""
 
     x: Tensor
     y: Tensor
@@ -25,37 +28,49 @@ class Part:
 
 @dataclass(frozen=True)
 class Data:
-    """Three parts on one device; images have mean 0 and variance 1 per channel of the training part.
+    """Three parts on one device; images, and numbers to predict, have mean 0 and variance 1 in the training part.
 
     Attributes:
-        fingerprint: A hash of the images and classes of each part, before any arithmetic.
-        source: A hash of the images and classes as they came, before they were split.
-        available: Number of training images before a limit on them.
+        outputs: Number of outputs that a network needs.
+        fingerprint: A hash of the inputs and targets of each part, before any arithmetic.
+        source: A hash of the inputs and targets as they came, before they were split.
+        available: Number of training examples before a limit on them.
+        task: What they are for.
     """
 
     train: Part
     validation: Part
     test: Part
-    classes: int
+    outputs: int
     fingerprint: str
     source: str
     available: int
+    task: str = "classification"
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """The shape of one image: C, H, W."""
-        _, c, h, w = self.train.x.shape
-        return c, h, w
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one input: C, H, W of an image, T of a sequence."""
+        return tuple(self.train.x.shape[1:])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What networks compute in."""
+        return self.train.x.dtype if self.train.x.is_floating_point() else torch.get_default_dtype()
 
 
 def load(config: RunConfig, device: torch.device) -> Data:
     """Loads, splits and normalizes the data set of a run.
 
     Raises:
-        DecaybenchError: When it is missing, damaged, or not a classification data set.
+        DecaybenchError: When it is missing, damaged, or not a data set for its task.
     """
     with seeded(0):  # what a user's own code draws without a seed of its own is the same every time
-        arrays = checked(construct("dataset", config.dataset), config.dataset.name)
+        given = construct("dataset", config.dataset)
+    if config.dataset.name in DATASETS:
+        given = replace(given, task=DATASETS[config.dataset.name].task)
+    arrays = checked(given, config.dataset.name)
+    if config.augment != "none" and (TASKS[arrays.task].tokens or arrays.train_x.shape[2:] == (1, 1)):
+        raise UsageError(f"augment = {config.augment}: {config.dataset.label} holds no images.")
     whole = {"train": (arrays.train_x, arrays.train_y), "test": (arrays.test_x, arrays.test_y)}
     source = _hash(whole)
     if config.split == "seed":
@@ -66,11 +81,30 @@ def load(config: RunConfig, device: torch.device) -> Data:
         "validation": (arrays.train_x[validation], arrays.train_y[validation]),
         "test": (arrays.test_x, arrays.test_y),
     }
-    tensors = {k: (torch.tensor(x, dtype=torch.float32), torch.tensor(y).long()) for k, (x, y) in pieces.items()}
-    std, mean = torch.std_mean(tensors["train"][0], dim=(0, 2, 3), keepdim=True)  # (1, C, 1, 1)
-    parts = {k: Part(((x - mean) / std.clamp(min=1e-6)).to(device), y.to(device)) for k, (x, y) in tensors.items()}
+    parts = {k: Part(x.to(device), y.to(device)) for k, (x, y) in _tensors(pieces, arrays.task).items()}
     available = len(arrays.train_x) - len(validation)
-    return Data(**parts, classes=arrays.classes, fingerprint=_hash(pieces), source=source, available=available)
+    return Data(
+        **parts,
+        outputs=outputs(arrays.task, arrays),
+        fingerprint=_hash(pieces),
+        source=source,
+        available=available,
+        task=arrays.task,
+    )
+
+
+def _tensors(pieces: dict[str, tuple[Array, Array]], task: str) -> dict[str, tuple[Tensor, Tensor]]:
+    """Makes the tensors of each part: images by channel, and numbers to predict, scaled by the training part."""
+    if TASKS[task].tokens:
+        return {k: (torch.tensor(x).long(), torch.tensor(y).long()) for k, (x, y) in pieces.items()}
+    images = {k: torch.tensor(x, dtype=torch.float32) for k, (x, _) in pieces.items()}
+    std, mean = torch.std_mean(images["train"], dim=(0, 2, 3), keepdim=True)  # (1, C, 1, 1)
+    scaled = {k: (x - mean) / std.clamp(min=1e-6) for k, x in images.items()}
+    if task == "classification":
+        return {k: (scaled[k], torch.tensor(y).long()) for k, (_, y) in pieces.items()}
+    targets = {k: torch.tensor(y, dtype=torch.float32) for k, (_, y) in pieces.items()}
+    std, mean = torch.std_mean(targets["train"])
+    return {k: (scaled[k], (y - mean) / std.clamp(min=1e-6)) for k, y in targets.items()}
 
 
 def _hash(pieces: dict[str, tuple[Array, Array]]) -> str:
@@ -96,7 +130,7 @@ class Batches:
         return max(1, -(-n // size) - (n % size == 1))
 
     def epoch(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields x (B, C, H, W) and y (B,) until every example was seen once.
+        """Yields x (B, …) and y (B, …) until every example was seen once.
 
         A last batch of one example is left out: batch normalization cannot take it.
         """

@@ -1,14 +1,14 @@
-"""Loss and accuracy of replicas on a part of the data, and clipping of their gradients."""
+"""Loss and metrics of replicas on a part of the data, and clipping of their gradients."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from decaybench.training.data import Part
 from decaybench.training.stacked.stack import Replicas
+from decaybench.training.tasks import Task, summed
 
 EVALUATION_BATCH = 512
 
@@ -17,34 +17,35 @@ class Evaluated(NamedTuple):
     """What R replicas make of a part of the data.
 
     Attributes:
-        loss, accuracy: The means of each replica, (R,) in float64 on the CPU.
+        means: The loss and each metric of each replica, (R,) in float64 on the CPU.
         losses: The loss of each example, (R, N).
-        correct: Whether its class was right, (R, N).
+        values: Each metric of each example, (R, N).
     """
 
-    loss: Tensor
-    accuracy: Tensor
+    means: Mapping[str, Tensor]
     losses: Tensor
-    correct: Tensor
+    values: Mapping[str, Tensor]
 
 
 @torch.no_grad()
-def evaluate(net: Replicas, part: Part, batch: int = EVALUATION_BATCH) -> Evaluated:
+def evaluate(net: Replicas, part: Part, task: Task, batch: int = EVALUATION_BATCH) -> Evaluated:
     """Evaluates every replica on a part of the data, with no gradients."""
     R = len(net.models)
     net.train(False)
     where = part.x.device if part.x.device.type != "mps" else torch.device("cpu")  # MPS has no float64
     loss = torch.zeros(R, dtype=torch.float64, device=where)
-    losses, correct = [], []
+    losses: list[Tensor] = []
+    values: dict[str, list[Tensor]] = {name: [] for name in task.metrics}
     pairs = zip(torch.split(part.x, batch), torch.split(part.y, batch), strict=True)
     for x, y in pairs:
-        out = net(x.expand(R, *x.shape))  # (R, classes, B)
-        losses.append(F.cross_entropy(out, y.expand(R, -1), reduction="none"))  # (R, B)
-        correct.append(out.argmax(1) == y)
+        out, targets = net(x.expand(R, *x.shape)), y.expand(R, *y.shape)  # (R, K, B, …), (R, B, …)
+        losses.append(task.reported(out, targets))  # (R, B)
+        for name, of_examples in task.metrics.items():
+            values[name].append(of_examples(out, targets))
         loss += losses[-1].to(where).double().sum(1)
-    right = torch.cat(correct, 1)
-    accuracy = right.sum(1).cpu().double() / len(part.y)
-    return Evaluated(loss.cpu() / len(part.y), accuracy, torch.cat(losses, 1), right)
+    whole = {name: torch.cat(found, 1) for name, found in values.items()}
+    means = {name: summed(found).cpu().double() / len(part.y) for name, found in whole.items()}
+    return Evaluated({"loss": loss.cpu() / len(part.y), **means}, torch.cat(losses, 1), whole)
 
 
 def clip_gradients(gradients: Sequence[Tensor], most: float) -> None:

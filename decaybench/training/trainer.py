@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 
 from decaybench.activations.compiled import any_size
 from decaybench.errors import DecaybenchError
 from decaybench.optimizers import lr_scheduler
 from decaybench.parameter_roles.roles import mark_by_behaviour
+from decaybench.registry import TASKS
 from decaybench.registry.user_code import failure, no_exit
 from decaybench.results.record import LARGEST_LOSS, Layer, Outcomes, Record
 from decaybench.strategies.plan import Plan, make_plan
@@ -30,6 +30,7 @@ from decaybench.training.seeding import OtherStreams, model_fingerprint, seeded,
 from decaybench.training.stacked.cohorts import capacity
 from decaybench.training.stacked.cuda_graph import RecordedStep
 from decaybench.training.stacked.stack import Replicas, SingleModel, StackedModels
+from decaybench.training.tasks import make_task, summed
 
 STATISTICS_IMAGES = 256  # validation images, on whose activations learned functions are compared
 ROLE_EXAMPLE_IMAGES = 16  # images that show what a module of unknown type in a user's own network does
@@ -96,12 +97,13 @@ class Training:
     def __init__(self, configs: Sequence[RunConfig], data: Data, stacked: bool | None = None) -> None:
         configs = sorted(configs, key=lambda c: c.cell_id)
         first, device = configs[0], data.train.x.device
-        models = [build_model(c, data.shape, data.classes).to(data.train.x.dtype) for c in configs]
+        models = [build_model(c, data.shape, data.outputs, data.task).to(data.dtype) for c in configs]
         initial = [model_fingerprint(model) for model in models]
         for model in models:
             model.to(device)
         self._data, self._first = data, first
-        self._own = any(spec.source for spec in (first.network, first.activation, first.strategy))
+        self._own = any(spec.source for spec in first.specs())
+        self._task = make_task(data.task, first.loss)
         if stacked is None:
             stacked = capacity(first, data, device) > 0
         self.stacked = stacked
@@ -109,7 +111,8 @@ class Training:
             assert len(models) == 1, "such runs train one by one"
             mark_by_behaviour(models[0], data.train.x[:ROLE_EXAMPLE_IMAGES])
         # Own networks may view their images in a way that only the usual layout allows.
-        layout = torch.contiguous_format if first.network.source or device.type != "cpu" else torch.channels_last
+        usual = first.network.source or device.type != "cpu" or data.train.x.ndim != 4
+        layout = torch.contiguous_format if usual else torch.channels_last
         self.net: Replicas = (
             StackedModels(models, first.precision) if stacked else SingleModel(models[0], first.precision, layout)
         )
@@ -142,9 +145,8 @@ class Training:
         """Starts an epoch."""
         self._start = {seed: batches.state() for seed, batches in self._batches.items()}
         self._iterators = {seed: batches.epoch() for seed, batches in self._batches.items()}
-        x = self._data.train.x
-        self._loss = torch.zeros(len(self.runs), device=x.device, dtype=x.dtype)
-        self._correct = torch.zeros(len(self.runs), device=x.device, dtype=torch.long)
+        zero = torch.zeros(len(self.runs), device=self._data.train.x.device, dtype=self._data.dtype)
+        self._loss, self._sums = zero, dict[str, Tensor]()
         self._seen = self.done = 0
         seed = stream_seed(self._first.seed, f"dropout/{self.epoch + 1}")
         self._random = torch.Generator().manual_seed(seed).get_state()
@@ -153,7 +155,7 @@ class Training:
 
     def state_dict(self) -> dict[str, Any]:
         """Returns where in the data this training is, and its sums since the epoch began."""
-        sums = {"loss": self._loss, "correct": self._correct, "seen": self._seen}
+        sums = {"loss": self._loss, "sums": self._sums, "seen": self._seen}
         streams = {"random": self._random, "others": self._others.dumps()}
         return {"epoch": self.epoch, "done": self.done, "batches": self._start, **sums, **streams}
 
@@ -168,7 +170,8 @@ class Training:
         device = self._data.train.x.device
         self.done, self._seen = place["done"], place["seen"]
         self._random, self._others = place["random"], OtherStreams.loads(place["others"])
-        self._loss, self._correct = place["loss"].to(device), place["correct"].to(device)
+        self._loss = place["loss"].to(device)
+        self._sums = {name: total.to(device) for name, total in place["sums"].items()}
 
     def _batch(self) -> tuple[Tensor, Tensor]:
         """Returns the next x (R, B, C, H, W) and y (R, B)."""
@@ -208,13 +211,14 @@ class Training:
             for s in group.schedulers:
                 s.step()
         self._loss = self._loss + loss * y.shape[1]
-        self._correct = self._correct + (out.argmax(1) == y).sum(1)
+        for name, of_examples in self._task.metrics.items():
+            self._sums[name] = self._sums.get(name, 0) + summed(of_examples(out, y))
         self._seen += y.shape[1]
 
     def _gradients(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Computes the gradients for the optimizers, and returns outputs (R, classes, B) and losses (R,)."""
+        """Computes the gradients for the optimizers, and returns outputs (R, K, B, …) and losses (R,)."""
         out = self.net(x)
-        loss = F.cross_entropy(out, y, reduction="none").mean(1)
+        loss = self._task.loss(out, y).mean(1)
         self.net.zero_grad()
         loss.sum().backward()  # type: ignore[no-untyped-call]
         self.net.distribute_gradients()
@@ -230,16 +234,14 @@ class Training:
         # On a GPU a stack was cut to fit the memory with training's batches.
         stacked_there = isinstance(self.net, StackedModels) and self._data.train.x.is_cuda
         batch = self._first.batch_size if stacked_there else EVALUATION_BATCH
-        parts = {"train": (self._loss.cpu().double() / self._seen, self._correct.cpu().double() / self._seen)}
-        validation = evaluate(self.net, self._data.validation, batch)
-        self._tested = evaluate(self.net, self._data.test, batch)
-        parts |= {"validation": validation[:2], "test": self._tested[:2]}
+        trained = {
+            name: total.cpu().double() / self._seen for name, total in {"loss": self._loss, **self._sums}.items()
+        }
+        self._tested = evaluate(self.net, self._data.test, self._task, batch)
+        validation = evaluate(self.net, self._data.validation, self._task, batch)
+        parts = {"train": trained, "validation": validation.means, "test": self._tested.means}
         return [
-            {
-                f"{name}_{what}": float(pair[i][r])
-                for name, pair in parts.items()
-                for i, what in enumerate(("loss", "accuracy"))
-            }
+            {f"{part}_{name}": float(values[r]) for part, means in parts.items() for name, values in means.items()}
             for r in range(len(self.runs))
         ]
 
@@ -277,14 +279,16 @@ class Training:
             diverged=last.number if last.diverged else None,
             history={key: [_json(e.scores[key]) for e in run.history] for key in last.scores},
             layers=self._layers(run),
+            metrics=TASKS[self._task.name].recorded,
             outcomes={} if last.diverged else self._outcomes(self.runs.index(run)),
         )
 
     def _outcomes(self, row: int) -> Outcomes:
         """Returns what a run made of each test example after its last epoch."""
         losses = self._tested.losses[row].float().clamp(max=LARGEST_LOSS)
-        correct = self._tested.correct[row].cpu().numpy()
-        return {"test_accuracy": correct, "test_loss": losses.cpu().numpy().astype(np.float16)}
+        values = {f"test_{name}": found[row].cpu() for name, found in self._tested.values.items()}
+        exact = {k: v.numpy() if v.dtype == torch.bool else v.float().numpy() for k, v in values.items()}
+        return {**exact, "test_loss": losses.cpu().numpy().astype(np.float16)}
 
     def _layers(self, run: Run) -> tuple[Layer, ...]:
         with seeded(stream_seed(run.config.seed, "statistics")):  # a user's own network may draw in forward

@@ -78,7 +78,7 @@ def test_a_record_holds_the_parameters_as_they_were_and_became() -> None:
     config = one(activation="prelu,init=0.4", strategy="no-decay", weight_decay=0.0, lr=1e-30)
     data = load(config, CPU)
     _, record = finish(config, data)
-    model = build_model(config, data.shape, data.classes)
+    model = build_model(config, data.shape, data.outputs)
     s, (first, second) = data.validation.x.flatten(1), [m for m in model if isinstance(m, nn.Linear)][:2]
     for linear, layer in zip((first, second), record.layers, strict=True):
         s = linear(s).detach()
@@ -138,7 +138,7 @@ def test_a_loss_that_float16_cannot_hold_is_its_largest_number() -> None:
 
 def test_evaluate_against_a_loop() -> None:
     data = load(one(), CPU)
-    model = build_model(one(network="mlp,dropout=0.9"), data.shape, data.classes).eval()
+    model = build_model(one(network="mlp,dropout=0.9"), data.shape, data.outputs).eval()
     losses, hits = [], 0
     for x, y in zip(data.test.x, data.test.y, strict=True):
         p = model(x[None]).detach().double().softmax(1)[0]
@@ -155,7 +155,7 @@ def test_clipping_is_joint_over_all_optimizers() -> None:
     norms = []
     for strategy in ("exclude-alpha", "two-optimizers"):
         config = one(strategy=strategy, optimizer="sgd,momentum=0", lr=1.0, clip_norm=0.05, batch_size=1000)
-        before = build_model(config, data.shape, data.classes)
+        before = build_model(config, data.shape, data.outputs)
         training = Training([config.model_copy(update={"weight_decay": 0.0})], data)
         training.advance()
         moved = [a - b for a, b in zip(training.net.models[0].parameters(), before.parameters(), strict=True)]
@@ -268,7 +268,7 @@ def test_an_activation_that_a_network_brings_along_is_found_by_what_it_does(tmp_
     (tmp_path / "own.py").write_text(OWN)
     config = one(network="own.py:net", activation="relu", strategy="exclude-alpha")
     data = load(config, CPU)
-    model = build_model(config, data.shape, data.classes)
+    model = build_model(config, data.shape, data.outputs)
     mark_by_behaviour(model, data.train.x[:16])
     assert strategy_setup(config, model).alphas == {"2.frequency"}
     before = torch.get_rng_state()

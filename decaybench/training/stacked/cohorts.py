@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from decaybench.registry import OPTIMIZERS
 from decaybench.registry.hashing import digest
 from decaybench.study.config import RunConfig
 from decaybench.training.data import Data
@@ -23,10 +24,17 @@ FREE_FIELDS = {"strategy", "weight_decay", "lr", "optimizer", "schedule", "seed"
 
 def cohort_key(config: RunConfig) -> str:
     """Returns a key that runs share if they can train together."""
-    own_data = {"seed"} if config.split == "seed" else set()
-    shared = config.model_dump(exclude=FREE_FIELDS - own_data)
+    fixed = {"seed"} if config.split == "seed" else set[str]()
+    fixed |= set() if _is_elementwise(config) else {"optimizer"}
+    shared = config.model_dump(exclude=FREE_FIELDS - fixed)
     shared["activation"]["options"].pop("init", None)
     return digest(shared)
+
+
+def _is_elementwise(config: RunConfig) -> bool:
+    """Tells whether the optimizer treats each number by itself, so that replicas can share a tensor."""
+    entry = OPTIMIZERS.get(config.optimizer.name)
+    return entry is not None and entry.elementwise
 
 
 def capacity(config: RunConfig, data: Data, device: torch.device, sharing: int = 1) -> int:
@@ -38,10 +46,12 @@ def capacity(config: RunConfig, data: Data, device: torch.device, sharing: int =
         device: Where it will be trained. For a GPU that this machine does not have, the CPU's rule is taken.
         sharing: How many jobs share the memory of that device, if it is a GPU.
     """
-    if any(spec.source for spec in (config.network, config.activation, config.strategy)):
+    if any(spec.source for spec in config.specs() if spec is not config.dataset) or data.train.x.ndim != 4:
+        return 0
+    if not _is_elementwise(config):
         return 0
     batch = min(config.batch_size, len(data.train.y))
-    bytes_each = _bytes(config, data.shape, data.classes, batch)
+    bytes_each = _bytes(config, data.shape, data.outputs, batch)
     if not bytes_each:
         return 0
     if device.type == "cuda" and torch.cuda.is_available():  # it may be one of a cluster's, and not here
@@ -51,19 +61,19 @@ def capacity(config: RunConfig, data: Data, device: torch.device, sharing: int =
     return max(1, min(MAX_REPLICAS_CPU, CPU_BYTES // bytes_each))
 
 
-def _bytes(config: RunConfig, shape: tuple[int, int, int], classes: int, batch: int) -> int:
+def _bytes(config: RunConfig, shape: tuple[int, ...], outputs: int, batch: int) -> int:
     """Returns the bytes that one step of one replica keeps in memory; 0 for a network that cannot be stacked."""
-    where = (cohort_key(config), shape, classes, batch)
+    where = (cohort_key(config), shape, outputs, batch)
     if where not in _known:
-        _known[where] = _measured(config, shape, classes, batch)
+        _known[where] = _measured(config, shape, outputs, batch)
     return _known[where]
 
 
 _known: dict[tuple[Any, ...], int] = {}
 
 
-def _measured(config: RunConfig, shape: tuple[int, int, int], classes: int, batch: int) -> int:
-    model = build_model(config, shape, classes)
+def _measured(config: RunConfig, shape: tuple[int, ...], outputs: int, batch: int) -> int:
+    model = build_model(config, shape, outputs)
     if not stackable(config, model):
         return 0
     net, kept = StackedModels([model]), 0

@@ -28,7 +28,7 @@ class Replicas(Protocol):
     models: list[nn.Module]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Computes the outputs (R, classes, B) for x (R, B, C, H, W)."""
+        """Computes the outputs (R, K, B) for x (R, B, C, H, W); (R, K, B, T) for tokens x (R, B, T)."""
 
     def cell(self, rows: slice) -> dict[str, Parameter]:
         """Returns the trainable parameters of some replicas by name, to be given to one optimizer."""
@@ -67,8 +67,9 @@ class SingleModel:
 
     def __call__(self, x: Tensor) -> Tensor:
         with lowered(self._precision, x.device):
-            out: Tensor = self.models[0](x[0].contiguous(memory_format=self._layout))  # (B, classes)
-        return out.T[None].to(x.dtype)
+            out: Tensor = self.models[0](x[0].contiguous(memory_format=self._layout))  # (B, K, …)
+        kind = x.dtype if x.is_floating_point() else next(self.models[0].parameters()).dtype
+        return out.transpose(0, 1)[None].to(kind)
 
     def cell(self, rows: slice) -> dict[str, Parameter]:
         return {name: p for name, p in self.models[0].named_parameters() if p.requires_grad}
