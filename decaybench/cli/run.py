@@ -20,6 +20,7 @@ from decaybench.cli.live import Live
 from decaybench.cli.options import parse_pair
 from decaybench.cli.output import write_report
 from decaybench.cli.study_folder import check_folder, check_own_data, confirm_fresh, take_over
+from decaybench.cli.tensorboard import Board
 from decaybench.console import INTERRUPTED, check_choice, check_device, guarded, say
 from decaybench.errors import DecaybenchError, UsageError
 from decaybench.execution.processes import start_forkserver
@@ -127,6 +128,10 @@ def run(
     results: Annotated[Path, _option("Folder of all studies.", "DIR")] = Path("results"),
     name: Annotated[str | None, _option("Folder of this study in it.")] = None,
     data_dir: Annotated[Path | None, _option("Where data sets are, or are downloaded to.", "DIR")] = None,
+    keep_weights: Annotated[
+        bool, typer.Option("--keep-weights", help="Write the weights of each run, too (safetensors).")
+    ] = False,
+    tensorboard: Annotated[Path | None, _option("Write what epochs give for TensorBoard, too.", "DIR")] = None,
     fail_fast: Annotated[
         bool, typer.Option("--fail-fast", help="End the study with the first run that fails.")
     ] = False,
@@ -261,8 +266,11 @@ def _compute(plan: RunPlan) -> bool:
             folder.sweep()
             folder.write_study(to_toml(asked))
             live.begin()
+            board = None if plan.machine["tensorboard"] is None else Board(plan.machine["tensorboard"])
             for event in study.run(missing) if asked.until is None else _until(study, plan, asked.until):
                 live.on(event)
+                if board is not None:
+                    board.on(event)
                 if event.failed is not None and plan.fail_fast:
                     raise DecaybenchError(
                         "--fail-fast: the study ends with the first run that failed; the others wait."
@@ -293,7 +301,7 @@ def _engine(plan: RunPlan) -> Engine:
     from decaybench.execution.options import ExecutionOptions
     from decaybench.execution.scheduler import make_scheduler
 
-    names = ("device", "executor", "workers", "checkpoint_every", "patience", "ray_address", "ray_gpus")
+    names = ("device", "executor", "workers", "checkpoint_every", "patience", "ray_address", "ray_gpus", "keep_weights")
     options = ExecutionOptions(**{name: plan.machine[name] for name in names})
     return make_scheduler(plan.folder, options, plan.missing, plan.runs)  # type: ignore[arg-type,return-value]
 

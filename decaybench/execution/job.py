@@ -4,7 +4,7 @@ import gc
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -49,6 +49,7 @@ class Job:
         checkpoint_seconds: Seconds between two checkpoints.
         data_fingerprint: Fingerprint of the data that was planned.
         sources: Contents of the user's own files that the runs need; imports use these.
+        keep_weights: Whether the weights of finished runs are sent, too.
     """
 
     configs: tuple[RunConfig, ...]
@@ -57,6 +58,7 @@ class Job:
     checkpoint_seconds: float = 60.0
     data_fingerprint: str | None = None
     sources: imports.Sources = field(default_factory=dict)
+    keep_weights: bool = False
 
     @property
     def id(self) -> str:
@@ -73,6 +75,7 @@ class Message:
         worker: Name of the worker.
         epochs: Epochs of its runs that ended.
         records: Records of runs that are finished, with provenance.
+        weights: Their weights as the content of a safetensors file, by run id, where they are kept.
         saved: A checkpoint of the job.
         ended: Whether the job is done or cannot go on.
         failure: Why it cannot go on.
@@ -84,6 +87,7 @@ class Message:
     worker: str = ""
     epochs: tuple[Epoch, ...] = ()
     records: tuple[Record, ...] = ()
+    weights: Mapping[str, bytes] = field(default_factory=dict)
     saved: bytes | None = None
     ended: bool = False
     failure: Failure | None = None
@@ -193,7 +197,8 @@ def _train(job: Job, data: Data, worker: str) -> Iterator[Message]:
             state, saved = checkpoint.save(training, about, before + now - start), now
         if events or state is not None or now - sign > HEARTBEAT_SECONDS:
             epochs = tuple(event for event in events if isinstance(event, Epoch))
-            yield Message(job.id, worker, epochs, records, state)
+            kept = {event.config.run_id: training.weights(event.config) for event in done} if job.keep_weights else {}
+            yield Message(job.id, worker, epochs, records, kept, state)
             sign = now
 
 

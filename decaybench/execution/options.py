@@ -25,6 +25,7 @@ class ExecutionOptions:
         patience: Seconds without a message after which a worker counts as hung.
         ray_address: Address of the Ray cluster.
         ray_gpus: Number of GPUs for each job on it.
+        keep_weights: Whether the weights of finished runs are written, too.
     """
 
     device: str = "auto"
@@ -34,6 +35,7 @@ class ExecutionOptions:
     patience: float = PATIENCE_SECONDS
     ray_address: str = "auto"
     ray_gpus: float = 0.0
+    keep_weights: bool = False
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ class Scheduler:
         jobs_per_gpu: Number of jobs that share a GPU.
         asked: All runs of the study; checkpoints of others are not touched.
         sources: Contents of the user's own files that the runs need.
+        keep_weights: Whether the weights of finished runs are written, too.
     """
 
     executor: Executor
@@ -48,6 +49,7 @@ class Scheduler:
     jobs_per_gpu: int = 1
     asked: Sequence[RunConfig] = ()
     sources: dict[str, bytes] = field(default_factory=dict)
+    keep_weights: bool = False
     _fingerprints: dict[DataKey, str] = field(default_factory=dict)
     _data: dict[DataKey, Data] = field(default_factory=dict)
     _tries: Counter[tuple[str, int]] = field(default_factory=Counter)
@@ -138,12 +140,16 @@ class Scheduler:
     def _job(self, configs: Sequence[RunConfig], saved: bytes | None = None) -> Job:
         data, first = self.data(configs[0]), configs[0]
         stacked = self._capacity(first) > 0
-        return Job(tuple(configs), stacked, saved, self.checkpoint_seconds, data.fingerprint, self.sources)
+        return Job(
+            tuple(configs), stacked, saved, self.checkpoint_seconds, data.fingerprint, self.sources, self.keep_weights
+        )
 
     def _receive(self, message: Message, jobs: Jobs) -> Iterator[Event]:
         job = jobs.taken(message.job_id)
         if message.saved is not None:
             self.folder.write_checkpoint(job.id, message.saved)
+        for run_id, content in message.weights.items():
+            self.folder.write_weights(run_id, content)
         for record in message.records:
             self.folder.write(record)
         yield Event(message.worker, job.configs, message.epochs, message.records, ended=message.ended)
@@ -228,4 +234,5 @@ def make_scheduler(
         checkpoint_seconds=options.checkpoint_every,
         jobs_per_gpu=placed.jobs_per_gpu,
         asked=asked,
+        keep_weights=options.keep_weights,
     )

@@ -143,6 +143,14 @@ class StudyFolder:
         """
         self._write(self._record(record.run_id), dumps(record))
 
+    def write_weights(self, run_id: str, content: bytes) -> None:
+        """Writes the weights of a run to ``weights/RUN_ID.safetensors``.
+
+        Raises:
+            DecaybenchError: When the folder cannot be written.
+        """
+        self._write(self.path / "weights" / f"{run_id}.safetensors", content)
+
     def write_checkpoint(self, name: str, content: bytes) -> None:
         """Writes a checkpoint, with its digest in front.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -199,6 +200,12 @@ class Training:
         if not self.finished:
             self._begin()
         return events
+
+    def weights(self, config: RunConfig) -> bytes:
+        """Returns the parameters and buffers of a run as the content of a safetensors file."""
+        row = next(i for i, run in enumerate(self.runs) if run.config is config)
+        state = self.net.models[row].state_dict()
+        return save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()})
 
     def _step(self, x: Tensor, y: Tensor) -> None:
         self.net.train(True)
