@@ -22,6 +22,7 @@ from decaybench.analysis.pairs import (
 )
 from decaybench.analysis.questions import questions
 from decaybench.analysis.statistics import Estimate, correlation, crossed, over_seeds, over_splits, paired_win_rate
+from decaybench.errors import UsageError
 from decaybench.registry.hashing import config_digest
 from decaybench.registry.metrics import Metric, reported
 
@@ -105,6 +106,8 @@ def summarize(runs: pd.DataFrame, settings: ComparisonSettings | None = None) ->
     """
     settings = settings or ComparisonSettings()
     metrics = settings.metrics or reported(recorded_metrics(runs))
+    if not metrics and len(runs):
+        raise UsageError("Nothing says in which direction a metric is better; name one: --metric NAME:max.")
     runs, notes = _one_version(runs)
     found = cells(runs)
     varying = [

@@ -141,6 +141,12 @@ def recorded_metrics(runs: pd.DataFrame) -> dict[str, Direction]:
     return found
 
 
+def recorded_columns(runs: pd.DataFrame) -> list[str]:
+    """Returns the names of everything that runs recorded, with a direction or without."""
+    apart = {*_NOT_METRICS, "watched", "data_key"}
+    return [str(name) for name in runs.columns if name not in apart and not str(name).endswith("_fingerprint")]
+
+
 def _data_keys(runs: pd.DataFrame) -> pd.Series:
     """Names the data of each run: by the source's fingerprint where it is known, otherwise by that of the split."""
     known = runs.dropna(subset=["source_fingerprint"]).set_index("data_fingerprint")["source_fingerprint"]

@@ -10,7 +10,7 @@ import pandas as pd
 import typer
 
 from decaybench.analysis.comparison import ComparisonSettings, summarize
-from decaybench.analysis.frame import config_of, recorded_metrics, runs_frame
+from decaybench.analysis.frame import config_of, recorded_columns, recorded_metrics, runs_frame
 from decaybench.analysis.stopping import next_runs
 from decaybench.cli.output import write_report
 from decaybench.console import check_choice, guarded, say
@@ -172,7 +172,13 @@ def _more(folder: StudyFolder, before: int, detail: Detail) -> Loaded:
 def _settings(fields: Mapping[str, Any], wanted: Wanted, runs: pd.DataFrame) -> ComparisonSettings:
     """Returns how to compare; intervals are anytime-valid where seeds were added until they were narrow."""
     recorded, asked = recorded_metrics(runs), fields.get("metric", [])
-    metrics = named(wanted.metric or ([asked] if isinstance(asked, str) else asked), recorded) or reported(recorded)
+    names = wanted.metric or ([asked] if isinstance(asked, str) else asked)
+    metrics = named(names, recorded, recorded_columns(runs)) or reported(recorded)
+    if not metrics:
+        there = ", ".join(recorded_columns(runs))
+        raise UsageError(
+            f"Nothing says in which direction a metric is better; name one: --metric NAME:max (of {there})."
+        )
     if wanted.margin is not None:
         share = wanted.margin if metrics[0].scale == "plain" else wanted.margin / 100
         metrics = (replace(metrics[0], margin=share), *metrics[1:])

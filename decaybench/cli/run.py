@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 import typer
 
 from decaybench.analysis.comparison import ComparisonSettings, summarize
-from decaybench.analysis.frame import recorded_metrics, runs_frame
+from decaybench.analysis.frame import recorded_columns, recorded_metrics, runs_frame
 from decaybench.analysis.stopping import next_runs
 from decaybench.cli.interrupt import EXIT, InterruptHandler
 from decaybench.cli.live import Live
@@ -212,7 +212,7 @@ def _report(plan: RunPlan, ids: set[str]) -> bool:
     for problem in found.problems:
         say(f"Warning: {problem}")
     frame = runs_frame(found)
-    metrics = named(asked.metric, recorded_metrics(frame)) or None
+    metrics = named(asked.metric, recorded_metrics(frame), recorded_columns(frame)) or None
     settings = ComparisonSettings(BASELINE, metrics, anytime=asked.until is not None, primary=asked.primary)
     write_report(Report(summarize(frame, settings), settings, name=asked.name))
     say(f"More: decaybench report {shlex.quote(str(folder.path))} --layers")

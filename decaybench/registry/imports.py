@@ -110,7 +110,9 @@ def script_files(line: str) -> Sources:
         if (before == "-m" and _origin(word)) or (word.endswith(".py") and path.is_file()):
             found |= source_files(f"{word}:main")
         elif path.is_file() and path.stat().st_size <= SMALL_FILE and is_own(path.resolve()):
-            found[str(path.resolve())] = _read(path, line)
+            content = _read(path, line)
+            if b"\0" not in content:  # no program
+                found[str(path.resolve())] = content
     if not found:
         raise UsageError(
             f"script {line!r}: no word of it is a file in {Path.cwd()}, or a module behind -m; write it as you would "

@@ -6,7 +6,7 @@ kind. A new kind is one entry here. Metrics of other names need a direction, ``n
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -172,22 +172,24 @@ def reported(recorded: Mapping[str, Direction]) -> tuple[Metric, ...]:
     return tuple(metric(name, recorded[name]) for name in ordered)
 
 
-def named(names: Iterable[str], recorded: Mapping[str, Direction]) -> tuple[Metric, ...]:
+def named(names: Iterable[str], recorded: Mapping[str, Direction], columns: Collection[str] = ()) -> tuple[Metric, ...]:
     """Makes the metrics that were asked for.
 
     Args:
         names: As `metric` takes them.
-        recorded: The direction of each metric that runs recorded, where a name has none.
+        recorded: The direction of each metric that runs recorded with one.
+        columns: Everything that runs recorded; empty means that it is not known.
 
     Raises:
-        UsageError: When one was never recorded.
+        UsageError: When one was never recorded, or nothing says in which direction it is better.
     """
     found = []
     for text in names:
         name, colon, way = text.partition(":")
         name = name if name in recorded or f"test_{name}" not in recorded else f"test_{name}"
-        if recorded and name not in recorded:
-            raise UsageError(f"metric {name!r}: no run recorded it; recorded are {', '.join(recorded)}.")
+        if columns and name not in columns:
+            there = [one for one in columns if one in recorded or kind_of(one)] or list(columns)
+            raise UsageError(f"metric {name!r}: no run recorded it; recorded are {', '.join(there)}.")
         found.append(metric(name + colon + way, recorded.get(name)))
     return tuple(found)
 

@@ -180,6 +180,14 @@ class Study(Grid):
             raise UsageError("until needs split = fixed: seeds whose splits overlap are not independent.")
         return self
 
+    @property
+    def differences_in(self) -> Metric:
+        """What ``until`` is about: the first metric, or what the data set's task records first."""
+        if self.metric:
+            return metric(self.metric[0])
+        entry = registry.DATASETS.get(self.dataset[0].name)
+        return TESTED[0] if entry is None else metric(f"test_{registry.TASKS[entry.task].metrics[0]}")
+
     def runs(self) -> list[RunConfig]:
         """Lists the runs without repetitions, seed by seed so that an interrupted study is balanced."""
         axes: dict[str, list[Any]] = {key: getattr(self, key) for key in AXES}
@@ -216,6 +224,12 @@ class ScriptStudy(Grid):
     launcher: str = ""
     args: dict[str, list[Scalar]] = {}
 
+    @model_validator(mode="after")
+    def _until_names_a_metric(self) -> Self:
+        if self.until is not None and not self.metric:
+            raise UsageError("until needs a metric (--metric NAME), whose differences are to be known so well.")
+        return self
+
     @field_validator("script", "launcher")
     @classmethod
     def _words(cls, line: str) -> str:
@@ -247,8 +261,9 @@ class ScriptStudy(Grid):
         self._check_size(
             len(self.strategy) * len(self.weight_decay) * math.prod(map(len, self.args.values())) * self.seeds
         )
-        source, unique = script_fingerprint(self.script), dict[str, ScriptConfig]()
+        unique: dict[str, ScriptConfig] = {}
         script = self.script if not self.launcher else f"{self.launcher} {_without_interpreter(self.script)}"
+        source = script_fingerprint(script)
         for seed in range(self.seeds):
             for values in itertools.product(*self.args.values()):
                 for strategy, decay in itertools.product(self.strategy, self.weight_decay):

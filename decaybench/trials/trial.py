@@ -305,11 +305,9 @@ class Trial:
             "optimizers": kinds,
             "processes": int(os.environ.get("WORLD_SIZE", 1)),
         }
-        directions = dict(m.partition(":")[::2] for m in self._task.metrics) if self._task else {}
-        found = {
-            name: metric(f"{name}:{directions[name]}" if directions.get(name) else name, "lower").direction
-            for name in self._values
-        }
+        named = {text.partition(":")[0]: text for text in (self._task.metrics if self._task is not None else ())}
+        known = [named.get(name, name) for name in self._values if name in named or kind_of(name) is not None]
+        found = {one.name: one.direction for one in map(metric, known)}
         layers = self._statistics.described(self._inputs) if self._statistics is not None else ()
         return Record(
             run_id=config.run_id,
@@ -373,7 +371,7 @@ class Trial:
         if math.isfinite(mean):
             self._outcomes[name] = array.astype(kind)
         said = given.setdefault(name, mean)
-        if not math.isclose(float(said), mean, rel_tol=1e-3, abs_tol=1e-6):
+        if math.isfinite(mean) and not math.isclose(float(said), mean, rel_tol=1e-3, abs_tol=1e-6):
             self._fail(
                 f"trial.finish: {name} is {float(said):.6g}, but the mean of its examples is {mean:.6g}; intervals "
                 "need one of the two to be the other."
