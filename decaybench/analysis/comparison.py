@@ -120,8 +120,8 @@ def summarize(runs: pd.DataFrame, settings: ComparisonSettings | None = None) ->
         for cell, compared in zip(found[part], _compared(found[part], metrics, settings, notes), strict=True):
             row = {**_row(cell, metrics, settings, notes), **_columns(compared)}
             rows.append({key: row.get(key) for key in columns(metrics)} | {k: cell.config.get(k) for k in varying})
-    several = len({cell.config["strategy"] for cell in found}) > 1
-    if several and not any(is_called(cell, settings.baseline) for cell in found):
+    watched = "watched" in runs and runs["watched"].notna().any()
+    if found and not watched and not any(is_called(cell, settings.baseline) for cell in found):
         notes.append(f"no difference is shown, since no run has the strategy {settings.baseline}.")
     if settings.anytime and settings.primary:
         notes.append("a primary contrast means nothing with --until: all that was watched is corrected together.")

@@ -95,6 +95,11 @@ def _strategies(runs: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys([*(config["strategy"]["name"] for config in configs), *STRATEGIES]))
 
 
+def _is_shown(wanted: "Wanted", names: Sequence[str]) -> bool:
+    """Tells whether the primary contrast names a strategy of the runs."""
+    return any(name in names for name in ((wanted.primary or ""), (wanted.primary or "").rpartition(":")[0]))
+
+
 def _check_strategy(name: str, names: Sequence[str]) -> None:
     if name.split(",")[0] not in names and not is_target(name):
         raise unknown("strategy", name, names)
@@ -130,8 +135,8 @@ def _write(
     names = _strategies(runs_frame(loaded))
     if wanted.baseline is not None:
         _check_strategy(wanted.baseline, names)
-    if wanted.primary is not None and wanted.primary.partition(":")[0] not in names:
-        check_primary(wanted.primary)
+    if wanted.primary is not None and (wanted.primary.partition(":")[0] in STRATEGIES or not _is_shown(wanted, names)):
+        check_primary(wanted.primary, recorded_columns(runs_frame(loaded)))
     runs, note = (runs_frame(loaded), "") if everything else _asked(folder, runs_frame(loaded))
     settings = _settings(fields, wanted, runs)
     summary = summarize(runs, settings)

@@ -377,6 +377,9 @@ def _record(body: dict[str, Any], protected: bool) -> Record:
         raise DamagedRecordError("its fingerprints are missing")
     if config.get("split") == "seed" and not body["provenance"].get("examples", {}).keys() >= {"available", "test"}:
         raise DamagedRecordError("the sizes of its own split are missing")
+    metrics = body.get("metrics") or METRICS
+    if missing := metrics.keys() - history.keys():
+        raise DamagedRecordError(f"its history lacks {min(missing)}")
     epochs = None if "script" in config else len(next(iter(history.values())))
     return Record(
         run_id=body["run_id"],
@@ -386,7 +389,7 @@ def _record(body: dict[str, Any], protected: bool) -> Record:
         history=history,
         layers=tuple(_layer(layer, epochs) for layer in body["layers"]),
         provenance=body["provenance"],
-        metrics=body.get("metrics") or METRICS,
+        metrics=metrics,
         outcomes=_outcomes(body.get("outcomes")),
         protected=protected and body.get("protected") is not False,
         extra={key: value for key, value in body.items() if key not in KNOWN},
@@ -403,9 +406,7 @@ def check_history(config: Mapping[str, Any], history: Mapping[str, Any], diverge
         raise DamagedRecordError("its history holds something else than numbers")
     if "script" in config:
         return
-    parts = {name.partition("_")[0] for name in history}
-    names = {name.partition("_")[2] for name in history} | {"loss"}
-    if missing := {f"{part}_{name}" for part in (*PARTS, *parts) for name in names} - history.keys():
+    if missing := {f"{part}_loss" for part in PARTS} - history.keys():
         raise DamagedRecordError(f"its history lacks {min(missing)}")
     epochs = diverged or config["epochs"]
     if any(len(series) != epochs for series in history.values()):

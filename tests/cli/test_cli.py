@@ -21,6 +21,8 @@ TINY = ["--dataset", "synthetic,samples=200", "--network", "mlp,width=16", "--ep
 TINY += ["--executor", "inline", "--weight-decay", "0.002"]
 TINY += ["--activation", "prelu", "--strategy", "decay-all", "--strategy", "exclude-alpha", "--name", "t"]
 
+FIRST_LOOK = str(REPOSITORY / "results" / "first-look")
+
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -136,7 +138,7 @@ def test_a_study_goes_on_after_a_run_that_diverges(here: Path) -> None:
     [
         (["run", "--strategy", "exclude-alfa"], 2, "did you mean 'exclude-alpha'"),
         (["run", "--primary", "exclude-alfa:loss"], 2, "did you mean 'exclude-alpha'"),
-        (["report", "--primary", "exclude-alpha:lss"], 2, "behind the strategy stands a metric"),
+        (["report", FIRST_LOOK, "--primary", "exclude-alpha:lss"], 2, "behind the strategy stands a metric"),
         (["run", "digit"], 2, "did you mean 'digits'"),
         (["run", "--lr", "fast"], 2, "lr = 'fast': input should be a valid number"),
         (["run", "--epochs", "0"], 2, "epochs = '0': input should be greater than 0"),
@@ -175,9 +177,9 @@ def test_a_study_goes_on_after_a_run_that_diverges(here: Path) -> None:
             2,
             "dataset broken2.py:fails fails at broken2.py:7: ValueError: no such luck.",
         ),
-        (["run", "--network", "broken2.py:crashes"], 2, "given two images of (1, 8, 8), fails: RuntimeError"),
+        (["run", "--network", "broken2.py:crashes"], 2, "given two inputs of (1, 8, 8), fails: RuntimeError"),
         (["run", "--strategy", "broken2.py:gg"], 2, "The strategy broken2.py:gg takes ()"),
-        (["report", "--baseline", "decay-al"], 2, "did you mean 'decay-all'"),
+        (["report", FIRST_LOOK, "--baseline", "decay-al"], 2, "did you mean 'decay-all'"),
         (["report", "nowhere"], 2, "nowhere is no study folder"),
         (["report", "--format", "xml"], 2, "Unknown value of --format 'xml'"),
         (["runn"], 2, "No such command"),

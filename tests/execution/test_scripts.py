@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from decaybench.study.study import ScriptStudy, read_study, to_toml
 from helpers import REPOSITORY
 
 # What a trial does, without torch, which takes seconds to import: the record of the run, whole and at once.
-HEAD = '''
+HEAD = """
 import json, os, sys, time
 task = json.load(open(os.environ.pop("DECAYBENCH_TRIAL")))  # so that decaybench seeds no torch
 folder, seed = task["folder"], task["config"]["seed"]
@@ -44,7 +43,7 @@ def finish(value):
     record = Record(config.run_id, config.model_dump(), {"initial": f"{seed:016x}"}, None, {"loss": [value]},
                     metrics={"loss": "lower"})
     open(folder + "/outcome.json", "wb").write(dumps(record))
-'''
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -95,9 +94,7 @@ def test_options_and_placeholders_become_words_of_the_command() -> None:
         seeds=1,
     )
     _, folder = run(asked)
-    found = {
-        c.args["fast"]: json.loads((folder.path / "output" / f"{c.run_id}.txt").read_text()) for c in asked.runs()
-    }
+    found = {c.args["fast"]: json.loads((folder.path / "output" / f"{c.run_id}.txt").read_text()) for c in asked.runs()}
     common = ["--seed", "0", "--name", "decay-all-0.1", "--size", "small big"]
     assert found == {True: [*common, "--fast", "--lr", "0.1"], False: [*common, "--lr", "0.1"]}
 
@@ -138,7 +135,9 @@ def test_seeds_that_give_the_same_numbers_from_the_same_start_are_no_repetitions
     asked = study("begin()\nseed = 7\nfinish(1.0)", seeds=3)
     events, folder = run(asked)
     assert len(troubles(events)) == 2
-    assert all("it gave exactly the numbers of seed 0: the script sets a seed of its own" in t for t in troubles(events))
+    assert all(
+        "it gave exactly the numbers of seed 0: the script sets a seed of its own" in t for t in troubles(events)
+    )
     assert folder.count() == 1
     again, _ = run(asked)  # also when seed 0 was finished by an earlier study
     assert all("seed 0" in t for t in troubles(again))
@@ -203,7 +202,8 @@ def until(condition: Any, seconds: float = 30.0) -> Any:
 
 def test_a_time_limit_ends_what_the_script_has_started_too(tmp_path: Path) -> None:
     marker = f"marker-{os.getpid()}-{tmp_path.name}"
-    body = f"import subprocess\nbegin()\nsubprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)', '{marker}'])"
+    child = f"[sys.executable, '-c', 'import time; time.sleep(99)', '{marker}']"
+    body = f"import subprocess\nbegin()\nsubprocess.Popen({child})"
     run(study(body + "\ntime.sleep(99)", seeds=1), time_limit=2.0)
     until(lambda: not processes_with(marker))
 
@@ -304,14 +304,6 @@ def test_gpus_are_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen == {"3,5", "6,7"}
 
 
-@pytest.fixture
-def cluster() -> Iterator[None]:
-    ray = pytest.importorskip("ray")
-    ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
-    yield
-    ray.shutdown()
-
-
 def config_of(asked: ScriptStudy) -> ScriptConfig:
     return asked.runs()[0]
 
@@ -328,7 +320,7 @@ def test_scripts_run_as_jobs_of_submitit_and_of_ray() -> None:
     for name in ("local", "ray"):
         folder = StudyFolder(Path("results") / name)
         if name == "ray":
-            ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
+            ray.init("local", num_cpus=2, log_to_driver=False, include_dashboard=False)
         pool = ScriptCluster(2, 0) if name == "ray" else script_pool(Options(workers="2", slurm={"cluster": "local"}))
         events = list(ScriptScheduler(pool, folder, ()).run(asked.runs()))
         assert not troubles(events)

@@ -112,7 +112,7 @@ def no_tensor(shape, classes, activation):
         ("--strategy=own.py:no_optimizer", "must be a list of torch optimizers"),
         ("--strategy=own.py:no_list", "must be a list of torch optimizers"),
         ("--strategy=own.py:no_function", "penalty must be a function or None"),
-        ("--network=own.py:no_tensor", "gives tuple for two images"),
+        ("--network=own.py:no_tensor", "gives tuple for two inputs"),
         ("--activation=own.py:Empty,x=nan", "a number must be finite"),
         ("--activation=own.py:Empty,x=inf", "a number must be finite"),
     ],

@@ -20,6 +20,7 @@ from decaybench.training.metrics import evaluate
 from decaybench.training.model import build_model
 from decaybench.training.seeding import model_fingerprint
 from decaybench.training.stacked.stack import SingleModel
+from decaybench.training.tasks import make_task
 from decaybench.training.trainer import Finished, Training
 from helpers import CPU, finish, one, tiny
 
@@ -131,7 +132,7 @@ def test_a_loss_that_float16_cannot_hold_is_its_largest_number() -> None:
     config = one()
     data = load(config, CPU)
     training = Training([config], data)
-    training._tested = evaluate(SingleModel(Wrong()), data.test)
+    training._tested = evaluate(SingleModel(Wrong()), data.test, make_task("classification"))
     loss = training._outcomes(0)["test_loss"]
     assert loss is not None and loss.max() == 65504
 
@@ -145,7 +146,8 @@ def test_evaluate_against_a_loop() -> None:
         losses.append(-math.log(float(p[y])))
         hits += int(p.argmax() == y)
     model.train()
-    loss, accuracy = evaluate(SingleModel(model), data.test)[:2]
+    means = evaluate(SingleModel(model), data.test, make_task("classification")).means
+    loss, accuracy = means["loss"], means["accuracy"]
     assert loss == pytest.approx(sum(losses) / len(losses), rel=1e-5)
     assert accuracy == hits / len(losses)
 
