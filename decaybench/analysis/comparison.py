@@ -1,6 +1,6 @@
 """Turns records into rows and compares each cell with its baseline. Never imports torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -110,6 +110,7 @@ def summarize(runs: pd.DataFrame, settings: ComparisonSettings | None = None) ->
         raise UsageError("Nothing says in which direction a metric is better; name one: --metric NAME:max.")
     runs, notes = _one_version(runs)
     found = cells(runs)
+    metrics = tuple(_settled(metric, found, notes) for metric in metrics)
     varying = [
         key
         for key in dict.fromkeys(k for c in found for k in c.config)
@@ -132,6 +133,17 @@ def summarize(runs: pd.DataFrame, settings: ComparisonSettings | None = None) ->
         )
     notes += [*data_notes(found), *initial_notes(found), *machine_notes(runs), *digest_notes(runs)]
     return Summary(rows, found, list(dict.fromkeys(notes)), metrics, tuple(varying))
+
+
+def _settled(metric: Metric, found: list[Cell], notes: list[str]) -> Metric:
+    """Gives up shares of the baseline's for a metric near zero, and says where one was not recorded."""
+    lacking = [cell for cell in found if len(cell.completed) and not cell.has(metric.name)]
+    if lacking and len(lacking) < len(found):
+        notes.append(f"{metric.name} was not recorded by every run of {describe(lacking[0])}, which shows none of it.")
+    values = [value for cell in found if cell.has(metric.name) for value in cell.values(metric.name)]
+    if metric.scale == "relative" and values and min(values) < 0 < max(values):
+        return replace(metric, scale="plain", margin=None)
+    return metric
 
 
 @dataclass(frozen=True)

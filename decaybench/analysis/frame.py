@@ -12,7 +12,7 @@ import pandas as pd
 
 from decaybench.registry.hashing import config_digest
 from decaybench.registry.metrics import Direction
-from decaybench.registry.spec import label_of
+from decaybench.registry.spec import label_of, plain_value
 from decaybench.results.record import Layer, Record
 from decaybench.results.store import Loaded, find_study_folder
 from decaybench.study.config import ADDED_FIELDS
@@ -174,9 +174,15 @@ def labels(config: Row) -> Row:
         if key not in ("seed", "args", *ADDED_FIELDS)
     }
     if "script" in config:
-        return {**named, **config["args"]}
+        return {**named, **{key: _number_of(value) for key, value in config["args"].items()}}
     added = {key: config.get(key, default) for key, default in ADDED_FIELDS.items()}
     return {**named, **{key: label_of(value) if isinstance(value, dict) else value for key, value in added.items()}}
+
+
+def _number_of(value: Any) -> Any:
+    """Returns the number that a text is, where it is written as that number is."""
+    number = plain_value(value) if isinstance(value, str) else value
+    return number if str(number) == str(value) else value
 
 
 def alpha_columns(alphas: Any) -> Row:

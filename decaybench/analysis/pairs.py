@@ -48,12 +48,11 @@ def describe(cell: Cell) -> str:
 
 def baseline_of(cell: Cell, found: list[Cell], baseline: str, notes: list[str]) -> Cell | None:
     """Finds the one cell that differs in the strategy only; the control, which has no decay, fits any decay."""
-    candidates = []
-    for other in found:
-        control = "no-decay" in (strategy_name(cell), strategy_name(other))
-        but = ("strategy", "weight_decay") if control else ("strategy",)
-        if is_called(other, baseline) and cell.matches(other, *but):
-            candidates.append(other)
+    named = [other for other in found if is_called(other, baseline)]
+    candidates = [other for other in named if cell.matches(other, "strategy")]
+    if not candidates:
+        either = [other for other in named if cell.matches(other, "strategy", "weight_decay")]
+        candidates = [other for other in either if 0 in (cell.config["weight_decay"], other.config["weight_decay"])]
     if len(candidates) > 1 and strategy_name(cell) != "no-decay":
         notes.append(f"{describe(cell)}: no difference, since {len(candidates)} cells of {baseline} fit it.")
     return candidates[0] if len(candidates) == 1 else None

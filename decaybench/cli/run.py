@@ -197,8 +197,9 @@ def _overrides(given: Mapping[str, Any]) -> dict[str, Any]:
     if given["arg"]:
         args: dict[str, list[Any]] = {}
         for text in given["arg"]:
-            key, value = parse_pair(text, "--arg")
-            args.setdefault(key, []).append(value)
+            key, _ = parse_pair(text, "--arg")
+            value = text.partition("=")[2]  # as it was typed, for the script; true and false make a flag
+            args.setdefault(key, []).append({"true": True, "false": False}.get(value, value))
         overrides["args"] = args
     return overrides
 

@@ -4,7 +4,7 @@ import os
 import platform
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,7 +12,7 @@ from decaybench.console import guarded
 from decaybench.errors import DecaybenchError, UsageError
 from decaybench.execution.progress import Progress, loads
 from decaybench.results.store import StudyFolder
-from decaybench.study.study import read_study
+from decaybench.study.study import plain_fields, read_study
 
 STALE_PROGRESS_SECONDS = 60.0  # seconds; a study on another machine that noted nothing for longer is not running
 
@@ -28,6 +28,9 @@ def status(
 ) -> None:
     """Show how far a study is that is running or was left."""
     folder = StudyFolder(directory or _latest())
+    if "imported" in _fields(folder):
+        typer.echo(f"{folder.path}: imported from {_fields(folder)['imported']}, {folder.count()} runs")
+        return
     try:
         asked = read_study(str(folder.study_file), {})
         runs = asked.runs()
@@ -48,6 +51,14 @@ def status(
             cell = [run for run in runs if run.cell_id == cell_id]
             many = sum(run.run_id in done for run in cell)
             typer.echo(f"{many}/{len(cell)} {cell[0].name} {cell[0].details}")
+
+
+def _fields(folder: StudyFolder) -> dict[str, Any]:
+    """Returns what study.toml says."""
+    try:
+        return plain_fields(folder.study_file)
+    except DecaybenchError:
+        return {}
 
 
 def _latest(results: Path = Path("results")) -> Path:

@@ -2,6 +2,7 @@
 
 import re
 import sysconfig
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,9 @@ def letter() -> Arrays:
     except ImportError as error:
         raise UsageError("The data set letter needs rdata: pip install 'decaybench[data]'.") from error
     try:
-        table: Any = rdata.read_rda(path)["LetterRecognition"]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # it says no encoding, and holds ASCII
+            table: Any = rdata.read_rda(path)["LetterRecognition"]
         classes = table.pop("lettr").cat.codes.to_numpy().astype(np.int64)
         x = table.to_numpy().astype(np.float32)[:, :, None, None]  # (20000, 16, 1, 1)
     except Exception as error:

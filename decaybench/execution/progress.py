@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
-from decaybench.registry.metrics import metric
+from decaybench.registry.metrics import metric, shown
 from decaybench.results.record import Record
 from decaybench.study.config import read_config
 
@@ -79,14 +79,14 @@ class Progress:
 
     def _finished(self, record: Record) -> None:
         self.finished += 1
-        shown = metric(self.watched)
-        if shown.name not in record.history:
+        watched = metric(self.watched)
+        if watched.name not in record.history:
             return
-        value = record.final(shown.name)
+        value = record.final(watched.name)
         if math.isfinite(value):
             entries = [entry for entry in (self.best, self.worst) if entry]
             entries.append((value, read_config(record.config).name))
-            entries.sort(key=lambda entry: entry[0], reverse=shown.direction == "higher")
+            entries.sort(key=lambda entry: entry[0], reverse=watched.direction == "higher")
             self.best, self.worst = entries[0], entries[-1]
 
     def _tell(self, event: "Event") -> None:
@@ -113,10 +113,10 @@ class Progress:
         first = f"{self.study}: {done} of {self.total} runs ({self.cells} cells) · {self.rate}"
         lines = [first + (f" · {self.failed} failed" if self.failed else "")]
         if self.best and self.worst:
-            shown = metric(self.watched)
+            watched = metric(self.watched)
             both = (("best", self.best), ("worst", self.worst))
-            named = [f"{what} {shown.text(value)} ({name})" for what, (value, name) in both]
-            lines.append(f"{shown.title}: " + ", ".join(named))
+            named = [f"{what} {watched.text(value)} ({name})" for what, (value, name) in both]
+            lines.append(f"{watched.title}: " + ", ".join(named))
         return lines + [f"{worker}: {text}" for worker, text in sorted(self.workers.items())]
 
     def dumps(self) -> str:
@@ -128,7 +128,7 @@ def scores_text(scores: Mapping[str, float]) -> str:
     """Writes what an epoch gave: what is not of the test part, the loss of training first."""
     names = sorted((n for n in scores if not n.startswith("test_")), key=lambda n: n != "train_loss")
     chosen = [n for n in names if n == "train_loss" or not n.startswith("train_")][:4]
-    return ", ".join(f"{n.replace('_', ' ')} {metric(n, 'lower').text(scores[n])}" for n in chosen)
+    return ", ".join(f"{n.replace('_', ' ')} {shown(n).text(scores[n])}" for n in chosen)
 
 
 def loads(text: str) -> Progress:

@@ -59,7 +59,7 @@ class ScriptJob:
     def words(self) -> list[str]:
         """Returns the words of its command line."""
         given = {"seed": self.config.seed, "strategy": self.config.strategy.label}
-        given["weight_decay"] = f"{self.config.weight_decay:g}"
+        given["weight_decay"] = repr(self.config.weight_decay)
         words = shlex.split(self.config.script)
         for name, value in given.items():
             words = [word.replace(f"{{{name}}}", str(value)) for word in words]
@@ -135,7 +135,10 @@ class Running:
         if code is None and self.job.time_limit is not None and seconds > self.job.time_limit:
             self.kill()
             return ScriptResult(self.attempt, None, seconds)
-        return None if code is None else ScriptResult(self.attempt, code, seconds)
+        if code is None:
+            return None
+        self.kill()  # what it has started and left behind
+        return ScriptResult(self.attempt, code, seconds)
 
     def kill(self) -> None:
         """Ends it and everything that it started."""
@@ -372,7 +375,8 @@ class ScriptScheduler:
         """Returns the other seed of a cell that gave the same numbers from the same start; None where there is none."""
         if "script" not in record.config:
             return None
-        numbers = json.dumps([record.fingerprints.get("initial"), record.history, record.diverged], sort_keys=True)
+        prints = (record.fingerprints.get("initial"), record.fingerprints.get("final"))
+        numbers = json.dumps([prints, record.history, record.diverged], sort_keys=True)
         cell = json.dumps({k: v for k, v in record.config.items() if k != "seed"}, sort_keys=True)
         first = self._seen.setdefault((cell, numbers), record.seed)
         return None if first == record.seed else first

@@ -53,7 +53,7 @@ KINDS: Mapping[str, Kind] = {
     "auc": Kind("area under the ROC curve", "higher", *_SHARE),
     "map": Kind("mean average precision", "higher", *_SHARE),
     "iou": Kind("intersection over union", "higher", *_SHARE),
-    "error": Kind("share of examples whose class is wrong", "lower", *_SHARE),
+    "error": Kind("share of examples that are wrong, or a distance", "lower", "relative", TWO_PERCENT),
     "loss": Kind("what training minimizes, without penalties", "lower", "relative", TWO_PERCENT),
     "nll": Kind("negative log-likelihood", "lower", "relative", TWO_PERCENT),
     "perplexity": Kind("exponential of the loss of a token", "lower", *_POSITIVE),
@@ -126,7 +126,7 @@ class Metric:
 def kind_of(name: str) -> Kind | None:
     """Finds the kind of a metric by the end of its name."""
     words = re.split(r"[_./-]", name.lower())
-    return KINDS.get(words[-1])
+    return None if "neg" in words or "negative" in words else KINDS.get(words[-1])
 
 
 def metric(text: str, direction: Direction | None = None) -> Metric:
@@ -151,9 +151,18 @@ def metric(text: str, direction: Direction | None = None) -> Metric:
             f"metric {name!r}: nothing says whether less or more of it is better; write {name}:min or {name}:max "
             f"(known by their names are those that end in {', '.join(KINDS)})."
         )
-    if kind is None:
+    if kind is None or wanted != kind.direction:  # what is said counts: it is something else of that name
         return Metric(name, wanted)
     return Metric(name, wanted, kind.scale, kind.margin, kind.low, kind.high)
+
+
+def shown(name: str) -> Metric:
+    """Makes a metric for showing its values, whatever its direction is.
+
+    Raises:
+        UsageError: When it is no name.
+    """
+    return metric(name) if kind_of(name) else metric(name, "lower")
 
 
 def reported(recorded: Mapping[str, Direction]) -> tuple[Metric, ...]:

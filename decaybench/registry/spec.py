@@ -175,6 +175,9 @@ def explain(error: ValidationError, prefix: str = "") -> str:
         if problem["type"] == "extra_forbidden":
             sentences.append(f"{prefix}{field}: there is no such field.")
             continue
+        if problem["type"] == "missing":
+            sentences.append(f"{prefix}{field} is missing.")
+            continue
         message = problem["msg"].removeprefix("Value error, ")
         message = message[:1].lower() + message[1:] + _nearest(problem)
         if problem["loc"]:

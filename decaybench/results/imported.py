@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from decaybench.errors import UsageError, unknown
-from decaybench.registry.metrics import Metric, kind_of
+from decaybench.registry.metrics import Metric
 from decaybench.registry.spec import Spec, explain, plain_value
 from decaybench.results.record import Record
 from decaybench.study.config import ScriptConfig
@@ -58,12 +58,16 @@ def read_table(path: Path, metrics: Sequence[Metric], by: Sequence[str], columns
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 (at byte {error.start}).") from error
-    reader = csv.DictReader(text.splitlines(keepends=True), strict=True)
+    first = text.partition("\n")[0]
+    delimiter = max(",;\t", key=first.count)
+    reader = csv.DictReader(text.splitlines(keepends=True), strict=True, delimiter=delimiter)
     try:
         lines = [(reader.line_num, row) for row in reader]
     except csv.Error as error:
         raise UsageError(f"{path}:{reader.line_num} is no CSV: {error}.") from error
     heading = [name for name in reader.fieldnames or () if name]
+    if twice := sorted({name for name in heading if heading.count(name) > 1}):
+        raise UsageError(f"{path} has several columns called {twice[0]}; rename them.")
     if not lines:
         raise UsageError(f"{path} holds no line below its heading.")
     of = {field: _column(path, field, heading, columns.get(field)) for field in SYNONYMS}
@@ -141,11 +145,11 @@ def _record(
 def _value(place: str, metric: Metric, text: str | None) -> float | None:
     if not (text or "").strip():
         return None
-    value = _float(place, metric.name, text)
-    kind = kind_of(metric.name)
-    if kind is not None and math.isfinite(value) and not kind.low <= value <= kind.high:
+    share = metric.scale == "percent" and str(text).strip().endswith("%")
+    value = _float(place, metric.name, str(text).strip().removesuffix("%") if share else text) / (100 if share else 1)
+    if math.isfinite(value) and not metric.low <= value <= metric.high:
         raise UsageError(
-            f"{place}: {metric.name} = {value:g}, which is outside {kind.low:g} … {kind.high:g}; percentages are "
+            f"{place}: {metric.name} = {value:g}, which is outside {metric.low:g} … {metric.high:g}; percentages are "
             "written as fractions."
         )
     return value
@@ -153,7 +157,7 @@ def _value(place: str, metric: Metric, text: str | None) -> float | None:
 
 def _float(place: str, name: str, text: Any) -> float:
     try:
-        return float(str(text).strip())
+        return float(str(text).strip().replace(",", "."))
     except ValueError as error:
         raise UsageError(f"{place}: {name} = {text!r} is no number.") from error
 

@@ -3,7 +3,8 @@
 A strategy takes a `Setup` and returns a `Plan`. λ is ``setup.decay`` throughout.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -106,20 +107,35 @@ def decay_to_init(s: Setup) -> Plan:
             alpha.data.add_(alpha0, alpha=sign)
 
     optimizer = s.optimizer(s.group("all"), weight_decay=s.decay)
-    optimizer.register_step_pre_hook(lambda *_: shift(-1))
+    optimizer.register_step_pre_hook(partial(_after_closure, lambda: shift(-1)))
     optimizer.register_step_post_hook(lambda *_: shift(+1))
     return Plan([optimizer])
+
+
+def _after_closure(act: Callable[[], None], optimizer: Any, args: Any, kwargs: Any) -> Any:
+    """Acts before a step, but after its closure, which computes the gradients at the parameters as they are."""
+    closure = args[1] if len(args) > 1 else kwargs.get("closure")
+    if closure is None:
+        return act()
+
+    def then_act() -> Any:
+        loss = closure()
+        act()
+        return loss
+
+    return (args[0], then_act), {}
 
 
 def proximal_l1(s: Setup, on: Subset = "all") -> Plan:
     """Soft-thresholds by lr·λ after the step (ISTA), which reaches zeros that a subgradient of L1 never does."""
     optimizer = s.optimizer(s.group("all"))
-    chosen = s.group(on)
+    chosen = {id(p) for p in s.group(on)}
 
     def shrink() -> None:
-        threshold = optimizer.param_groups[0]["lr"] * s.decay
-        for p in chosen:
-            p.data.copy_(p.data.sign() * (p.data.abs() - threshold).clamp(min=0))
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                if id(p) in chosen:
+                    p.data.copy_(p.data.sign() * (p.data.abs() - group["lr"] * s.decay).clamp(min=0))
 
     return Plan([optimizer], after_step=shrink)
 

@@ -350,6 +350,8 @@ def read_study(study: str | None, overrides: Mapping[str, Any]) -> AnyStudy:
         "description": "",
         **fields,
     }
+    if "imported" in fields:
+        raise UsageError(f"{where}its runs come from {fields['imported']}, so that nothing here can compute them.")
     for key in (*fields, *overrides):
         if key not in kind.model_fields:
             _check_kind(key, kind)

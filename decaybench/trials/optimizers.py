@@ -1,9 +1,10 @@
 """Makes the optimizers of a trial: any class that takes param groups, with the decay of the strategy in each group."""
 
-import inspect
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
@@ -27,7 +28,13 @@ class Several(Optimizer):
     def __init__(self, optimizers: Sequence[Optimizer]) -> None:
         self.optimizers = list(optimizers)
         super().__init__([group for o in optimizers for group in o.param_groups], {})
-        self.param_groups = [group for o in optimizers for group in o.param_groups]
+        self.defaults = dict(optimizers[0].defaults)  # schedulers look here for momentum or betas
+        self._share()
+
+    def _share(self) -> None:
+        """Shows the param groups and states of all."""
+        self.param_groups = [group for o in self.optimizers for group in o.param_groups]
+        self.state = ChainMap(*(o.state for o in self.optimizers))  # type: ignore[assignment]
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Steps all of them; a closure is called once, for the first."""
@@ -62,7 +69,7 @@ class Several(Optimizer):
         """Restores a `state_dict`."""
         for optimizer, state in zip(self.optimizers, state_dict["optimizers"], strict=True):
             optimizer.load_state_dict(state)
-        self.param_groups = [group for o in self.optimizers for group in o.param_groups]
+        self._share()
 
 
 def joined(optimizers: Sequence[Optimizer]) -> Optimizer:
@@ -70,15 +77,13 @@ def joined(optimizers: Sequence[Optimizer]) -> Optimizer:
     return optimizers[0] if len(optimizers) == 1 else Several(optimizers)
 
 
-def own_decay(make: MakeOptimizer, options: Mapping[str, Any]) -> float:
-    """Returns the decay that an optimizer has by itself: the one given, or its default."""
-    if "weight_decay" in options:
-        return float(options["weight_decay"])
+def own_decay(make: Callable[[Groups], Optimizer]) -> float:
+    """Returns the decay that an optimizer has by itself, by making one for a parameter that nothing else uses."""
     try:
-        default = inspect.signature(make).parameters["weight_decay"].default
-    except (KeyError, TypeError, ValueError):
+        made = make([{"params": [Parameter(torch.zeros(1, 1))]}])
+        return float(made.param_groups[0].get("weight_decay", 0.0))
+    except Exception:  # whatever is wrong is said when the real one is made
         return 0.0
-    return float(default) if isinstance(default, int | float) else 0.0
 
 
 def factory(make: Callable[[Groups], Optimizer], lr: float | None) -> MakeOptimizer:

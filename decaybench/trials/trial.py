@@ -8,7 +8,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -19,11 +18,12 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from decaybench.errors import UsageError
+from decaybench.parameter_roles.library_rules import Role
 from decaybench.parameter_roles.param_groups import clean
 from decaybench.parameter_roles.probe import Example
 from decaybench.parameter_roles.roles import mark_by_behaviour, roles
 from decaybench.registry.build import construct
-from decaybench.registry.metrics import kind_of, metric
+from decaybench.registry.metrics import kind_of, metric, shown
 from decaybench.registry.spec import Spec, parse
 from decaybench.results.record import Record, dumps
 from decaybench.strategies.plan import Plan, Setup, check_plan
@@ -101,36 +101,48 @@ class Trial:
         self.seed = self._config.seed if self._config else seed or 0
         self.strategy: Spec = self._config.strategy if self._config else parse("strategy", strategy)[0]
         self.weight_decay = self._config.weight_decay if self._config else weight_decay
+        if self.weight_decay is not None and not 0 <= float(self.weight_decay) < math.inf:
+            raise UsageError(f"trial(weight_decay={weight_decay!r}): it is a number from 0 on.")
         self._writes = self.driven and int(os.environ.get("RANK", "0")) == 0
         self._values: dict[str, list[float | None]] = {}
         self._logged_at: list[float] = []
+        self._at_last: set[str] = set()  # metrics that were logged in the last epoch
         self._diverged: int | None = None
         self._outcomes: dict[str, npt.NDArray[Any]] = {}
         self._batches, self._digest = 0, hashlib.sha256()
         self._inputs: dict[str, Tensor] = {}
         self._finished = False
+        self._steps = self._penalties = 0
+        self._face: Optimizer | None = None
         self._given: list[_Given] = []
         if self._writes and task is not None:
+            if task.files.begun.exists():
+                self._fail("decaybench.trial was called twice; a run of a study is one trial.")
             task.files.begun.touch()
             threading.Thread(target=_end_with_the_study, args=(task,), daemon=True).start()
         if seed is not None:
             self.check_seed(seed, "trial")
+        self._roles, self._names = self._find_roles(model, example)
+        self._initial = model_fingerprint(model)
+        self._statistics = ActivationStatistics(model) if self._writes else None
+        self._wait_for_inputs()
+
+    def _find_roles(self, model: nn.Module, example: Example | None) -> tuple[dict[str, Role], dict[int, str]]:
+        """Returns the role of each parameter, and the names of the trainable ones by their ids."""
         try:
             if example is not None:
                 mark_by_behaviour(model, example)
-            self._roles = roles(model)
+            found = roles(model)
         except UsageError as error:
             self._fail(str(error))
-        self._names = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
-        lost = [name for name in self._names.values() if self._roles[name] == "unknown"]
+        names = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
+        lost = [name for name in names.values() if found[name] == "unknown"]
         if lost:
             self._fail(
                 f"trial: the role of {_some(lost)} is unknown; pass example= (one batch of input), or mark them "
                 "(decaybench.mark_activation(model, 'name'))."
             )
-        self._initial = model_fingerprint(model)
-        self._statistics = ActivationStatistics(model) if self._writes else None
-        self._wait_for_inputs()
+        return found, names
 
     def optimizer(self, make: Callable[..., Optimizer], *args: Any, **options: Any) -> Optimizer:
         """Makes the optimizer of the strategy, from any class that takes param groups.
@@ -147,7 +159,7 @@ class Trial:
             UsageError: When it does not take all parameters, knows no ``weight_decay``, or is made twice.
         """
         if self.weight_decay is None:
-            self.weight_decay = own_decay(make, options)
+            self.weight_decay = own_decay(lambda groups: make(groups, *args, **options))
         rest = {key: value for key, value in options.items() if key != "weight_decay"}
         return self._made(lambda groups: make(groups, *args, **rest), options.get("lr"))
 
@@ -165,7 +177,7 @@ class Trial:
             UsageError: As `optimizer`.
         """
         if self.weight_decay is None:
-            self.weight_decay = max((_decay_of(make) for make in makers.values()), default=0.0)
+            self.weight_decay = max(map(own_decay, makers.values()), default=0.0)
         return self._made(split(which, makers, self._names), None)
 
     def _made(self, make: Callable[[Groups], Optimizer], lr: float | None) -> Optimizer:
@@ -185,17 +197,19 @@ class Trial:
             for number, group in enumerate(optimizer.param_groups):
                 held = frozenset(id(p) for p in group["params"])
                 self._given.append(_Given(optimizer, number, float(group.get("weight_decay", 0.0)), held))
-        face = joined(plan.optimizers)
-        face.register_step_post_hook(self._stepped)
-        return face
+        self._face = joined(plan.optimizers)
+        self._face.register_step_post_hook(self._stepped)
+        return self._face
 
     def _stepped(self, *_: Any) -> None:
         """Does what the strategy does after a step, as soon as the optimizer has made one."""
+        self._steps += 1
         if self._plan is not None and self._plan.after_step is not None:
             self._plan.after_step()
 
     def penalty(self) -> Tensor | float:
         """Returns the strategy's term of the loss, to be added to it; 0.0 where it has none."""
+        self._penalties += 1
         return self._plan.penalty() if self._plan is not None and self._plan.penalty is not None else 0.0
 
     def add_penalty(self) -> None:
@@ -213,6 +227,15 @@ class Trial:
             self._fail("trial.after_step: no optimizer was made with trial.optimizer.")
         self._check_groups()
 
+    def refuse_penalty(self, why: str) -> None:
+        """Refuses a strategy with a penalty, for loops in which it cannot be added.
+
+        Raises:
+            UsageError: When the strategy has one.
+        """
+        if self._plan is not None and self._plan.penalty is not None:
+            self._fail(f"{self.strategy.label} adds a term to the loss: {why}.")
+
     def check_seed(self, seed: int, where: str) -> None:
         """Checks that a library seeds with the seed of the run.
 
@@ -227,6 +250,8 @@ class Trial:
         if self._batches < MOST_BATCHES:
             self._batches += 1
             for tensor in tensors:
+                if not isinstance(tensor, Tensor):
+                    self._fail(f"trial.note_batch takes tensors, not {type(tensor).__name__}.")
                 data = tensor.detach().cpu().contiguous()
                 self._digest.update(f"{data.dtype}{tuple(data.shape)}".encode())
                 self._digest.update(data.reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -235,7 +260,7 @@ class Trial:
         """Records metrics while training goes on; activation parameters are recorded with them.
 
         Args:
-            epoch: The epoch or step, which must grow.
+            epoch: The epoch or step, which must grow; other metrics of the same one may be logged by themselves.
             metrics: Numbers by name, such as ``validation_loss``. A loss that is not finite means that the run has
                 diverged.
 
@@ -244,18 +269,22 @@ class Trial:
         """
         if self._finished:
             self._fail("trial.log was called after trial.finish.")
-        if self._logged_at and epoch <= self._logged_at[-1]:
-            self._fail(f"trial.log({epoch}, …) after {self._logged_at[-1]:g}: epochs must grow.")
-        values = {name: self._number(name, value, "log") for name, value in metrics.items()}
-        self._logged_at.append(float(epoch))
+        epoch = self._number("epoch", epoch, "log")
+        again = bool(self._logged_at) and epoch == self._logged_at[-1] and not self._at_last & metrics.keys()
+        if self._logged_at and epoch <= self._logged_at[-1] and not again:
+            self._fail(f"trial.log({epoch:g}, …) after {self._logged_at[-1]:g}: epochs must grow.")
+        values = self._known({name: self._number(name, value, "log") for name, value in metrics.items()})
+        self._at_last = metrics.keys() | (self._at_last if again else set())
+        if not again:
+            self._logged_at.append(epoch)
         self._note(values)
-        if self._statistics is not None:
+        if self._statistics is not None and not again:
             self._statistics.record_quantiles()
         self._wait_for_inputs()
         if self._writes and self._task is not None:
-            shown = {name: value if math.isfinite(value) else None for name, value in values.items()}
+            written = {name: value if math.isfinite(value) else None for name, value in values.items()}
             with self._task.files.log.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"epoch": epoch, "metrics": shown}) + "\n")
+                file.write(json.dumps({"epoch": epoch, "metrics": written}) + "\n")
 
     def finish(self, **metrics: Any) -> Record | None:
         """Ends the trial with its last metrics, and hands the record to the study.
@@ -295,7 +324,7 @@ class Trial:
         return record
 
     def _record(self, config: ScriptConfig) -> Record:
-        prints = {"initial": self._initial}
+        prints = {"initial": self._initial, "final": model_fingerprint(self._model)}
         if self._batches:
             prints["batches"] = self._digest.hexdigest()[:16]
         device = next((p.device for p in self._model.parameters()), torch.device("cpu"))
@@ -339,15 +368,30 @@ class Trial:
         if not math.isfinite(number) and not _is_loss(name):
             self._fail(f"trial.{where}: {name} is {number}, which is no result.")
         try:
-            known = metric(name, "lower")
+            known = shown(name)
         except UsageError as error:
             self._fail(f"trial.{where}: {error}")
-        if math.isfinite(number) and not known.low <= number <= known.high:
+        if math.isfinite(number) and not known.low <= number <= known.high and (where == "finish" or self._asked(name)):
             self._fail(
                 f"trial.{where}: {name} is {number:g}, which is outside {known.low:g} … {known.high:g}; percentages "
                 "are written as fractions."
             )
         return number
+
+    def _asked(self, name: str) -> bool:
+        """Tells whether the study compares a metric."""
+        return self._task is not None and any(name == text.partition(":")[0] for text in self._task.metrics)
+
+    def _known(self, values: dict[str, float]) -> dict[str, float]:
+        """Leaves out what cannot be what its name says, such as an accuracy of 93, where nobody compares it."""
+        kept = {}
+        for name, value in values.items():
+            known = shown(name)
+            if math.isfinite(value) and not known.low <= value <= known.high:
+                print(f"decaybench: {name} = {value:g} is no fraction and is left out of the record.", flush=True)
+            else:
+                kept[name] = value
+        return kept
 
     def _means(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """Replaces arrays of values on each test example by their means, and keeps them."""
@@ -355,12 +399,15 @@ class Trial:
         for short, name, kind in ((CORRECT, "test_accuracy", np.bool_), (LOSSES, "test_loss", np.float32)):
             if short in given:
                 self._keep(name, given.pop(short), given, kind)
-        for name in [n for n, v in given.items() if np.ndim(_plain(v)) == 1]:
+        for name in [n for n, v in given.items() if isinstance(v, list | tuple) or np.ndim(_plain(v)) > 0]:
             self._keep(name, given.pop(name), given, np.float32)
         return given
 
     def _keep(self, name: str, values: Any, given: dict[str, Any], kind: Any) -> None:
-        array = np.asarray(_plain(values))
+        try:
+            array = np.asarray(_plain(values))
+        except ValueError as error:
+            self._fail(f"trial.finish: the values of {name} are no array: {error}.")
         if array.ndim != 1 or not len(array) or array.dtype.kind not in "biuf":
             self._fail(
                 f"trial.finish: the values of {name} have shape {array.shape}; it must be one number an example."
@@ -379,6 +426,9 @@ class Trial:
 
     def _check_groups(self) -> None:
         """Checks that param groups have the decay that the strategy gave them."""
+        held = sum(len(o.param_groups) for o in self._plan.optimizers) if self._plan is not None else 0
+        if self._face is not None and (held != len(self._given) or len(self._face.param_groups) != held):
+            self._fail("A param group was added after trial.optimizer made them; the decay is the strategy's.")
         for number, given in enumerate(self._given):
             now = float(given.group.get("weight_decay", 0.0))
             if now != given.decay:
@@ -391,6 +441,14 @@ class Trial:
         """Checks that the optimizers hold what the strategy gave them, and every trainable parameter."""
         if self._plan is None:
             self._fail("trial.finish: no optimizer was made with trial.optimizer, so no strategy was applied.")
+        if not self._steps:
+            self._fail(
+                "trial.finish: the optimizer that trial.optimizer made has made no step, so nothing was trained."
+            )
+        if self._plan.penalty is not None and not self._penalties:
+            self._fail(
+                f"trial.finish: {self.strategy.label} adds a term to the loss, and trial.penalty was never called."
+            )
         for number, given in enumerate(self._given):
             if not given.held <= {id(p) for p in given.group["params"]}:
                 self._fail(f"Parameters of param group {number} were taken out after trial.optimizer made it.")
@@ -446,20 +504,17 @@ def _some(names: list[str]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    return value.detach().cpu().numpy() if isinstance(value, Tensor) else value
+    """Returns a tensor as an array, in float32 where NumPy has no such type."""
+    if not isinstance(value, Tensor):
+        return value
+    found = value.detach().cpu()
+    return found.float().numpy() if found.dtype == torch.bfloat16 else found.numpy()
 
 
 def _is_loss(name: str) -> bool:
     """Tells whether a metric is not finite where training diverges."""
     kind = kind_of(name)
     return kind is not None and kind.scale == "relative"
-
-
-def _decay_of(make: Any) -> float:
-    """Returns the decay that a maker of optimizers has by itself."""
-    if isinstance(make, partial):
-        return own_decay(make.func, make.keywords)
-    return own_decay(make, {})
 
 
 def _end_with_the_study(task: Task) -> None:

@@ -107,7 +107,7 @@ class Watcher:
 
     @torch.no_grad()
     def _before_step(self, *_: Any) -> None:
-        if self._done % self._every == 0 and self._decoupled:
+        if self._done % self._every == 0:
             self._before = [p.detach().clone() for _, p in self._held]
 
     @torch.no_grad()
@@ -131,10 +131,10 @@ class Watcher:
             shares = [float(groups[i]["lr"]) * d for (i, _), d in zip(self._held, decays, strict=True)]
             pulls = [w * s for w, s in zip(self._before, shares, strict=True)]
             rests = [p - w + pull for (_, p), w, pull in zip(self._held, self._before, pulls, strict=True)]
-            self._before = []
         else:
-            pulls = [p * d for (_, p), d in zip(self._held, decays, strict=True)]
+            pulls = [w * d for w, d in zip(self._before, decays, strict=True)]
             rests = [torch.zeros_like(p) if p.grad is None else p.grad for _, p in self._held]
+        self._before = []
         upper, lower = (torch.stack(torch._foreach_norm(x)).tolist() for x in (pulls, rests))
         return [_share(a, b) for a, b in zip(upper, lower, strict=True)]
 

@@ -136,3 +136,17 @@ def test_another_study_is_not_overwritten() -> None:
     code, _, errors = call("import", path, "--metric", "val/loss", "--baseline", "a")
     assert code == 2
     assert "holds another study; give --name" in errors
+
+
+def test_other_separators_percentages_and_a_baseline_without_decay() -> None:
+    lines = [f"decay;{s};0,1;{80 + s}%" for s in range(3)] + [f"none;{s};0;{85 + s}%" for s in range(3)]
+    path = table(lines, "strategy;seed;wd;test_accuracy")
+    code, _, errors = call("import", path, "--metric", "test_accuracy", "--baseline", "none")
+    assert code == 0, errors
+    rows = {row["strategy"]: row for row in json.loads(call("report", "results/runs", "--format", "json")[1])}
+    assert rows["decay"]["test_accuracy_difference"] == pytest.approx(-0.05)
+    assert rows["decay"]["weight_decay"] == 0.1
+    path = table(["a,0,1,2"], "strategy,seed,loss,loss")
+    assert "has several columns called loss" in call("import", path, "--metric", "loss", "--baseline", "a")[2]
+    assert "imported from runs.csv, 6 runs" in call("status", "results/runs")[1]
+    assert "its runs come from runs.csv" in call("run", "results/runs/study.toml")[2]

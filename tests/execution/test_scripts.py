@@ -90,13 +90,14 @@ def test_options_and_placeholders_become_words_of_the_command() -> None:
     asked = study(
         "begin()\nfinish(float(len(sys.argv)) + seed)\nprint(json.dumps(sys.argv[1:]))",
         script="python train.py --seed {seed} --name {strategy}-{weight_decay}",
-        args={"size": ["small big"], "fast": [True, False], "lr": [0.1]},
+        args={"size": ["small big"], "fast": [True, False], "lr": [0.1], "version": ["1.10"]},
         seeds=1,
     )
     _, folder = run(asked)
     found = {c.args["fast"]: json.loads((folder.path / "output" / f"{c.run_id}.txt").read_text()) for c in asked.runs()}
+    rest = ["--lr", "0.1", "--version", "1.10"]
     common = ["--seed", "0", "--name", "decay-all-0.1", "--size", "small big"]
-    assert found == {True: [*common, "--fast", "--lr", "0.1"], False: [*common, "--lr", "0.1"]}
+    assert found == {True: [*common, "--fast", *rest], False: [*common, *rest]}
 
 
 FAULTS = [

@@ -126,6 +126,7 @@ def test_without_a_study_the_script_runs_as_before() -> None:
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
     assert trial.weight_decay == 0.01  # AdamW's own
     assert trial.penalty() == 0.0
+    assert trial.weight_decay == 0.01
     trial.log(0, validation_loss=1.0)
     assert trial.finish(test_loss=0.5) is None
     assert decaybench.run_seed() == 0
@@ -222,7 +223,7 @@ def test_a_driven_trial_leaves_a_record(monkeypatch: pytest.MonkeyPatch, tmp_pat
     }
     np.testing.assert_array_equal(record.outcomes["test_accuracy"], correct)
     np.testing.assert_allclose(record.outcomes["test_loss"], [0.1, 2.0, 0.3, 0.2], rtol=1e-6)
-    assert set(record.fingerprints) == {"initial", "batches"}
+    assert set(record.fingerprints) == {"initial", "batches", "final"}
     (layer,) = record.layers
     assert layer.type == "PReLU"
     assert len(layer.quantiles or ()) == 4  # the start, and each log
@@ -231,11 +232,20 @@ def test_a_driven_trial_leaves_a_record(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 def start(trial: decaybench.Trial, **options: Any) -> Any:
-    return trial.optimizer(torch.optim.SGD, lr=LR, **options)
+    """Makes the optimizer and a step."""
+    optimizer = trial.optimizer(torch.optim.SGD, lr=LR, **options)
+    F.cross_entropy(trial._model(X), Y).backward()
+    optimizer.step()
+    return optimizer
 
 
 def change_groups(trial: decaybench.Trial) -> None:
     start(trial).param_groups[0]["weight_decay"] = 0.5
+    trial.finish(loss=1.0)
+
+
+def new_group(trial: decaybench.Trial) -> None:
+    start(trial).add_param_group({"params": [nn.Parameter(torch.ones(2))], "weight_decay": 0.7})
     trial.finish(loss=1.0)
 
 
@@ -290,6 +300,16 @@ def log(*entries: tuple[float, dict[str, Any]]) -> Callable[[decaybench.Trial], 
         (finish(test_losses=[[1.0]]), "must be one number an example"),
         (finish(**{"bad name": 1.0}), "write a name such as validation_loss"),
         (log((1, {"loss": 1.0}), (1, {"loss": 1.0})), "epochs must grow"),
+        (finish(score=torch.ones(2, 2)), "must be one number an example"),
+        (finish(score=[[1.0], [1.0, 2.0]]), "the values of score are no array"),
+        (
+            lambda t: (t.optimizer(torch.optim.SGD, lr=1.0), t.finish(loss=1.0)),
+            "has made no step, so nothing was trained",
+        ),
+        (lambda t: t.log(float("nan"), loss=1.0), "epoch is nan, which is no result"),
+        (lambda t: t.note_batch([1, 2]), "note_batch takes tensors, not list"),
+        (new_group, "A param group was added after trial.optimizer made them"),
+        (lambda t: decaybench.trial(network()), "decaybench.trial was called twice"),
         (lambda t: t.check_seed(42, "TrainingArguments"), "TrainingArguments(seed=42): the study asks for seed 3"),
     ],
 )
@@ -305,17 +325,18 @@ def test_what_a_script_does_wrong_is_one_sentence_and_no_result(
     assert not task.files.outcome.exists()
 
 
-def test_another_seed_a_missing_metric_and_an_unknown_role_are_said(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    driven(monkeypatch, tmp_path, metrics=("score:max",))
+def test_another_seed_and_a_missing_metric_are_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    task = driven(monkeypatch, tmp_path, metrics=("score:max",))
     with pytest.raises(UsageError, match=r"the study asks for seed 3; give decaybench.run_seed\(\)"):
         decaybench.trial(network(), seed=4)
+    task.files.begun.unlink()
     trial = decaybench.trial(network(), seed=3)
     start(trial)
     with pytest.raises(UsageError, match="the study compares score, which was neither logged nor given"):
         trial.finish(loss=1.0)
 
+
+def test_an_unknown_role_needs_an_example() -> None:
     class Own(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -327,9 +348,9 @@ def test_another_seed_a_missing_metric_and_an_unknown_role_are_said(
     model = nn.Sequential(nn.Linear(6, 5), Own(), nn.Linear(5, 3))
     with pytest.raises(UsageError, match=r"the role of 1.slope is unknown; pass example="):
         decaybench.trial(model)
-    trial = decaybench.trial(model, strategy="exclude-alpha", example=X)
+    trial = decaybench.trial(model, strategy="exclude-alpha", weight_decay=DECAY, example=X)
     groups = start(trial).param_groups
-    assert [len(g["params"]) for g in groups] == [4, 1] or DECAY in {g["weight_decay"] for g in groups}
+    assert [(len(g["params"]), g["weight_decay"]) for g in groups] == [(4, DECAY), (1, 0.0)]
 
 
 def test_a_loss_that_is_not_finite_is_where_the_run_diverged(
@@ -356,3 +377,81 @@ def test_only_the_first_process_writes(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert trial.finish(loss=1.0) is None
     assert not task.files.outcome.exists()
     assert not task.files.begun.exists()
+
+
+def test_a_penalty_that_nobody_added_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    driven(monkeypatch, tmp_path, strategy="loss-penalty")
+    trial = decaybench.trial(network())
+    start(trial)
+    with pytest.raises(UsageError, match=r"adds a term to the loss, and trial.penalty was never called"):
+        trial.finish(loss=1.0)
+
+
+def test_what_nobody_compares_costs_no_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = driven(monkeypatch, tmp_path, metrics=("loss",))
+    trial = decaybench.trial(network())
+    start(trial)
+    trial.log(1, validation_acc=93.0, loss=1.0)
+    trial.log(1, other=2.0)  # another part of the same epoch
+    trial.finish(score=torch.ones(5, dtype=torch.bfloat16))
+    record = loads(task.files.outcome.read_bytes(), ScriptConfig.model_validate(task.config).run_id)
+    assert set(record.history) == {"loss", "other", "score"}
+    assert dict(record.metrics) == {"loss": "lower"}  # nothing says what is better of the others
+    assert "validation_acc = 93 is no fraction and is left out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("strategy", ["decay-to-init", "two-optimizers", "proximal-l1", "loss-penalty"])
+def test_a_step_with_a_closure_is_a_step(strategy: str) -> None:
+    def end(closure: bool) -> nn.Module:
+        model = network()
+        trial = decaybench.trial(model, strategy=strategy, weight_decay=DECAY)
+        optimizer = trial.optimizer(torch.optim.SGD, lr=LR, momentum=0.9)
+
+        def backward() -> Tensor:
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(X), Y) + trial.penalty()
+            loss.backward()
+            return loss
+
+        for _ in range(STEPS):
+            if closure:
+                assert float(optimizer.step(backward).detach()) > 0
+            else:
+                backward()
+                optimizer.step()
+        return model
+
+    for ours, theirs in zip(end(True).parameters(), end(False).parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("strategy", ["exclude-alpha", "two-optimizers"])
+def test_schedulers_that_cycle_momentum_take_every_strategy(strategy: str) -> None:
+    model = network()
+    trial = decaybench.trial(model, strategy=strategy, weight_decay=DECAY)
+    optimizer = trial.optimizer(torch.optim.AdamW, lr=LR)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=LR, total_steps=5)
+    F.cross_entropy(model(X), Y).backward()
+    optimizer.step()
+    schedule.step()
+    assert all(group["betas"][0] != 0.9 for group in optimizer.param_groups)
+    assert len(optimizer.state) == 5
+
+
+def test_each_group_is_thresholded_by_its_own_rate() -> None:
+    model = network()
+    before = [p.detach().clone() for p in model.parameters()]
+    trial = decaybench.trial(model, strategy="proximal-l1", weight_decay=0.1)
+    optimizer = trial.optimizers(
+        lambda name, p: "fast" if p.ndim == 2 else "slow",
+        slow=partial(torch.optim.SGD, lr=0.001),
+        fast=partial(torch.optim.SGD, lr=0.02),
+    )
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    for p, w in zip(model.parameters(), before, strict=True):
+        threshold = 0.1 * (0.02 if p.ndim == 2 else 0.001)
+        torch.testing.assert_close(p.detach(), w.sign() * (w.abs() - threshold).clamp(min=0))
