@@ -66,7 +66,7 @@ def report(
     follow: Annotated[bool, typer.Option("--follow", help="Show it again as runs finish, until all are.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Show what a study found: accuracies, differences with intervals, activation parameters."""
+    """Show what a study found: metrics, differences with intervals, activation parameters."""
     detail: Detail = "figures" if FORMATS[check_choice("format", format, FORMATS)].needs_curves else "summary"
     check_choice("figure", figure, FIGURE_NAMES)
     folder = find_study_folder(directory)

@@ -74,14 +74,15 @@ def differences(summary: Summary, baseline: str) -> Canvas | None:
     if not found:
         return None
     longest = max(sum(1 + row["strategy"].count(" = ") for row, _ in members) for _, members in found)
-    canvas = Canvas(len(found), len(summary.metrics), (7.0 if len(summary.metrics) == 1 else 5.2, 0.9 + 0.19 * longest))
-    for all_axes, (title, members) in zip(canvas.axes, found, strict=True):
+    count = len(summary.metrics)
+    canvas = Canvas(len(found) * count, 1, (7.0, 0.9 + 0.19 * longest))
+    for number, (title, members) in enumerate(found):
+        all_axes = [row[0] for row in canvas.axes[number * count : (number + 1) * count]]
         names = [f"{row['strategy']}  {format_number(row['weight_decay'])}" for row, _ in members]
-        for number, (axes, metric) in enumerate(zip(all_axes, summary.metrics, strict=True)):
+        for axes, metric in zip(all_axes, summary.metrics, strict=True):
             _intervals(canvas, axes, metric, members, names)
             axes.axvline(0, color="#808080", linewidth=0.8)
-            labels = [name.replace(" = ", "\n= ") for name in names] if not number else [""] * len(names)
-            axes.set_yticks(range(len(members)), labels, fontsize=7)
+            axes.set_yticks(range(len(members)), [name.replace(" = ", "\n= ") for name in names], fontsize=7)
             axes.set_ylim(len(members) - 0.4, -0.6)
             if metric.scale != "plain":
                 axes.set_xscale("symlog", linthresh=1.0)
@@ -120,8 +121,10 @@ def decay(summary: Summary, baseline: str) -> Canvas | None:
     ]
     if not found:
         return None
-    canvas = Canvas(len(found), len(summary.metrics), (4.6, 3.2))
-    for all_axes, (title, members) in zip(canvas.axes, found, strict=True):
+    count = len(summary.metrics)
+    canvas = Canvas(len(found) * count, 1, (7.0, 3.0))
+    for number, (title, members) in enumerate(found):
+        all_axes = [row[0] for row in canvas.axes[number * count : (number + 1) * count]]
         for axes, metric in zip(all_axes, summary.metrics, strict=True):
             for name, color in _colors(members).items():
                 _against_decay(canvas, axes, metric, [r for r, _ in members if r["strategy"] == name], name, color)

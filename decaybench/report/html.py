@@ -137,17 +137,18 @@ def _table(columns: tuple[str, ...] | list[str], lines: list[list[str]], kind: s
 
 
 def _section(title: str, rows: list[dict[str, Any]], metrics: tuple[Metric, ...]) -> str:
-    columns = ["strategy", "decay", "lr", "seeds"]
+    has_lr = any(row["lr"] is not None for row in rows)
+    columns = ["strategy", "decay", *(["lr"] if has_lr else []), "seeds"]
     for metric in metrics:
         columns += [heading(metric), "95% interval", "difference", "p (Holm)", "better in %", "pairing r"]
         columns += ["would have shown", "verdict"]
-    table = _table([*columns, "α mean", "≈0 %"], [_line(row, metrics) for row in rows], "cells")
+    table = _table([*columns, "α mean", "≈0 %"], [_line(row, metrics, has_lr) for row in rows], "cells")
     return f'<section data-title="{escape(title)}"><h3>{escape(title)}</h3>{table}</section>'
 
 
-def _line(row: dict[str, Any], metrics: tuple[Metric, ...]) -> list[str]:
+def _line(row: dict[str, Any], metrics: tuple[Metric, ...], has_lr: bool) -> list[str]:
     return [
-        *(format_number(row[key]) for key in ("strategy", "weight_decay", "lr")),
+        *(format_number(row[key]) for key in ("strategy", "weight_decay", *(["lr"] if has_lr else []))),
         f"{row['seeds']}" + (f" ({row['diverged']} diverged)" if row["diverged"] else ""),
         *(text for metric in metrics for text in _of_metric(row, metric)),
         format_number(row["alpha_mean"]),

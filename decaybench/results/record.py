@@ -397,7 +397,7 @@ def _record(body: dict[str, Any], protected: bool) -> Record:
 
 
 def check_history(config: Mapping[str, Any], history: Mapping[str, Any], diverged: int | None) -> None:
-    """Checks the series of a record: numbers, as many as epochs, accuracies between 0 and 1.
+    """Checks the series of a record: numbers, as many as epochs, shares between 0 and 1.
 
     Raises:
         DamagedRecordError: When they are something else.
