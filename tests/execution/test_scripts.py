@@ -216,7 +216,9 @@ def test_an_interrupted_study_keeps_what_is_finished_and_leaves_nothing_running(
         "import time, torch, decaybench\n"
         "model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.PReLU())\n"
         "trial = decaybench.trial(model)\n"
-        "trial.optimizer(torch.optim.SGD, lr=0.1)\n"
+        "optimizer = trial.optimizer(torch.optim.SGD, lr=0.1)\n"
+        "model(torch.ones(1, 2)).sum().backward()\n"
+        "optimizer.step()\n"
         "trial.log(0, loss=float(model[0].weight.sum().detach()) + 9)\n"
         "time.sleep(300 if trial.seed else 0)\n"
         "trial.finish()\n"
@@ -310,23 +312,14 @@ def config_of(asked: ScriptStudy) -> ScriptConfig:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-def test_scripts_run_as_jobs_of_submitit_and_of_ray() -> None:
-    import ray
-
-    from decaybench.execution.ray import ScriptCluster
-    from decaybench.execution.slurm import script_pool
-
-    asked = study("begin()\nfinish(1.0 + seed)")
-    for name in ("local", "ray"):
-        folder = StudyFolder(Path("results") / name)
-        if name == "ray":
-            ray.init("local", num_cpus=2, log_to_driver=False, include_dashboard=False)
-        pool = ScriptCluster(2, 0) if name == "ray" else script_pool(Options(workers="2", slurm={"cluster": "local"}))
-        events = list(ScriptScheduler(pool, folder, ()).run(asked.runs()))
-        assert not troubles(events)
-        assert sorted(r.final("loss") for r in folder.load_records()) == [1.0, 2.0]
-    ray.shutdown()
+@pytest.mark.parametrize("where", [("ray", "--ray-address", "local"), ("slurm", "--slurm", "cluster=local")], ids=str)
+def test_scripts_run_as_jobs_of_ray_and_of_submitit(where: tuple[str, ...], cli: Cli) -> None:
+    Path("train.py").write_text(HEAD + "begin()\nfinish(1.0 + seed)")
+    words = shlex.split("run --script 'python train.py' --strategy decay-all --weight-decay 0.1 --seeds 2 --name s")
+    done = cli(*words, "--workers", "2", "--executor", *where)
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(cli("report", "results/s", "--format", "json").stdout)
+    assert (row["seeds"], row["loss"]) == (2, 1.5)
 
 
 def test_slurm_that_is_not_there_is_said() -> None:
