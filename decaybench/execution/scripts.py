@@ -435,7 +435,8 @@ class ScriptOptions:
         gpus_per_run: GPUs that each run sees; 0 leaves them as they are.
         time_limit: Seconds after which a run is ended.
         ray_address: Address of the Ray cluster.
-        slurm: Options of Slurm by submitit's names, such as ``partition``.
+        slurm: Options of Slurm by submitit's names, such as ``slurm_partition``.
+        folder: The study folder, for what an executor writes itself.
     """
 
     executor: str = "auto"
@@ -444,6 +445,7 @@ class ScriptOptions:
     time_limit: float | None = None
     ray_address: str = "auto"
     slurm: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path = Path()
 
 
 def local_pool(options: ScriptOptions) -> LocalPool:
@@ -480,7 +482,7 @@ def make_script_scheduler(folder: StudyFolder, options: ScriptOptions, metrics: 
     name = "processes" if options.executor == "auto" else options.executor
     if name == "inline":
         options = replace(options, workers="1")
-    pool: Pool = imports.load(EXECUTORS[name].scripts)(options)
+    pool: Pool = imports.load(EXECUTORS[name].scripts)(replace(options, folder=folder.path))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = max(1, cores // pool.slots) if isinstance(pool, LocalPool) and pool.slots > 1 else None
     return ScriptScheduler(pool, folder, tuple(metrics), options.time_limit, threads)

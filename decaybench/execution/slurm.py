@@ -53,7 +53,7 @@ def script_pool(options: ScriptOptions) -> SlurmPool:
     chosen = dict(options.slurm)
     kind = chosen.pop("cluster", None)
     try:
-        executor = submitit.AutoExecutor(folder="submitit_logs", cluster=kind)
+        executor = submitit.AutoExecutor(folder=options.folder / "slurm", cluster=kind)
     except (RuntimeError, ValueError) as error:
         raise UsageError(f"--executor slurm: {error}.") from error
     if kind is None and executor.cluster != "slurm":
