@@ -303,10 +303,10 @@ class ScriptScheduler:
         """Yields what a script has logged since the last look."""
         for log in self.folder.path.glob(f"attempts/{job.config.run_id}-*/log.jsonl"):
             with contextlib.suppress(OSError, ValueError):
-                text = log.read_text("utf-8")
-                lines = text[read.get(str(log), 0) :].splitlines()
-                read[str(log)] = len(text)
-                found = [json.loads(line) for line in lines]
+                text = log.read_bytes()
+                whole, start = text.rfind(b"\n") + 1, read.get(str(log), 0)  # a line may be half written
+                read[str(log)] = whole
+                found = [json.loads(line) for line in text[start:whole].splitlines()]
                 epochs = [
                     Logged(job.config, entry["epoch"], {k: v for k, v in entry["metrics"].items() if v is not None})
                     for entry in found

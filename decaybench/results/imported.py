@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from decaybench.errors import UsageError, unknown
 from decaybench.registry.metrics import Metric
 from decaybench.registry.spec import Spec, explain, plain_value
-from decaybench.results.record import Record
+from decaybench.results.record import RESERVED, Record
 from decaybench.study.config import ScriptConfig
 
 # Names that columns have in people's tables.
@@ -74,6 +74,8 @@ def read_table(path: Path, metrics: Sequence[Metric], by: Sequence[str], columns
     for name in (*(metric.name for metric in metrics), *by):
         if name not in heading:
             raise unknown(f"column of {path}", name, heading)
+    if taken := sorted(RESERVED & {metric.name for metric in metrics}):
+        raise UsageError(f"{path}: no metric can be called {taken[0]}, which a record has already; rename the column.")
     records: dict[str, tuple[int, Record]] = {}
     empty = []
     source = hashlib.sha256(content).hexdigest()[:12]

@@ -28,6 +28,11 @@ SCHEMA = 2
 INPUT_GRID = [round(-6 + 0.25 * i, 2) for i in range(49)]
 QUANTILE_LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 METRICS: Mapping[str, Direction] = {m.name: m.direction for m in CLASSIFICATION}
+# What a run's row holds beside its metrics, so that no metric can be called so.
+RESERVED = frozenset(
+    "run_id cell_id config seed diverged device device_name seconds provenance metrics protected layers outcomes history "
+    "extra digest watched data_key strategy weight_decay script source method pairs seeds".split()
+)
 LARGEST_LOSS = 65504.0  # of an example: the largest number of float16
 MAX_TEXT = 1 << 28  # bytes of one record; a record of a network that is trained here has some ten thousand
 HEADER = b'{"digest":"'

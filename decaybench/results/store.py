@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from decaybench.results.packed import Detail
 
 CHECKPOINT_HEADER = b"decaybench checkpoint\n"
+BESIDE = ("attempts", "output", "weights", "errors", "slurm")  # folders with what belongs to records
 STALE_SECONDS = 3600.0  # after which a temporary file is of a process that was killed
 
 
@@ -386,7 +387,7 @@ class StudyFolder:
             os.close(descriptor)
 
     def clear(self) -> None:
-        """Deletes every record and the study file; the folder itself and anything else in it stays.
+        """Deletes every record, what belongs to records, and the study file; anything else in the folder stays.
 
         Raises:
             DecaybenchError: When something cannot be deleted.
@@ -398,6 +399,9 @@ class StudyFolder:
                 shutil.rmtree(self.runs)
             for path in (self.packed_file, self.packed_digest_file, self.study_file, self.progress_file):
                 path.unlink(missing_ok=True)
+            for name in BESIDE:
+                if (self.path / name).is_dir() and not (self.path / name).is_symlink():
+                    shutil.rmtree(self.path / name)
             for name in self.checkpoints():
                 self.remove_checkpoint(name)
         except OSError as error:

@@ -25,7 +25,7 @@ from decaybench.parameter_roles.roles import mark_by_behaviour, roles
 from decaybench.registry.build import construct
 from decaybench.registry.metrics import kind_of, metric, shown
 from decaybench.registry.spec import Spec, parse
-from decaybench.results.record import Record, dumps
+from decaybench.results.record import RESERVED, Record, dumps
 from decaybench.strategies.plan import Plan, Setup, check_plan
 from decaybench.study.config import ScriptConfig
 from decaybench.training.activation_statistics import ActivationStatistics
@@ -367,6 +367,8 @@ class Trial:
             self._fail(f"trial.{where}: {name} is no number, but {type(value).__name__} ({error}).")
         if not math.isfinite(number) and not _is_loss(name):
             self._fail(f"trial.{where}: {name} is {number}, which is no result.")
+        if name in RESERVED:
+            self._fail(f"trial.{where}: no metric can be called {name}, which a record has already.")
         try:
             known = shown(name)
         except UsageError as error:
