@@ -30,8 +30,11 @@ QUANTILE_LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 METRICS: Mapping[str, Direction] = {m.name: m.direction for m in CLASSIFICATION}
 # What a run's row holds beside its metrics, so that no metric can be called so.
 RESERVED = frozenset(
-    "run_id cell_id config seed diverged device device_name seconds provenance metrics protected layers outcomes history "
-    "extra digest watched data_key strategy weight_decay script source method pairs seeds".split()
+    {
+        *("run_id", "cell_id", "config", "seed", "seeds", "diverged", "device", "device_name", "seconds", "provenance"),
+        *("metrics", "protected", "layers", "outcomes", "history", "extra", "digest", "watched", "data_key", "pairs"),
+        *("strategy", "weight_decay", "script", "source", "method"),
+    }
 )
 LARGEST_LOSS = 65504.0  # of an example: the largest number of float16
 MAX_TEXT = 1 << 28  # bytes of one record; a record of a network that is trained here has some ten thousand
