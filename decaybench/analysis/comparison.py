@@ -110,17 +110,19 @@ def summarize(runs: pd.DataFrame, settings: ComparisonSettings | None = None) ->
         raise UsageError("Nothing says in which direction a metric is better; name one: --metric NAME:max.")
     runs, notes = _one_version(runs)
     found = cells(runs)
-    metrics = tuple(_settled(metric, found, notes) for metric in metrics)
-    varying = [
-        key
+    metrics = _told_apart(tuple(_settled(metric, found, notes) for metric in metrics))
+    keys = columns(metrics)
+    varying = {  # an option of a script may be called as a metric is
+        f"args.{key}" if key in keys else key: key
         for key in dict.fromkeys(k for c in found for k in c.config)
         if key not in CONFIG_COLUMNS and len({str(c.config.get(key)) for c in found}) > 1
-    ]
+    }
     rows = []
     for part in questions(found):
         for cell, compared in zip(found[part], _compared(found[part], metrics, settings, notes), strict=True):
             row = {**_row(cell, metrics, settings, notes), **_columns(compared)}
-            rows.append({key: row.get(key) for key in columns(metrics)} | {k: cell.config.get(k) for k in varying})
+            others = {name: cell.config.get(key) for name, key in varying.items()}
+            rows.append({key: row.get(key) for key in keys} | others)
     watched = "watched" in runs and runs["watched"].notna().any()
     if found and not watched and not any(is_called(cell, settings.baseline) for cell in found):
         notes.append(f"no difference is shown, since no run has the strategy {settings.baseline}.")
@@ -133,6 +135,12 @@ def summarize(runs: pd.DataFrame, settings: ComparisonSettings | None = None) ->
         )
     notes += [*data_notes(found), *initial_notes(found), *machine_notes(runs), *digest_notes(runs)]
     return Summary(rows, found, list(dict.fromkeys(notes)), metrics, tuple(varying))
+
+
+def _told_apart(metrics: tuple[Metric, ...]) -> tuple[Metric, ...]:
+    """Says the parts of metrics that would be called the same."""
+    titles = [metric.title for metric in metrics]
+    return tuple(replace(metric, whole=titles.count(metric.title) > 1) for metric in metrics)
 
 
 def _settled(metric: Metric, found: list[Cell], notes: list[str]) -> Metric:

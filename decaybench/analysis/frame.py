@@ -174,15 +174,15 @@ def labels(config: Row) -> Row:
         if key not in ("seed", "args", *ADDED_FIELDS)
     }
     if "script" in config:
-        return {**named, **{key: _number_of(value) for key, value in config["args"].items()}}
+        return {**named, **{key: _number_of(value, key == "lr") for key, value in config["args"].items()}}
     added = {key: config.get(key, default) for key, default in ADDED_FIELDS.items()}
     return {**named, **{key: label_of(value) if isinstance(value, dict) else value for key, value in added.items()}}
 
 
-def _number_of(value: Any) -> Any:
-    """Returns the number that a text is, where it is written as that number is."""
+def _number_of(value: Any, whatever: bool) -> Any:
+    """Returns the number that a text is, where it is written as that number is, or whatever way it is written."""
     number = plain_value(value) if isinstance(value, str) else value
-    return number if str(number) == str(value) else value
+    return number if whatever or str(number) == str(value) else value
 
 
 def alpha_columns(alphas: Any) -> Row:

@@ -24,13 +24,14 @@ def outcomes_of(cell: Cell, metric: str, seeds: list[int]) -> npt.NDArray[np.flo
     arrays = [outcomes.get(metric) for outcomes in cell.completed.loc[seeds, "outcomes"]]
     if not arrays or any(a is None or len(a) != len(arrays[0]) for a in arrays):
         return None
-    table = np.stack(arrays).astype(np.float64)
-    return table if table.max() < LARGEST_LOSS else None
+    table = np.stack(arrays)
+    clamped = table.dtype == np.float16 and table.max() >= LARGEST_LOSS
+    return None if clamped else table.astype(np.float64)
 
 
 def split_by_seed(cell: Cell) -> bool:
     """Tells whether every seed of a cell divided the data set anew."""
-    return bool(cell.config.get("split") == "seed")
+    return "script" not in cell.config and bool(cell.config.get("split") == "seed")
 
 
 def test_share(cell: Cell) -> float:
@@ -113,8 +114,8 @@ def paired(cell: Cell, found: list[Cell], baseline: str, notes: list[str]) -> Pa
         known = [(bool(a), bool(row[1])) for a, row in zip(alike, ours, strict=True)]
         if not all(same and initial for same, initial in known):
             notes.append(
-                f"{describe(cell)}: its runs are not paired with the baseline's, since they do not start from the same "
-                "tensors, or nothing shows that they do; differences hold the luck of the start, too."
+                f"{describe(cell)}: its runs are not paired with the baseline's, since nothing shows that they start "
+                "from the same tensors and see the same batches; differences hold that luck, too."
             )
         alike[:] = True
     for seed, same in zip(seeds, alike, strict=True):

@@ -1,6 +1,7 @@
 """Chooses the seeds to add until every difference to the baseline is known well enough."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -33,6 +34,8 @@ def next_runs(
         metric: What is compared.
         baseline: The strategy that the others are compared with.
     """
+    if metric.name not in finished and f"test_{metric.name}" in finished:
+        metric = replace(metric, name=f"test_{metric.name}")
     done = set(finished["run_id"])
     missing = [run for run in runs if run.run_id not in done]
     first = [run for run in missing if run.seed < FIRST_SEEDS]
@@ -52,10 +55,11 @@ def _undecided(found: list[Cell], until: float, metric: Metric, baseline: str) -
     """Lists each cell whose difference is not known, and its baseline, as run ids, with the interval's half-width."""
     wanted = []
     for part in questions(found):
-        pairs = [pair for pair in pairs_of(found[part], baseline) if pair.have(metric.name)]
+        pairs = pairs_of(found[part], baseline)
         for pair in pairs:
-            half = half_width(pair.differences(metric.name), len(pairs))
-            if half > metric.amount(until, float(np.mean(pair.second.values(metric.name, pair.seeds)))):
+            known = pair.have(metric.name)
+            half = half_width(pair.differences(metric.name), len(pairs)) if known else float("inf")
+            if not known or half > metric.amount(until, float(np.mean(pair.second.values(metric.name, pair.seeds)))):
                 ids = {run_id for cell in (pair.first, pair.second) for run_id in cell.runs["run_id"]}
                 wanted.append((ids, half))
     return wanted

@@ -5,7 +5,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import closing, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
@@ -257,6 +257,7 @@ def _compute(plan: RunPlan) -> bool:
             InterruptHandler(farewell),
             live,
             redirect_stdout(sys.stderr),
+            closing(Board(plan.machine["tensorboard"])) as board,
         ):
             script = isinstance(asked, ScriptStudy)
             live.message("Starting the script …" if script else "Starting: importing torch, loading the data …")
@@ -267,11 +268,9 @@ def _compute(plan: RunPlan) -> bool:
             folder.sweep()
             folder.write_study(to_toml(asked))
             live.begin()
-            board = None if plan.machine["tensorboard"] is None else Board(plan.machine["tensorboard"])
             for event in study.run(missing) if asked.until is None else _until(study, plan, asked.until):
                 live.on(event)
-                if board is not None:
-                    board.on(event)
+                board.on(event)
                 if event.failed is not None and plan.fail_fast:
                     raise DecaybenchError(
                         "--fail-fast: the study ends with the first run that failed; the others wait."

@@ -190,6 +190,8 @@ class ScriptCluster:
         self._running.remove(started)
         try:
             result: ScriptResult = ray.get(started)
+        except ray.exceptions.RayTaskError as error:
+            return f"it could not be started there: {str(error.cause).splitlines()[0]}"
         except ray.exceptions.RayError as error:
             return f"a worker of the cluster was lost: {type(error).__name__}"
         return result

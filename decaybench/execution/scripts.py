@@ -27,6 +27,7 @@ from decaybench.study.config import ScriptConfig
 from decaybench.trials.protocol import ENVIRONMENT, Files, Task
 
 POLL_SECONDS = 0.05  # between two looks at what runs
+STALE_SECONDS = 60.0  # after which an attempt without a task is of a study that was killed
 LAST_LINES = 15  # of a failed script's output, that are shown with --debug
 INTERPRETERS = ("python", "python3")  # the one that decaybench runs in: it has decaybench
 
@@ -276,8 +277,8 @@ class ScriptScheduler:
                         yield Event(self._worker(number), (config,))
                     elif slot is not None:
                         job, started = slot
-                        yield from self._progress(job, number, read)
                         result = self.pool.result(started)
+                        yield from self._progress(job, number, read)
                         if result is not None:
                             slots[number] = None
                             yield self._ended(job, result, self._worker(number))
@@ -373,7 +374,7 @@ class ScriptScheduler:
 
     def _is_repetition(self, record: Record) -> int | None:
         """Returns the other seed of a cell that gave the same numbers from the same start; None where there is none."""
-        if "script" not in record.config:
+        if "script" not in record.config or record.diverged is not None:
             return None
         prints = (record.fingerprints.get("initial"), record.fingerprints.get("final"))
         numbers = json.dumps([prints, record.history, record.diverged], sort_keys=True)
@@ -388,16 +389,25 @@ class ScriptScheduler:
                 fields = json.loads((attempt / "task.json").read_text("utf-8"))
                 task = Task(**{**fields, "metrics": tuple(fields["metrics"])})
             except (OSError, ValueError, TypeError, KeyError):
-                shutil.rmtree(attempt, ignore_errors=True)
+                if time.time() - attempt.stat().st_mtime > STALE_SECONDS:  # another study may just be making it
+                    shutil.rmtree(attempt, ignore_errors=True)
                 continue
-            if task.is_waited_for() and task.pid != os.getpid():
+            if task.is_waited_for() and (task.pid, task.host) != (os.getpid(), platform.node()):
                 continue
             config = missing.get(attempt.name.partition("-")[0])
-            result = ScriptResult(attempt, 0, 0.0)
+            result = ScriptResult(attempt, 0, _seconds(attempt))
             record = self._record(config, result) if config is not None else None
             if config is not None and isinstance(record, Record) and not self.folder.has(config.run_id):
                 yield self._ended(self._job(config), result, "here")
             shutil.rmtree(attempt, ignore_errors=True)
+
+
+def _seconds(attempt: Path) -> float:
+    """Returns the time from the start of an attempt to its record."""
+    try:
+        return max(0.0, Files(attempt).outcome.stat().st_mtime - (attempt / "task.json").stat().st_mtime)
+    except OSError:
+        return 0.0
 
 
 def _exit(code: int) -> str:

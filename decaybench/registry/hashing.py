@@ -26,7 +26,7 @@ def config_digest(config: Mapping[str, Any]) -> str:
 
 
 def _one_number(value: Any) -> Any:
-    if not isinstance(value, Mapping) or value.get("source") is None:
+    if not isinstance(value, Mapping) or value.get("source") is None or "options" not in value:
         return value
     options = {k: int(v) if isinstance(v, float) and v.is_integer() else v for k, v in value["options"].items()}
     return {**value, "options": options}

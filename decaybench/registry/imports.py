@@ -107,7 +107,8 @@ def script_files(line: str) -> Sources:
     words = shlex.split(line)
     for before, word in zip(["", *words], words, strict=False):
         path = Path(word)
-        if (before == "-m" and _origin(word)) or (word.endswith(".py") and path.is_file()):
+        module = _origin(word) if before == "-m" else None
+        if (module is not None and is_own(module.resolve())) or (word.endswith(".py") and path.is_file()):
             found |= source_files(f"{word}:main")
         elif path.is_file() and path.stat().st_size <= SMALL_FILE and is_own(path.resolve()):
             content = _read(path, line)

@@ -77,6 +77,7 @@ class Metric:
     Attributes:
         name: As it is recorded, such as ``test_accuracy``.
         direction, scale, margin, low, high: As in `Kind`.
+        whole: Whether its part is said, too.
     """
 
     name: str
@@ -85,11 +86,12 @@ class Metric:
     margin: float | None = None
     low: float = -math.inf
     high: float = math.inf
+    whole: bool = False
 
     @property
     def title(self) -> str:
-        """The name for people; a metric of the test part is called without it."""
-        return self.name.removeprefix("test_").replace("_", " ")
+        """The name for people; a metric of the test part is called without it, unless another one is called so."""
+        return (self.name if self.whole else self.name.removeprefix("test_")).replace("_", " ")
 
     @property
     def unit(self) -> str:
@@ -200,7 +202,7 @@ def named(names: Iterable[str], recorded: Mapping[str, Direction], columns: Coll
             there = [one for one in columns if one in recorded or kind_of(one)] or list(columns)
             raise UsageError(f"metric {name!r}: no run recorded it; recorded are {', '.join(there)}.")
         found.append(metric(name + colon + way, recorded.get(name)))
-    return tuple(found)
+    return tuple({one.name: one for one in found}.values())
 
 
 # What training on classes records.

@@ -212,7 +212,8 @@ def _trajectory(canvas: Canvas, axes: Axes, cell: Cell, index: int, name: str, c
     series = [layer.quantiles for layer in cell.layer(index) if layer.quantiles is not None]
     if not series:
         return
-    q = np.array(series, dtype=float).mean(0)  # (epochs + 1, 5)
+    length = max(map(len, series), key=[len(s) for s in series].count)  # scripts may stop early
+    q = np.array([s for s in series if len(s) == length], dtype=float).mean(0)  # (epochs + 1, 5)
     lines = axes.plot(q[:, 2], color=color, linewidth=1.2, label=one_line(name))
     lines += axes.plot(q[:, 0], color=color, linewidth=0.6) + axes.plot(q[:, 4], color=color, linewidth=0.6)
     canvas.tip(lines, f"{name}: median {q[0, 2]:.3g} → {q[-1, 2]:.3g}, 5% {q[-1, 0]:.3g}, 95% {q[-1, 4]:.3g}")

@@ -2,7 +2,9 @@
 
 import csv
 import hashlib
+import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,7 @@ SYNONYMS: Mapping[str, tuple[str, ...]] = {
     "seed": ("seed", "random_seed", "trial_seed"),
     "weight_decay": ("weight_decay", "decay", "wd", "lambda", "λ", "weight-decay"),
 }
+DECIMAL = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?%?")
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,9 @@ def read_table(path: Path, metrics: Sequence[Metric], by: Sequence[str], columns
         raise UsageError(f"{path} is not UTF-8 (at byte {error.start}).") from error
     first = text.partition("\n")[0]
     delimiter = max(",;\t", key=first.count)
-    reader = csv.DictReader(text.splitlines(keepends=True), strict=True, delimiter=delimiter)
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
     try:
-        lines = [(reader.line_num, row) for row in reader]
+        lines = [(reader.line_num, _decimals(row, delimiter)) for row in reader]
     except csv.Error as error:
         raise UsageError(f"{path}:{reader.line_num} is no CSV: {error}.") from error
     heading = [name for name in reader.fieldnames or () if name]
@@ -74,8 +77,8 @@ def read_table(path: Path, metrics: Sequence[Metric], by: Sequence[str], columns
     for name in (*(metric.name for metric in metrics), *by):
         if name not in heading:
             raise unknown(f"column of {path}", name, heading)
-    if taken := sorted(RESERVED & {metric.name for metric in metrics}):
-        raise UsageError(f"{path}: no metric can be called {taken[0]}, which a record has already; rename the column.")
+    if taken := sorted(RESERVED & {*(metric.name for metric in metrics), *by}):
+        raise UsageError(f"{path}: nothing can be called {taken[0]}, which a record has already; rename the column.")
     records: dict[str, tuple[int, Record]] = {}
     empty = []
     source = hashlib.sha256(content).hexdigest()[:12]
@@ -92,6 +95,16 @@ def read_table(path: Path, metrics: Sequence[Metric], by: Sequence[str], columns
         records[record.run_id] = (number, record)
     used = {*of.values(), *by, *(metric.name for metric in metrics)}
     return Imported([record for _, record in records.values()], empty, [name for name in heading if name not in used])
+
+
+def _decimals(row: dict[str, Any], delimiter: str) -> dict[str, Any]:
+    """Writes decimal commas as points, which they are where something else separates the columns."""
+    if delimiter == ",":
+        return row
+    return {
+        key: value.replace(",", ".") if isinstance(value, str) and DECIMAL.fullmatch(value.strip()) else value
+        for key, value in row.items()
+    }
 
 
 def _column(path: Path, field: str, heading: Sequence[str], given: str | None) -> str | None:
@@ -140,7 +153,7 @@ def _record(
         fingerprints={},
         diverged=1 if lost else None,
         history=history,
-        metrics={metric.name: metric.direction for metric in metrics},
+        metrics={metric.name: metric.direction for metric in metrics if metric.name in history},
     )
 
 
@@ -159,7 +172,7 @@ def _value(place: str, metric: Metric, text: str | None) -> float | None:
 
 def _float(place: str, name: str, text: Any) -> float:
     try:
-        return float(str(text).strip().replace(",", "."))
+        return float(str(text).strip())
     except ValueError as error:
         raise UsageError(f"{place}: {name} = {text!r} is no number.") from error
 

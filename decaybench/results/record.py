@@ -398,7 +398,7 @@ def _record(body: dict[str, Any], protected: bool) -> Record:
         layers=tuple(_layer(layer, epochs) for layer in body["layers"]),
         provenance=body["provenance"],
         metrics=metrics,
-        outcomes=_outcomes(body.get("outcomes")),
+        outcomes=_outcomes(body.get("outcomes"), "script" in config),
         protected=protected and body.get("protected") is not False,
         extra={key: value for key, value in body.items() if key not in KNOWN},
     )
@@ -483,10 +483,10 @@ def _floats(value: Mapping[str, Any]) -> Floats:
     return array
 
 
-def _outcomes(body: Mapping[str, Any] | None) -> Outcomes:
+def _outcomes(body: Mapping[str, Any] | None, any_length: bool) -> Outcomes:
     found = {SHORT.get(key, key): _outcome(value) for key, value in (body or {}).items() if value is not None}
     correct, loss = (found.get(name) for name in SHORT.values())
-    if correct is not None and loss is not None and len(correct) != len(loss):
+    if not any_length and correct is not None and loss is not None and len(correct) != len(loss):
         raise DamagedRecordError("the losses of test examples have the wrong shape")
     return found
 

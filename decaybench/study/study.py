@@ -27,7 +27,7 @@ from decaybench import registry
 from decaybench.errors import UsageError, unknown
 from decaybench.registry.hashing import digest
 from decaybench.registry.imports import is_target, script_fingerprint
-from decaybench.registry.metrics import TESTED, Metric, kind_of, metric
+from decaybench.registry.metrics import TESTED, Metric, kind_of, metric, named, reported
 from decaybench.registry.optimizers import default_lr
 from decaybench.registry.spec import Scalar, Spec, explain, parse
 from decaybench.study.config import ADDED_FIELDS, Augmentation, Precision, RunConfig, ScriptConfig, Split
@@ -95,8 +95,7 @@ class Grid(BaseModel):
     @classmethod
     def _metrics(cls, names: list[str]) -> list[str]:
         for name in names:
-            if ":" in name or kind_of(name) is None:
-                metric(name)
+            metric(name)
         return names
 
     @model_validator(mode="after")
@@ -183,10 +182,11 @@ class Study(Grid):
     @property
     def differences_in(self) -> Metric:
         """What ``until`` is about: the first metric, or what the data set's task records first."""
-        if self.metric:
-            return metric(self.metric[0])
         entry = registry.DATASETS.get(self.dataset[0].name)
-        return TESTED[0] if entry is None else metric(f"test_{registry.TASKS[entry.task].metrics[0]}")
+        recorded = registry.TASKS["classification" if entry is None else entry.task].recorded
+        if self.metric:
+            return named(self.metric[:1], recorded, list(recorded) if entry is not None else ())[0]
+        return reported(recorded)[0]
 
     def runs(self) -> list[RunConfig]:
         """Lists the runs without repetitions, seed by seed so that an interrupted study is balanced."""
@@ -245,11 +245,13 @@ class ScriptStudy(Grid):
         if not isinstance(args, Mapping):
             raise ValueError("it is a table of the script's options, such as {size = ['small', 'large']}")
         for key, value in args.items():
-            if key in _GIVEN or value == [] or not ARGUMENT.fullmatch(key):
-                raise ValueError(
-                    f"{key!r} cannot be an axis: an option of the script with at least one value, and none of "
-                    f"{', '.join(sorted(_GIVEN))}, which the run has already"
-                )
+            if key in _GIVEN:
+                raise ValueError(f"{key} is what the run has already; {{{key}}} in the command line stands for it")
+            if not ARGUMENT.fullmatch(key):
+                raise ValueError(f"{key!r} is no option of a script, such as size")
+            several = value if isinstance(value, list) else [value]
+            if not several or not all(isinstance(v, bool | int | float | str) and _is_finite(v) for v in several):
+                raise ValueError(f"{key} = {value!r}: it is a number, a text or a truth value, or a list of them")
         return {key: value if isinstance(value, list) else [value] for key, value in args.items()}
 
     def runs(self) -> list[ScriptConfig]:
@@ -277,6 +279,10 @@ class ScriptStudy(Grid):
                     )
                     unique.setdefault(run.run_id, run)
         return list(unique.values())
+
+
+def _is_finite(value: Any) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _without_interpreter(script: str) -> str:

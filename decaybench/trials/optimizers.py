@@ -78,12 +78,19 @@ def joined(optimizers: Sequence[Optimizer]) -> Optimizer:
 
 
 def own_decay(make: Callable[[Groups], Optimizer]) -> float:
-    """Returns the decay that an optimizer has by itself, by making one for a parameter that nothing else uses."""
+    """Returns the decay that an optimizer has by itself, by making one for a parameter that nothing else uses.
+
+    Raises:
+        UsageError: When it cannot be made so.
+    """
     try:
         made = make([{"params": [Parameter(torch.zeros(1, 1))]}])
         return float(made.param_groups[0].get("weight_decay", 0.0))
-    except Exception:  # whatever is wrong is said when the real one is made
-        return 0.0
+    except Exception as error:
+        raise UsageError(
+            f"trial.optimizer: the optimizer's own weight_decay cannot be told ({type(error).__name__}: {error}); give "
+            "decaybench.trial(model, weight_decay=…)."
+        ) from error
 
 
 def factory(make: Callable[[Groups], Optimizer], lr: float | None) -> MakeOptimizer:
@@ -133,6 +140,14 @@ def _check(optimizer: Any, groups: Groups) -> None:
             f"trial.optimizer: {type(optimizer).__name__} holds {len(held)} of the {len(held) + len(lost)} parameters "
             "that it was given; it must take them all, as param groups."
         )
+    asked = {id(p): float(group["weight_decay"]) for group in groups for p in group["params"]}
+    for group in optimizer.param_groups:
+        other = [asked[id(p)] for p in group["params"] if asked.get(id(p)) != float(group.get("weight_decay", 0.0))]
+        if other and "weight_decay" in group:
+            raise UsageError(
+                f"trial.optimizer: {type(optimizer).__name__} decays by {float(group['weight_decay']):g} what the "
+                f"strategy decays by {other[0]:g}; it must take the groups as they are."
+            )
     every = [o for o in getattr(optimizer, "optimizers", [optimizer]) if isinstance(o, Optimizer)]
     deaf = [type(o).__name__ for o in every if "weight_decay" not in o.defaults and not _is_several(o)]
     if deaf and any(group["weight_decay"] for group in groups):

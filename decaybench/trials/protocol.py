@@ -35,7 +35,7 @@ class Task:
     def write(self) -> Path:
         """Writes the task where the trial reads it, and returns the path."""
         path = Path(self.folder) / "task.json"
-        path.write_text(json.dumps(asdict(self)), "utf-8")
+        write_whole(path, json.dumps(asdict(self)).encode())
         return path
 
     @classmethod

@@ -25,7 +25,7 @@ from decaybench.parameter_roles.roles import mark_by_behaviour, roles
 from decaybench.registry.build import construct
 from decaybench.registry.metrics import kind_of, metric, shown
 from decaybench.registry.spec import Spec, parse
-from decaybench.results.record import RESERVED, Record, dumps
+from decaybench.results.record import RESERVED, SHORT, Record, dumps
 from decaybench.strategies.plan import Plan, Setup, check_plan
 from decaybench.study.config import ScriptConfig
 from decaybench.training.activation_statistics import ActivationStatistics
@@ -273,6 +273,9 @@ class Trial:
         again = bool(self._logged_at) and epoch == self._logged_at[-1] and not self._at_last & metrics.keys()
         if self._logged_at and epoch <= self._logged_at[-1] and not again:
             self._fail(f"trial.log({epoch:g}, …) after {self._logged_at[-1]:g}: epochs must grow.")
+        for name in [name for name in metrics if name in RESERVED and not self._asked(name)]:
+            metrics.pop(name)
+            print(f"decaybench: {name} is left out of the record, which has something else of that name.", flush=True)
         values = self._known({name: self._number(name, value, "log") for name, value in metrics.items()})
         self._at_last = metrics.keys() | (self._at_last if again else set())
         if not again:
@@ -406,6 +409,8 @@ class Trial:
         return given
 
     def _keep(self, name: str, values: Any, given: dict[str, Any], kind: Any) -> None:
+        if name in SHORT:
+            self._fail(f"trial.finish: the values of each test example are test_losses and test_correct, not {name}.")
         try:
             array = np.asarray(_plain(values))
         except ValueError as error:
@@ -419,10 +424,10 @@ class Trial:
         mean = float(array.astype(np.float64).mean())
         if math.isfinite(mean):
             self._outcomes[name] = array.astype(kind)
-        said = given.setdefault(name, mean)
-        if math.isfinite(mean) and not math.isclose(float(said), mean, rel_tol=1e-3, abs_tol=1e-6):
+        said = self._number(name, given.setdefault(name, mean), "finish")
+        if math.isfinite(mean) and not math.isclose(said, mean, rel_tol=1e-3, abs_tol=1e-6):
             self._fail(
-                f"trial.finish: {name} is {float(said):.6g}, but the mean of its examples is {mean:.6g}; intervals "
+                f"trial.finish: {name} is {said:.6g}, but the mean of its examples is {mean:.6g}; intervals "
                 "need one of the two to be the other."
             )
 
@@ -458,8 +463,8 @@ class Trial:
         lost = [clean(name) for name, p in self._model.named_parameters() if p.requires_grad and not held[id(p)]]
         if lost:
             self._fail(
-                f"{_some(lost)} came after trial.optimizer and is in none of its param groups; make the trial when the "
-                "model is complete."
+                f"{_some(lost)} came after trial.optimizer, or was frozen then, and is in none of its param groups; "
+                "make the trial when the model is as it is trained."
             )
 
     def _wait_for_inputs(self) -> None:

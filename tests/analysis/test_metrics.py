@@ -199,3 +199,43 @@ def test_options_of_a_script_are_questions() -> None:
         for seed in range(3)
     ]
     assert [question.title for question in titled(summary_of(records))] == ["train.py · size=m", "train.py · size=s"]
+
+
+def test_metrics_and_options_of_one_name_are_told_apart() -> None:
+    records = [
+        scored(strategy, seed, test_loss=1.0 + 0.1 * seed, loss=50.0 + seed, args={"loss": size})
+        for size in ("l1", "l2")
+        for strategy in ("decay-all", "exclude-alpha")
+        for seed in range(3)
+    ]
+    summary = summary_of(records, "test_loss", "loss", "loss")
+    assert [m.title for m in summary.metrics] == ["test loss", "loss", "loss"]
+    summary = summarize(
+        frame_of(records), ComparisonSettings(metrics=named(["test_loss", "loss", "loss"], {}, ["test_loss", "loss"]))
+    )
+    assert [m.title for m in summary.metrics] == ["test loss", "loss"]
+    assert [row["loss"] for row in summary.rows] == [51.0] * 4
+    assert {row["args.loss"] for row in summary.rows} == {"l1", "l2"}
+    assert titled(summary)[0].title == "train.py · args.loss=l1"
+
+
+def test_options_called_split_and_lr_are_options() -> None:
+    records = [
+        scored(strategy, seed, d, test_loss=1.0 + seed, validation_loss=1.0, args={"split": "seed", "lr": lr})
+        for strategy in ("decay-all", "exclude-alpha")
+        for seed in range(3)
+        for lr in ("1e-3", "0.01")
+        for d in (0.1, 0.2)
+    ]
+    rows = summary_of(records).rows
+    assert {row["lr"] for row in rows} == {0.001, 0.01}
+    (found,) = tuned(cells(frame_of(records)), metric("test_loss"), "decay-all")
+    assert {row["candidates"] for row in found} == {4}
+
+
+def test_large_values_in_float32_keep_their_intervals() -> None:
+    records = arms("test_mse", 7e4, -5e3, noise=1e3)
+    rng = np.random.default_rng(0)
+    for record in records:
+        record.outcomes["test_mse"] = (record.final("test_mse") + rng.normal(0, 1, 50)).astype(np.float32)  # type: ignore[index]
+    assert row_of(records)["test_mse_speaks_about"] == "new test examples"

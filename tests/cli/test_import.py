@@ -128,6 +128,19 @@ def test_percentages_missing_columns_and_files_are_said() -> None:
     assert "is not UTF-8" in call("import", "bytes.csv", "--metric", "loss")[2]
 
 
+def test_a_line_that_lacks_one_metric_and_quoted_thousands() -> None:
+    path = table(["a,0,0.1,1.0,", "a,1,0.1,1.5,2", "b,0,0.1,2.0,1", "b,1,0.1,2.5,1"])
+    code, out, errors = call("import", path, "--metric", "val/loss", "--metric", "score:max", "--baseline", "a")
+    assert code == 0, errors
+    assert "4 runs are in results/runs" in errors
+    assert "damaged" not in errors
+    assert "score was not recorded by every run of runs.csv with a at 0.1" in out
+    path = table(['a,0,0.1,"1,234",1'])
+    assert "val/loss = '1,234' is no number" in call("import", path, "--metric", "val/loss", "--baseline", "a")[2]
+    path = table(["a,0,1"], "strategy,seed,source")
+    assert "nothing can be called source" in call("import", path, "--metric", "source:min", "--baseline", "a")[2]
+
+
 def test_another_study_is_not_overwritten() -> None:
     strategies = ["--strategy", "decay-all", "--seeds", "1", "--epochs", "1", "--activation", "prelu"]
     code, _, errors = call("run", "smoke", *strategies, "--name", "runs")

@@ -266,7 +266,7 @@ def call(*arguments: str) -> tuple[int, str]:
         (["--script", "python 'train.py"], "it is no command line"),
         (["--script", ""], "at least 1 character"),
         (["--script", "python train.py", "--dataset", "digits"], "the script decides it itself; to vary an option"),
-        (["--script", "python train.py", "--arg", "seed=1"], "which the run has already"),
+        (["--script", "python train.py", "--arg", "seed=1"], "seed is what the run has already"),
         (["--script", "python train.py", "--arg", "size"], "--arg 'size' is not key=value"),
         (["--script", "python train.py", "--metric", "score"], "nothing says whether less or more of it is better"),
         (["--script", "python train.py", "--minimize"], "add --metric NAME"),
