@@ -61,7 +61,7 @@ def _describe(entry: Entry | Recipe, detailed: bool) -> str:
         return entry.summary
     decays = f" [decays {entry.decays}]" if isinstance(entry, StrategyEntry) else ""
     options = ", ".join(f"{k}={'…' if v.is_required() else v.default}" for k, v in entry.options.model_fields.items())
-    return entry.summary + decays + (f"\n{options}" if detailed and options else "")
+    return entry.summary + decays + (f" · {options}" if detailed and options else "")
 
 
 def _print(console: Console, title: str, rows: list[tuple[str, str]]) -> None:
