@@ -114,8 +114,9 @@ def paired(cell: Cell, found: list[Cell], baseline: str, notes: list[str]) -> Pa
         known = [(bool(a), bool(row[1])) for a, row in zip(alike, ours, strict=True)]
         if not all(same and initial for same, initial in known):
             notes.append(
-                f"{describe(cell)}: its runs are not paired with the baseline's, since nothing shows that they start "
-                "from the same tensors and see the same batches; differences hold that luck, too."
+                f"{describe(cell)}: nothing shows that its runs are paired with the baseline's, that is, start from "
+                "the same tensors. They are compared seed by seed all the same: that holds either way, and is as wide as "
+                "what the two do not have in common."
             )
         alike[:] = True
     for seed, same in zip(seeds, alike, strict=True):

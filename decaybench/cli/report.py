@@ -156,8 +156,10 @@ def _asked(folder: StudyFolder, runs: pd.DataFrame) -> tuple[pd.DataFrame, str]:
         return runs, f"study.toml cannot be used, so every run in the folder is shown: {error}" if there else ""
     cells = runs.drop_duplicates("cell_id").set_index("cell_id")["config"].map(lambda c: _cell(config_of(c)) in wanted)
     kept = runs["cell_id"].map(cells).astype(bool) & (runs["seed"] < study.seeds)
-    if kept.all() or not kept.any():
+    if kept.all():
         return runs, ""
+    if not kept.any():
+        return runs, "none of these runs is one that study.toml asks for now, since code or options have changed."
     return runs[
         kept
     ], f"{int((~kept).sum())} runs that study.toml does not ask for are left out; --everything shows them."

@@ -85,7 +85,8 @@ class Progress:
         value = record.final(watched.name)
         if math.isfinite(value):
             entries = [entry for entry in (self.best, self.worst) if entry]
-            entries.append((value, read_config(record.config).name))
+            config = read_config(record.config)
+            entries.append((value, f"{config.name} {config.details}"))
             entries.sort(key=lambda entry: entry[0], reverse=watched.direction == "higher")
             self.best, self.worst = entries[0], entries[-1]
 
@@ -101,7 +102,7 @@ class Progress:
     @property
     def rate(self) -> str:
         """Runs per minute, and the time left, as text."""
-        if not self.share:
+        if not self.share or self.seconds < 1:
             return "…"
         left = self.seconds / self.share - self.seconds
         per_minute = 60 * self.finished / self.seconds if self.seconds else 0.0

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from decaybench.errors import UsageError
 from decaybench.execution.event import Event
 from decaybench.registry import EXECUTORS, imports
-from decaybench.registry.imports import script_fingerprint
+from decaybench.registry.imports import changed_files, script_files, script_fingerprint
 from decaybench.results.record import DamagedRecordError, OtherVersionError, Record, loads
 from decaybench.results.store import StudyFolder
 from decaybench.study.config import ScriptConfig
@@ -240,6 +240,7 @@ class ScriptScheduler:
     metrics: tuple[str, ...]
     time_limit: float | None = None
     threads: int | None = None
+    _files: imports.Sources = field(default_factory=dict)
     _seen: dict[tuple[str, str], int] = field(default_factory=dict)  # cell and numbers: the seed that gave them
 
     def check(self, missing: Sequence[ScriptConfig], finished: Mapping[str, str] | None = None) -> None:
@@ -249,6 +250,7 @@ class ScriptScheduler:
             UsageError: When it is not.
         """
         for config in missing[:1]:
+            self._files = script_files(config.script)
             job = self._job(config)
             program = job.words()[0]
             if shutil.which(program, path=job.environment()["PATH"]) is None:
@@ -267,10 +269,10 @@ class ScriptScheduler:
             while waiting or any(slots):
                 for number, slot in enumerate(slots):
                     if slot is None and (config := self._next(waiting)):
-                        if script_fingerprint(config.script) != config.source:
+                        if changed := self._changed(config):
                             raise UsageError(
-                                f"A file of {config.script} changed while the study ran; the same command begins anew "
-                                "with what it is now, and keeps what is finished."
+                                f"{changed}, of {config.script}, changed while the study ran; the same command begins "
+                                "anew with what it is now, and keeps what is finished."
                             )
                         job = self._job(config)
                         slots[number] = (job, self.pool.start(job, number))
@@ -285,6 +287,12 @@ class ScriptScheduler:
                 time.sleep(POLL_SECONDS)
         finally:
             self.pool.stop()
+
+    def _changed(self, config: ScriptConfig) -> str:
+        """Names the files of a script that are no longer those of the study; empty where all are."""
+        if script_fingerprint(config.script) == config.source:
+            return ""
+        return ", ".join(changed_files(self._files, config.script)[:3]) or "a file"
 
     def _next(self, waiting: deque[ScriptConfig]) -> ScriptConfig | None:
         """Takes the next run that nobody has finished meanwhile."""
@@ -320,8 +328,8 @@ class ScriptScheduler:
         config = job.config
         record = None if isinstance(result, str) else self._record(config, result)
         why = "" if isinstance(record, Record) else self._why(job, result, record)
-        if isinstance(record, Record) and not why and script_fingerprint(config.script) != config.source:
-            why = "it was under way when a file of the script changed, so that nobody knows which code it is of"
+        if isinstance(record, Record) and not why and (changed := self._changed(config)):
+            why = f"it was under way when {changed} changed, so that nobody knows which code it is of"
         if isinstance(record, Record) and not why:
             other = self._is_repetition(record)
             if other is not None:

@@ -122,6 +122,12 @@ def script_files(line: str) -> Sources:
     return found
 
 
+def changed_files(before: Sources, line: str) -> list[str]:
+    """Returns the names of files of a script that are no longer what they were, or are new, or gone."""
+    now = script_files(line)
+    return [short_path(file) for file in sorted({*before, *now}) if before.get(file) != now.get(file)]
+
+
 def script_fingerprint(line: str) -> str:
     """Hashes the files of a training script to 12 hexadecimal digits.
 
@@ -330,8 +336,15 @@ def _imported(file: Path, content: bytes, roots: Sequence[Path]) -> list[Path]:
             continue
         for root in [base] if base else roots:
             found += _module_files(root, name.split("."))
+            if base is None and _is_there(root, name.partition(".")[0]):
+                break  # as Python does: what other folders have of that name is not imported
     # An installed package may import itself; what other packages it imports is no user's code.
     return [f for f in found if is_own(f) or (not is_own(file) and f.is_relative_to(roots[0]))]
+
+
+def _is_there(root: Path, name: str) -> bool:
+    """Tells whether a folder has a module or a package of a name; several may have parts of one without __init__.py."""
+    return (root / f"{name}.py").is_file() or (root / name / "__init__.py").is_file()
 
 
 def _parse(content: bytes) -> ast.AST:

@@ -174,11 +174,11 @@ def test_seeds_are_added_until_a_loss_is_known_to_a_share_of_itself() -> None:
 def test_runs_that_nothing_pairs_are_compared_and_said_to_be_unpaired() -> None:
     records = arms("loss", 3.0, -0.5)
     clean = summary_of(records)
-    assert not any("not paired" in note for note in clean.notes)
+    assert not any("are paired with" in note for note in clean.notes)
     for record in records:
         record.fingerprints.clear()
     bare = summary_of(records)
-    assert any("are not paired with the baseline's" in note for note in bare.notes)
+    assert any("nothing shows that its runs are paired with the baseline's" in note for note in bare.notes)
     assert [r["loss_difference"] for r in bare.rows] == [r["loss_difference"] for r in clean.rows]
 
 

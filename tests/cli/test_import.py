@@ -60,7 +60,7 @@ def test_the_page_and_every_format_serve_it() -> None:
     )
     assert code == 0, errors
     assert "Better than all in val/loss; no verdict on score" in out
-    assert "not paired" in out
+    assert "nothing shows that its runs are paired" in out
     for kind in ("csv", "markdown", "latex", "table"):
         assert call("report", "results/runs", "--format", kind)[0] == 0
     assert call("report", "results/runs", "--format", "html", "--output", "page.html")[0] == 0

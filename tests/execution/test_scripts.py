@@ -20,6 +20,7 @@ from decaybench.errors import UsageError
 from decaybench.execution.event import Event
 from decaybench.execution.scripts import LocalPool, ScriptJob, ScriptScheduler, local_pool, run_script
 from decaybench.execution.scripts import ScriptOptions as Options
+from decaybench.registry.imports import script_files
 from decaybench.registry.spec import Spec
 from decaybench.results.record import Record, dumps
 from decaybench.results.store import StudyFolder
@@ -156,11 +157,24 @@ def test_another_version_of_the_script_is_another_run() -> None:
     assert not ids & {config.run_id for config in changed.runs()}  # what it imports counts, too
 
 
+def test_of_two_modules_of_one_name_the_one_that_python_imports_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "helper.py").write_text(f"VALUE = {folder!r}\n")
+    monkeypatch.setattr("decaybench.registry.imports._PATH", (str(tmp_path / "first"), str(tmp_path / "second")))
+    Path("train.py").write_text("import helper\n")
+    assert sorted(Path(file).parent.name for file in script_files("python train.py") if "helper" in file) == ["first"]
+
+
 def test_a_script_that_changes_while_the_study_runs_is_noticed() -> None:
     asked = study("begin()\nfinish(1.0 + seed)\nopen('train.py', 'a').write('# edited\\n')")
     folder = StudyFolder(Path("results") / asked.name)
     scheduler, events = ScriptScheduler(LocalPool(1), folder, ()), list[Event]()
-    with pytest.raises(UsageError, match="changed while the study ran; the same command begins anew"):
+    with pytest.raises(
+        UsageError, match=r"^train\.py, of python train\.py, changed while the study ran; the same command begins anew"
+    ):
         events += scheduler.run(asked.runs())
     assert folder.count() == 0
 
