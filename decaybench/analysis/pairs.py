@@ -115,8 +115,8 @@ def paired(cell: Cell, found: list[Cell], baseline: str, notes: list[str]) -> Pa
         if not all(same and initial for same, initial in known):
             notes.append(
                 f"{describe(cell)}: nothing shows that its runs are paired with the baseline's, that is, start from "
-                "the same tensors. They are compared seed by seed all the same: that holds either way, and is as wide as "
-                "what the two do not have in common."
+                "the same tensors. They are compared seed by seed all the same: that holds either way, and is as wide "
+                "as what the two do not have in common."
             )
         alike[:] = True
     for seed, same in zip(seeds, alike, strict=True):
