@@ -21,6 +21,8 @@ from decaybench.report.verdicts import difference_of
 from decaybench.results.record import INPUT_GRID
 
 SMALLEST = 1e-4  # of a pull beside the gradient's; what is less is drawn as this
+MAP = mpl.colormaps["viridis"].resampled(20)  # few enough colours that their scale is drawn and no picture
+MAX_STEPS = 120  # columns of a heat map
 MAX_ROWS = 40  # rows of one figure; the table has them all
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#b8a000", "#8b4513")
 STYLE: Any = {
@@ -263,17 +265,22 @@ def pulls(summary: Summary, baseline: str) -> Canvas | None:
     canvas = Canvas(len(watched), 1, (7.0, 1.2 + 0.16 * max(heights)))
     for (axes,), (title, found) in zip(canvas.axes, watched, strict=True):
         rows = sorted(found["parameters"], key=lambda row: row["role"] != "activation")[:MAX_ROWS]
-        ratios = np.array([[np.nan if v is None else max(v, SMALLEST) for v in row["ratio"]] for row in rows])
-        first, last = found["steps"][0], max(found["steps"][-1], found["steps"][0] + 1)
-        image = axes.imshow(
-            np.log10(ratios), aspect="auto", cmap="viridis", extent=(first, last, len(rows), 0), vmin=-4, vmax=1
-        )
+        chosen = np.unique(np.linspace(0, len(found["steps"]) - 1, MAX_STEPS).round().astype(int))
+        ratios = np.array([[_drawn_ratio(row["ratio"][i]) for i in chosen] for row in rows])
+        steps = np.array(found["steps"])[chosen]
+        edges = np.append(steps, 2 * steps[-1] - steps[-2] if len(steps) > 1 else steps[-1] + 1)
+        image = axes.pcolormesh(edges, np.arange(len(rows) + 1), np.log10(ratios), cmap=MAP, vmin=-4, vmax=1)
+        axes.invert_yaxis()
         axes.set_yticks(np.arange(len(rows)) + 0.5, [one_line(f"{r['name']} ({r['role']})") for r in rows], fontsize=6)
         axes.set_xlabel("step")
         axes.set_title(f"{title}: pull of decay / pull of the gradient", fontsize=8, loc="left")
         bar = canvas.figure.colorbar(image, ax=axes)
         bar.set_ticks([-4, -3, -2, -1, 0, 1], labels=["0.0001", "0.001", "0.01", "0.1", "1", "10"])
     return canvas
+
+
+def _drawn_ratio(value: float | None) -> float:
+    return float("nan") if value is None else max(value, SMALLEST)
 
 
 FIGURES: dict[str, Callable[[Summary, str], Canvas | None]] = {

@@ -144,7 +144,7 @@ def test_pictures_and_pages_are_written(tmp_path: Path) -> None:
     assert code == 0
     assert out.startswith("\\begin{tabular}{")
     assert out.count(r" \\") == 7  # the head and six cells
-    assert "test accuracy \\%" in out
+    assert "accuracy \\%" in out
 
 
 def test_a_report_follows_a_study_until_it_is_complete(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,8 @@ def runs_of(**fields: Any) -> list[RunConfig]:
 
 def do(executor: Executor, folder: StudyFolder, runs: list[RunConfig], every: float = 60.0) -> list[Event]:
     missing = [run for run in runs if not folder.has(run.run_id)]
-    return list(Scheduler(executor, folder, CPU, workers=2, checkpoint_seconds=every).run(missing))
+    scheduler = Scheduler(executor, folder, CPU, workers=2, checkpoint_seconds=every, asked=runs)
+    return list(scheduler.run(missing))
 
 
 def numbers(folder: StudyFolder) -> dict[str, Any]:

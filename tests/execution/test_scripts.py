@@ -330,7 +330,9 @@ def config_of(asked: ScriptStudy) -> ScriptConfig:
 def test_scripts_run_as_jobs_of_ray_and_of_submitit(where: tuple[str, ...], cli: Cli) -> None:
     Path("train.py").write_text(HEAD + "begin()\nfinish(1.0 + seed)")
     words = shlex.split("run --script 'python train.py' --strategy decay-all --weight-decay 0.1 --seeds 2 --name s")
-    done = cli(*words, "--workers", "2", "--executor", *where)
+    # Ray writes a token for its local clusters into the home folder, which would lock out clusters of other tests.
+    home = {**os.environ, "PYTHONPATH": str(REPOSITORY), "HOME": str(Path.cwd()), "COLUMNS": "200"}
+    done = cli(*words, "--workers", "2", "--executor", *where, env=home)
     assert done.returncode == 0, done.stderr
     (row,) = json.loads(cli("report", "results/s", "--format", "json").stdout)
     assert (row["seeds"], row["loss"]) == (2, 1.5)

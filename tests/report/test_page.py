@@ -38,6 +38,8 @@ def summary() -> Summary:
     }
     records = [replace(r, layers=tuple(replace(layer, **drawn) for layer in r.layers)) for r in records]
     records[0].provenance["device_name"] = NASTY
+    rows = [{"name": f"{i}.weight", "role": "activation", "group": 0, "ratio": [0.1, 1.0, None]} for i in range(3)]
+    records[-1] = replace(records[-1], extra={"watched": {"steps": [1, 101, 201], "parameters": rows}})
     return summary_of(records)
 
 
@@ -92,7 +94,7 @@ def test_tables_sort_and_filter_by_keyboard(browser: Any, tmp_path: Path) -> Non
     opened = browser.new_page()
     opened.goto((tmp_path / "page.html").as_uri())
     table = opened.locator("table.cells").first
-    button = table.locator("th button", has_text="test %")
+    button = table.locator("th button", has_text="accuracy %")
     button.focus()
     for direction in ("ascending", "descending"):
         opened.keyboard.press("Enter")

