@@ -35,6 +35,7 @@ from decaybench.trials.inputs import wait_for_inputs
 from decaybench.trials.optimizers import Groups, factory, joined, own_decay, split
 from decaybench.trials.protocol import Task, write_whole
 
+MOVING = ("decay-to-init", "proximal-l1")  # strategies that change parameters beside the optimizer
 MOST_BATCHES = 3  # of the first ones, whose content shows that runs see the same
 WATCH_SECONDS = 2.0  # between two looks whether the study is still there
 CORRECT, LOSSES = "test_correct", "test_losses"  # what each test example gave, of test_accuracy and test_loss
@@ -192,6 +193,17 @@ class Trial:
             check_plan(plan, self.strategy.name, named)
         except UsageError as error:
             self._fail(str(error))
+        copying = [
+            o
+            for one in plan.optimizers
+            for o in getattr(one, "optimizers", [one])
+            if callable(getattr(o, "train", None))
+        ]
+        if copying and self.strategy.name in MOVING:
+            self._fail(
+                f"{self.strategy.name} moves parameters between steps, and {type(copying[0]).__name__} keeps copies of "
+                "them, which would move them back; another optimizer or another strategy works."
+            )
         self._plan = plan
         for optimizer in plan.optimizers:
             for number, group in enumerate(optimizer.param_groups):

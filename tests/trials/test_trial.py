@@ -464,3 +464,21 @@ def test_each_group_is_thresholded_by_its_own_rate() -> None:
     for p, w in zip(model.parameters(), before, strict=True):
         threshold = 0.1 * (0.02 if p.ndim == 2 else 0.001)
         torch.testing.assert_close(p.detach(), w.sign() * (w.abs() - threshold).clamp(min=0))
+
+
+class ScheduleFree(torch.optim.SGD):
+    """An optimizer that, as schedule-free ones do, has two modes and keeps copies of parameters."""
+
+    def train(self) -> None: ...
+
+    def eval(self) -> None: ...
+
+
+@pytest.mark.parametrize("strategy", ["decay-to-init", "proximal-l1", "exclude-alpha", "two-optimizers"])
+def test_strategies_that_move_parameters_refuse_optimizers_that_keep_copies(strategy: str) -> None:
+    trial = decaybench.trial(network(), strategy=strategy, weight_decay=DECAY)
+    if strategy in ("decay-to-init", "proximal-l1"):
+        with pytest.raises(UsageError, match=f"{strategy} moves parameters between steps, and ScheduleFree keeps"):
+            trial.optimizer(ScheduleFree, lr=LR)
+    else:
+        trial.optimizer(ScheduleFree, lr=LR).train()
