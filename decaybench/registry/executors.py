@@ -11,7 +11,7 @@ _LOCAL = _PACKAGE + "scripts:local_pool"
 
 @dataclass(frozen=True)
 class ExecutorEntry(Entry):
-    """An executor.
+    """Names what trains the runs of a study somewhere, and what starts scripts there.
 
     Its target takes `decaybench.execution.options.ExecutionOptions` and the number of runs, and returns a `Placement`.
 

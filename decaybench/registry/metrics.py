@@ -205,6 +205,5 @@ def named(names: Iterable[str], recorded: Mapping[str, Direction], columns: Coll
     return tuple({one.name: one for one in found}.values())
 
 
-# What training on classes records.
-CLASSIFICATION = tuple(metric(f"{part}_{what}") for part in PARTS for what in ("loss", "accuracy"))
-TESTED = tuple(m for m in CLASSIFICATION if m.name in ("test_accuracy", "test_loss"))[::-1]
+# What training on classes is compared in.
+TESTED = (metric("test_accuracy"), metric("test_loss"))

@@ -14,7 +14,7 @@ _MODULE = "decaybench.training.tasks:"
 
 @dataclass(frozen=True)
 class TaskEntry(Entry):
-    """A task.
+    """Says what networks are trained for: the loss, what is recorded beside it, and what inputs are.
 
     Attributes:
         loss: The loss it is trained with where nothing else is asked for.

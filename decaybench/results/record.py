@@ -20,14 +20,16 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
+from decaybench.registry import TASKS
 from decaybench.registry.hashing import canonical, config_digest
-from decaybench.registry.metrics import CLASSIFICATION, PARTS, Direction, kind_of
+from decaybench.registry.metrics import PARTS, Direction, kind_of
 
 SCHEMA = 2
 # Where learned functions are drawn, in units of the activation's input; the bins of its inputs lie between.
 INPUT_GRID = [round(-6 + 0.25 * i, 2) for i in range(49)]
 QUANTILE_LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
-METRICS: Mapping[str, Direction] = {m.name: m.direction for m in CLASSIFICATION}
+# What every record of before there were other tasks holds.
+METRICS: Mapping[str, Direction] = TASKS["classification"].recorded
 # What a run's row holds beside its metrics, so that no metric can be called so.
 RESERVED = frozenset(
     {

@@ -223,6 +223,15 @@ def test_a_time_limit_ends_what_the_script_has_started_too(tmp_path: Path) -> No
     until(lambda: not processes_with(marker))
 
 
+def test_what_a_script_leaves_behind_when_it_is_done_is_ended(tmp_path: Path) -> None:
+    marker = f"left-{os.getpid()}-{tmp_path.name}"
+    child = f"[sys.executable, '-c', 'import time; time.sleep(99)', '{marker}']"
+    events, folder = run(study(f"import subprocess\nbegin()\nsubprocess.Popen({child})\nfinish(1.0)", seeds=1))
+    assert not troubles(events)
+    assert folder.count() == 1
+    until(lambda: not processes_with(marker), 10)
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 @pytest.mark.slow
 def test_an_interrupted_study_keeps_what_is_finished_and_leaves_nothing_running(how: int, tmp_path: Path) -> None:
