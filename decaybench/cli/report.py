@@ -132,6 +132,7 @@ def _write(
     name, description = str(fields.get("name", folder.path.name)), str(fields.get("description", ""))
     elsewhere = "" if folder.path.parent == Path("results") else f" --results {folder.path.parent}"
     command = f"decaybench run {folder.study_file}{elsewhere}"
+    command = f"none: the runs come from {fields['imported']}" if "imported" in fields else command
     names = _strategies(runs_frame(loaded))
     if wanted.baseline is not None:
         _check_strategy(wanted.baseline, names)

@@ -205,7 +205,7 @@ def alphas(summary: Summary, baseline: str) -> Canvas | None:
     def panel(canvas: Canvas, axes: Axes, group: list[Member], index: int) -> None:
         for cell, name, color in _lines(group):
             _trajectory(canvas, axes, cell, index, name, color)
-        axes.set_xlabel("epoch")
+        axes.set_xlabel("times logged" if "script" in group[0][1].config else "epoch")
 
     return _panels(_learned(summary), "α: median, 5 and 95%", panel)
 

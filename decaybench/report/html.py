@@ -35,7 +35,7 @@ def escape(text: str) -> str:
 CAPTIONS = {
     "differences": "Differences to the baseline with their intervals; what is clear after Holm's correction is orange.",
     "decay": "Each metric against decay; dotted: the control without decay.",
-    "alphas": "Activation parameters over the epochs, mean of seeds: median, 5% and 95% quantile.",
+    "alphas": "Activation parameters in the course of training, mean of seeds: median, 5% and 95% quantile.",
     "functions": "Learned functions, mean of channels and seeds, over the inputs that their layer really gets (grey).",
     "pulls": "How hard decay pulls beside the gradient, for each parameter over the steps.",
 }

@@ -68,6 +68,8 @@ def test_the_page_and_every_format_serve_it() -> None:
     page = Path("page.html").read_text()
     assert "val/loss" in page
     assert "Imported from runs.csv" in page
+    assert "none: the runs come from runs.csv" in page  # no command that would be refused
+    assert "decaybench run" not in page
     assert call("pack", "results/runs")[0] == 0
     assert json.loads(call("report", "results/runs", "--format", "json")[1])[0]["score"] is not None
 
