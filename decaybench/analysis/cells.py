@@ -48,6 +48,11 @@ class Cell:
         return [float(value) for value in runs[metric]]
 
     @cached_property
+    def test_examples(self) -> set[int]:
+        """How many test examples its runs recorded outcomes of; empty where they recorded none."""
+        return {len(values) for found in self.completed.get("outcomes", ()) for values in (found or {}).values()}
+
+    @cached_property
     def layers(self) -> list[tuple[Layer, ...]]:
         """The learned activations of each run that did not diverge."""
         return list(self.completed["layers"])
@@ -101,6 +106,13 @@ def _position(cell: Cell) -> tuple[Any, ...]:
 def strategy_name(cell: Cell) -> str:
     """Returns the name of a cell's strategy, without its options and the hash of somebody's own code."""
     return _without_hash(str(cell.config["strategy"])).split(",")[0]
+
+
+def short_label(label: str) -> str:
+    """Returns how a strategy is called in a table: somebody's own code by the name of its function."""
+    plain = _without_hash(label)
+    target, comma, options = plain.partition(",")
+    return target.rpartition(":")[2] + comma + options if ":" in target else plain
 
 
 def is_called(cell: Cell, name: str) -> bool:

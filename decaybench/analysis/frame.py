@@ -32,11 +32,12 @@ _NOT_METRICS = {
 }
 
 
-def load(directory: str | Path) -> pd.DataFrame:
-    """Loads a study folder as a DataFrame, one row per run.
+def load(directory: str | Path, epochs: bool = False) -> pd.DataFrame:
+    """Loads a study folder as a DataFrame, one row per run, or one per run and epoch.
 
     Args:
         directory: A study folder, such as ``results/digits``.
+        epochs: Whether every epoch is wanted, as `decaybench.analysis.epochs.epochs_frame` makes it.
 
     Returns:
         One row per run: its configuration, seed, ``diverged`` (the epoch, or missing), the last value of each metric
@@ -50,6 +51,10 @@ def load(directory: str | Path) -> pd.DataFrame:
 
     A record that cannot be read is named in a warning and left out.
     """
+    if epochs:
+        from decaybench.analysis.epochs import epochs_frame
+
+        return epochs_frame(find_study_folder(Path(directory)).load_records())
     loaded = find_study_folder(Path(directory)).load(detail="summary")
     for problem in loaded.problems:
         warnings.warn(problem, stacklevel=2)

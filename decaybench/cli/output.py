@@ -11,6 +11,16 @@ from decaybench.errors import DecaybenchError, UsageError, printable
 from decaybench.report.formats import FORMATS, Report, print_report
 
 
+def check_files(format: str, output: Path | None) -> None:
+    """Checks that a format which needs a file has one.
+
+    Raises:
+        UsageError: When it has none.
+    """
+    if FORMATS[format].needs_file and output is None:
+        raise UsageError(f"--format {format} writes a file: add --output report.{format}.")
+
+
 def write_report(report: Report, format: str = "table", output: Path | None = None) -> None:
     """Writes a report.
 
@@ -24,16 +34,26 @@ def write_report(report: Report, format: str = "table", output: Path | None = No
         DecaybenchError: When the file cannot be written, or there is nothing to show.
     """
     chosen = FORMATS[format]
-    if chosen.needs_file and output is None:
-        raise UsageError(f"--format {format} writes a file: add --output report.{format}.")
+    check_files(format, output)
     if format == "table" and output is None and sys.stdout.isatty():
         print_report(report, Console())
         return
+    if chosen.needs_file:
+        say(f"Writing {output} …")
     content = chosen.write(report)
-    content = printable(content) if isinstance(content, str) else content
     if chosen.says_notes:
         for note in report.summary.notes:
             say(f"Note: {note}")
+    write_content(content, output)
+
+
+def write_content(content: str | bytes, output: Path | None) -> None:
+    """Writes a text or a file to stdout or to a file.
+
+    Raises:
+        DecaybenchError: When the file cannot be written.
+    """
+    content = printable(content) if isinstance(content, str) else content
     if output is None:
         typer.echo(content, nl=False)
         return
@@ -41,5 +61,4 @@ def write_report(report: Report, format: str = "table", output: Path | None = No
         output.write_bytes(content if isinstance(content, bytes) else content.encode())
     except OSError as error:
         raise DecaybenchError(f"--output {output} cannot be written: {error.strerror}.") from error
-    if chosen.needs_file:
-        say(f"Written to {output}.")
+    say(f"Written to {output}.")

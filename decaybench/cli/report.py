@@ -10,20 +10,23 @@ import pandas as pd
 import typer
 
 from decaybench.analysis.comparison import ComparisonSettings, summarize
+from decaybench.analysis.epochs import epochs_frame
 from decaybench.analysis.frame import config_of, recorded_columns, recorded_metrics, runs_frame
 from decaybench.analysis.stopping import next_runs
-from decaybench.cli.output import write_report
+from decaybench.cli.output import check_files, write_content, write_report
 from decaybench.console import check_choice, guarded, say
 from decaybench.errors import DecaybenchError, UsageError, unknown
 from decaybench.registry import STRATEGIES
 from decaybench.registry.hashing import config_digest
 from decaybench.registry.imports import is_target
 from decaybench.registry.metrics import named, reported
-from decaybench.report.formats import FIGURE_NAMES, FORMATS, Report
+from decaybench.report.formats import FIGURE_NAMES, FORMATS, Report, format_for
+from decaybench.report.numbers import csv_table
 from decaybench.results.store import Loaded, StudyFolder, find_study_folder
 from decaybench.study.config import AnyConfig
 from decaybench.study.study import check_primary, plain_fields, read_study
 
+FILES = "Files"
 Detail = Literal["summary", "figures"]
 POLL_SECONDS = 2.0  # seconds between two looks at a study that runs
 
@@ -34,10 +37,34 @@ def report(
         Path | None,
         typer.Argument(metavar="DIR", help="A study folder; without it, the one that changed last."),
     ] = None,
-    format: Annotated[str, typer.Option(metavar="NAME", help=", ".join(FORMATS))] = "table",
-    output: Annotated[Path | None, typer.Option(help="Write it to this file instead.")] = None,
-    figure: Annotated[str, typer.Option(metavar="NAME", help=", ".join(FIGURE_NAMES))] = FIGURE_NAMES[0],
+    format: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help=f"{', '.join(FORMATS)}; without it, what --output ends in.", rich_help_panel=FILES
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write it to this file: report.html, figure.pdf, …", rich_help_panel=FILES)
+    ] = None,
+    figure: Annotated[
+        str, typer.Option(metavar="NAME", help=f"For png, svg, pdf: {', '.join(FIGURE_NAMES)}.", rich_help_panel=FILES)
+    ] = FIGURE_NAMES[0],
+    figure_width: Annotated[
+        float,
+        typer.Option(min=1.0, max=50.0, metavar="INCHES", help="3.3 is one column of a paper.", rich_help_panel=FILES),
+    ] = 6.5,
+    font_size: Annotated[
+        float, typer.Option(min=4.0, max=40.0, metavar="POINTS", help="Of a figure.", rich_help_panel=FILES)
+    ] = 9.0,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A column of the LaTeX table. More: repeat it.", rich_help_panel=FILES),
+    ] = None,
+    epochs: Annotated[
+        bool, typer.Option("--epochs", help="CSV with one line a run and epoch.", rich_help_panel=FILES)
+    ] = False,
     layers: Annotated[bool, typer.Option("--layers", help="Show every activation layer.")] = False,
+    wide: Annotated[bool, typer.Option("--wide", help="Show every column, however narrow the terminal.")] = False,
     baseline: Annotated[
         str | None, typer.Option(help="The strategy that the others are compared with; without it, decay-all.")
     ] = None,
@@ -67,26 +94,37 @@ def report(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Show what a study found: metrics, differences with intervals, activation parameters."""
-    detail: Detail = "figures" if FORMATS[check_choice("format", format, FORMATS)].needs_curves else "summary"
+    format = format_for("csv" if epochs and format is None else format, output)
+    detail: Detail = "figures" if FORMATS[format].needs_curves else "summary"
     check_choice("figure", figure, FIGURE_NAMES)
+    check_files(format, output)
+    if column and format != "latex":
+        raise UsageError(f"--column chooses columns of --format latex, not of {format}.")
     folder = find_study_folder(directory)
+    if epochs:
+        if format != "csv":
+            raise UsageError(f"--epochs writes CSV, not {format}.")
+        write_content(csv_table(epochs_frame(folder.load_records()).to_dict("records")), output)
+        return
     if directory is None:
         say(f"Reporting {folder.path}.")
     if plan is not None and format not in ("table", "html"):
         raise UsageError(f"--plan is shown by --format table and html, not by {format}.")
     wanted = Wanted(baseline, metric or (), margin, primary, fixed_test_set, plan)
+    look = {"layers": layers, "figure": figure, "wide": wide, "columns": column or ()}
+    look |= {"width": figure_width, "font_size": font_size}
     loaded = folder.load(detail=detail)
     while waiting := _unfinished(folder, loaded):
         if not follow:
             loaded.problems.append(waiting)
             break
         if len(loaded):
-            _write(folder, loaded, wanted, format, output, figure, layers, everything)
+            _write(folder, loaded, wanted, format, output, look, everything)
         say(waiting)
         loaded = _more(folder, len(loaded), detail)
     if not len(loaded):
         raise DecaybenchError(" ".join([*loaded.problems, f"{folder.path} holds no finished run."]))
-    _write(folder, loaded, wanted, format, output, figure, layers, everything)
+    _write(folder, loaded, wanted, format, output, look, everything)
 
 
 def _strategies(runs: pd.DataFrame) -> list[str]:
@@ -122,8 +160,7 @@ def _write(
     wanted: Wanted,
     format: str,
     output: Path | None,
-    figure: str,
-    layers: bool,
+    look: dict[str, Any],
     everything: bool,
 ) -> None:
     for problem in loaded.problems:
@@ -142,7 +179,8 @@ def _write(
     settings = _settings(fields, wanted, runs)
     summary = summarize(runs, settings)
     summary.notes.extend([note] if note else [])
-    write_report(Report(summary, settings, layers, figure, name, description, command), format, output)
+    about = {"name": name, "description": description, "command": command}
+    write_report(Report(summary, settings, **look, **about), format, output)
 
 
 def _asked(folder: StudyFolder, runs: pd.DataFrame) -> tuple[pd.DataFrame, str]:

@@ -1,304 +1,495 @@
-"""Draws the figures: differences, metrics against decay, activation parameters, learned functions."""
+"""Draws the figures: each takes its DataFrame (`figure_frames`) and returns an Altair chart.
 
-import io
+A figure is made of panels, so that the page can lay out the same panels for any width of a screen.
+"""
+
+import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-import matplotlib as mpl
+import altair as alt
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+import pandas as pd
+from altair.utils.schemapi import debug_mode
 
-from decaybench.analysis.cells import Cell
-from decaybench.analysis.comparison import Summary, of
-from decaybench.analysis.frame import Row
-from decaybench.errors import DecaybenchError, one_line
-from decaybench.registry.metrics import Metric
-from decaybench.report.numbers import format_number, format_value, heading
-from decaybench.report.titles import Member, distinct, titled
-from decaybench.report.verdicts import difference_of
-from decaybench.results.record import INPUT_GRID
+from decaybench.analysis.comparison import ComparisonSettings, Summary
+from decaybench.errors import DecaybenchError
+from decaybench.report import figure_frames as frames
+from decaybench.report.numbers import format_number
+from decaybench.report.titles import apart
+from decaybench.report.vega import CHOSEN, Look, Panel, Spec, Strategies, composed, opacity
+from decaybench.report.vega import chart as chart_of
 
-SMALLEST = 1e-4  # of a pull beside the gradient's; what is less is drawn as this
-MAP = mpl.colormaps["viridis"].resampled(20)  # few enough colours that their scale is drawn and no picture
-MAX_STEPS = 120  # columns of a heat map
-MAX_ROWS = 40  # rows of one figure; the table has them all
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#b8a000", "#8b4513")
-STYLE: Any = {
-    "text.parse_math": False,  # a dollar in a name is a dollar
-    "svg.fonttype": "none",
-    "svg.hashsalt": "decaybench",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "figure.constrained_layout.use": True,
-}
-PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
+MAX_PANELS = 200  # of one figure; the table has everything
+SMALLEST, LARGEST = 1e-4, 10.0  # of a pull beside the gradient's; what is beyond is drawn as these
+COLLAPSED = 0.6  # of the best accuracy: what is below is drawn at the edge of the axis
+DECADES = 100.0  # a logarithmic axis shows everything within so large a factor
+FAR = 10.0  # a gap between values that is so many times as wide as the others' range separates what collapsed
+SPREAD = 20.0  # ends of intervals that differ by more than this factor are drawn on an axis with logarithmic ends
+NARROW = 320.0  # points; a figure that is less wide has one column of panels less
+LABEL_WIDTH = 24  # characters of a row's label before it goes on in another line
 
 
-class Canvas:
-    """A figure that is being drawn, with the texts of its tooltips.
+def _tip(*fields: tuple[str, str]) -> list[alt.Tooltip]:
+    return [alt.Tooltip(f"{field}:N", title=title) for field, title in fields]
+
+
+def _label(*words: str) -> str:
+    """Joins words into a label of short lines."""
+    lines = [""]
+    for word in filter(None, words):
+        if lines[-1] and len(lines[-1]) + len(word) + 1 > LABEL_WIDTH:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return "\n".join(lines)
+
+
+def _decay(value: float) -> str:
+    return f"λ {format_number(value)}" if value else ""
+
+
+# -- differences ------------------------------------------------------------------------------------------------------
+
+
+def _answer_panels(frame: pd.DataFrame, look: Look) -> list[Panel]:
+    """Draws the contrast that is asked about, of all questions on one axis: a panel for each metric."""
+    asked = frame[frame["asked"]] if len(frame) else frame
+    if not len(asked):
+        return []
+    titles = list(dict.fromkeys(asked["question"]))
+    common, short = apart(titles)
+    labels = [_label(*short[q].split(" · "), _decay(d)) for q, d in zip(asked["question"], asked["decay"], strict=True)]
+    whose = f"{asked['method'].iloc[0]} minus the baseline" + (f" · {common}" if common else "")
+    return list(_difference_panels(asked.assign(label=labels), look, whose))
+
+
+def _all_difference_panels(frame: pd.DataFrame, look: Look) -> list[Panel]:
+    """Draws every difference: for each question a panel for each metric."""
+    panels: list[Panel] = []
+    if not len(frame):
+        return panels
+    frame = frame.assign(label=[_label(s, _decay(d)) for s, d in zip(frame["strategy"], frame["decay"], strict=True)])
+    for question, part in frame.groupby("question", sort=False):
+        panels += _difference_panels(part, look, str(question))
+    return panels
+
+
+def _difference_panels(rows: pd.DataFrame, look: Look, title: str) -> Iterator[Panel]:
+    several = rows["strategy"].nunique() > 1
+    for metric, part in rows.groupby("metric", sort=False):
+        ends = part[["value", "low", "high"]].to_numpy(dtype=float)
+        told = "; ".join(f"{a.replace(chr(10), ' ')}: {b}" for a, b in zip(part["label"], part["text"], strict=True))
+        axis, beyond = _difference_axis(ends, part)
+        chart = _intervals(part, Strategies(rows), look if several else replace(look, legend=False), axis)
+        unit = "; ".join(filter(None, (part["unit"].iloc[0], beyond)))
+        unit = f" ({unit})" if unit else ""
+        lines = sum(label.count("\n") + 1.2 for label in part["label"])
+        yield Panel(title, f"difference in {metric}{unit}", chart, lines, told=told)
+
+
+def _difference_axis(ends: Any, part: pd.DataFrame) -> tuple[alt.X, str]:
+    """Makes an axis that shows small and large differences; beyond the small ones it may be logarithmic, and says so."""
+    known = np.abs(ends[np.isfinite(ends)])
+    least, most = min(0.0, float(np.nanmin(ends))), max(0.0, float(np.nanmax(ends)))
+    margin = part["margin"].iloc[0]
+    near = float(np.median(known[known > 0])) if (known > 0).any() else 1.0
+    constant = near if margin is None or not np.isfinite(margin) else max(margin, near / SPREAD)
+    if known.max(initial=0) <= SPREAD * max(near, constant):
+        return alt.X("value:Q", title=None, scale=alt.Scale(domain=[least, most], nice=True)), ""
+    exponents = range(math.floor(math.log10(constant)), math.ceil(math.log10(known.max())) + 1)
+    steps = [k * 10.0**e for e in exponents for k in (1, 3) if k * 10.0**e >= constant]
+    ticks = [t for t in sorted({0.0, *steps, *(-s for s in steps)}) if least <= t <= most]
+    scale = alt.Scale(
+        type="symlog", constant=constant, domain=[1.2 * least, 1.2 * most], nice=False
+    )  # room at the ends
+    axis = alt.Axis(values=ticks, format="~r")
+    return alt.X("value:Q", title=None, scale=scale, axis=axis), f"logarithmic beyond ±{constant:.2g}"
+
+
+def _intervals(part: pd.DataFrame, strategies: Strategies, look: Look, x: alt.X) -> alt.LayerChart:
+    clear = part["verdict"].isin(["better", "worse"])
+    data = part.assign(clear=clear, verdict=part["verdict"].fillna("one seed: no verdict"))
+    base = chart_of(data.drop(columns=["unit", "margin", "decay", "asked"]))
+    y = alt.Y(
+        "label:N",
+        sort=list(part["label"]),
+        title=None,
+        axis=alt.Axis(labelExpr="split(datum.label, '\\n')", grid=False),
+    )
+    tip = _tip(("method", "strategy"), ("question", "question"), ("metric", "metric"), ("text", "difference"))
+    both = {"y": y, "color": strategies.color(look), "tooltip": [*tip, *_tip(("verdict", "verdict"))]}
+    zero = chart_of(pd.DataFrame({"value": [0]})).mark_rule(color="#808080").encode(x=x)
+    line = (
+        base.mark_rule(size=2)
+        .encode(x=x, x2="high:Q", opacity=opacity(), **both)
+        .transform_calculate(value="datum.low")
+    )
+    dot = base.mark_point(size=45, filled=False, strokeWidth=2).encode(
+        x=x, shape=strategies.shape(look), opacity=opacity(), **both
+    )
+    inside = (
+        base.mark_point(size=45, filled=True)
+        .encode(x=x, shape=strategies.shape(look), opacity=opacity(), **both)
+        .transform_filter("datum.clear")
+    )
+    return alt.layer(zero, line, dot, inside).add_params(CHOSEN)
+
+
+# -- metrics against decay --------------------------------------------------------------------------------------------
+
+
+def _decay_panels(frame: pd.DataFrame, look: Look) -> list[Panel]:
+    """Draws each metric against decay, a line for each strategy; the control is a horizontal line."""
+    panels = []
+    for (question, metric), part in frame.groupby(["question", "metric"], sort=False) if len(frame) else ():
+        chart = _against_decay(part, Strategies(frame), look, str(metric))
+        told = "; ".join(
+            f"{s} {_decay(d)}: {t}" for s, d, t in part[["strategy", "decay", "text"]].itertuples(index=False)
+        )
+        panels.append(Panel(str(question), str(metric), chart, 14, told=told))
+    return panels
+
+
+def window(numbers: Sequence[float], scale: str) -> tuple[float, float]:
+    """Returns the range in which a metric is drawn: without networks that collapsed, which would hide all others.
+
+    Args:
+        numbers: The values.
+        scale: Of the metric: accuracies and their like (``percent``) have collapsed below `COLLAPSED` of the best;
+            other values are left out where a gap, `FAR` times as wide as the rest, separates less than half of them.
+    """
+    ordered = np.sort(np.asarray(numbers, dtype=float))
+    if scale == "percent":
+        return float(ordered[ordered >= COLLAPSED * ordered[-1]][0]), float(ordered[-1])
+    low, high, half = 0, len(ordered) - 1, len(ordered) // 2
+    for i in range(half + 1, len(ordered)):
+        if high == len(ordered) - 1 and ordered[i] - ordered[i - 1] > FAR * (ordered[i - 1] - ordered[0]) > 0:
+            high = i - 1
+    for i in range(len(ordered) - half - 1):
+        if ordered[i + 1] - ordered[i] > FAR * (ordered[-1] - ordered[i + 1]) > 0:
+            low = i + 1
+    return float(ordered[low]), float(ordered[high])
+
+
+def _against_decay(part: pd.DataFrame, strategies: Strategies, look: Look, metric: str) -> alt.LayerChart:
+    logarithmic = bool((part["scale"] == "relative").all() and (part["value"] > 0).all())
+    numbers = part["value"].tolist()
+    whole = logarithmic and max(numbers) <= DECADES * min(numbers)
+    low, high = (min(numbers), max(numbers)) if whole else window(numbers, part["scale"].iloc[0])
+    inside = part[(part["value"] >= low) & (part["value"] <= high)]
+    ends = inside[["low", "high", "value"]].to_numpy(dtype=float)
+    if logarithmic:
+        ends = np.clip(ends, low / 2, None)
+    domain = [float(np.nanmin(ends)), float(np.nanmax(ends))]
+    kind = {"type": "log"} if logarithmic else {"zero": False}
+    scale = alt.Scale(domain=domain, nice=False, clamp=True, **kind)
+    y = alt.Y("shown:Q", title=None, scale=scale, axis=alt.Axis(tickCount=5))
+    names = list(dict.fromkeys(part["strategy"]))
+    step = 0.05 * np.array([names.index(s) - (len(names) - 1) / 2 for s in part["strategy"]])
+    data = part.assign(
+        x=part["decay"] * np.exp(step),  # side by side, so that equal curves do not hide each other
+        shown=part["value"].clip(*domain),
+        beyond=np.where(part["value"] < domain[0], "below", np.where(part["value"] > domain[1], "above", "")),
+        lower=part["low"].clip(*domain),
+        upper=part["high"].clip(*domain),
+    )
+    tip = [
+        *_tip(("method", "strategy"), ("question", "question"), ("decay", "λ"), ("text", metric)),
+        *_tip(("beyond", "off the axis")),
+    ]
+    color = strategies.color(look)
+    data = data.drop(columns=["low", "high", "value", "scale", "metric"])
+    several, control = data[data["decay"] > 0], data[data["decay"] == 0]
+    decays = sorted(set(several["decay"]))
+    x = alt.X(
+        "x:Q",
+        title="weight decay λ",
+        scale=alt.Scale(type="log", domain=[decays[0] * math.exp(-0.3), decays[-1] * math.exp(0.3)], nice=False),
+        axis=alt.Axis(values=decays, format="~r", grid=False),
+    )
+    base = chart_of(several).encode(x=x, color=color)
+    band = base.mark_area(clip=True).encode(
+        y=alt.Y("lower:Q", title=None, scale=scale), y2="upper:Q", opacity=opacity(0.14)
+    )
+    line = base.mark_line(clip=True, strokeWidth=1.5).encode(
+        y=y, strokeDash=strategies.dash(look), opacity=opacity(), tooltip=tip
+    )
+    dot = base.mark_point(filled=True, size=45).encode(
+        y=y, shape=strategies.shape(look), opacity=opacity(), tooltip=tip
+    )
+    flat = (
+        chart_of(control)
+        .mark_rule(strokeDash=[5, 3], strokeWidth=1.5)
+        .encode(y=y, color=color, opacity=opacity(), tooltip=tip)
+    )
+    far = (
+        base.mark_text(dy=-9, fontSize=look.font_size)
+        .encode(y=y, text="arrow:N", tooltip=tip)
+        .transform_filter("datum.beyond != ''")
+        .transform_calculate(arrow="datum.beyond == 'below' ? '↓' : '↑'")
+    )
+    return alt.layer(band, flat, line, dot, far).add_params(CHOSEN)
+
+
+# -- what was learned -------------------------------------------------------------------------------------------------
+
+
+def _function_panels(frame: pd.DataFrame, look: Look) -> list[Panel]:
+    """Draws the learned functions: for each layer a panel for each strategy, all of one layer on the same axes."""
+    panels = []
+    keys = ["question", "decay", "layer"]
+    for (question, decay, layer), part in frame.groupby(keys, sort=False) if len(frame) else ():
+        ends = part[["mean", "low", "high", "start"]].to_numpy(dtype=float)
+        domain = [float(np.nanmin(ends)), float(np.nanmax(ends))]
+        domain[0] -= 0.25 * (domain[1] - domain[0] or 1)  # room for the inputs
+        for strategy, curves in part.groupby("strategy", sort=False):
+            chart = _function(curves, Strategies(frame), look, domain)
+            at = {x: format_number(round(y, 3)) for x, y in zip(curves["input"], curves["mean"], strict=True)}
+            told = f"f(−2) = {at[-2.0]}, f(0) = {at[0.0]}, f(2) = {at[2.0]}"
+            panels.append(Panel(str(question), f"{strategy} · {layer}", chart, 8, str(layer), float(decay), told))
+    return panels
+
+
+def _function(curves: pd.DataFrame, strategies: Strategies, look: Look, domain: list[float]) -> alt.LayerChart:
+    height = 0.2 * (domain[1] - domain[0])
+    data = curves.assign(floor=domain[0], density=domain[0] + height * curves["density"]).drop(columns="channels")
+    x = alt.X("input:Q", title="input s", axis=alt.Axis(grid=False, values=[-6, -3, 0, 3, 6]))
+    base = chart_of(data.drop(columns="question")).encode(x=x)
+
+    def y(field: str) -> alt.Y:
+        return alt.Y(f"{field}:Q", title="f(s)", scale=alt.Scale(domain=domain, nice=False), axis=alt.Axis(tickCount=4))
+
+    tip = [*_tip(("method", "strategy"), ("layer", "layer"), ("decay", "λ"), ("input", "s"))]
+    tip += [alt.Tooltip("mean:Q", title="f(s), mean of channels", format=".3g")]
+    color = strategies.color(look)
+    seen = base.mark_area(color="#808080", opacity=0.35, interpolate="step-after").encode(y=y("density"), y2="floor:Q")
+    layers = [seen, base.mark_area().encode(y=y("low"), y2="high:Q", color=color, opacity=opacity(0.2))]
+    lines = [
+        {"input": s, "channel": i, "value": v, "strategy": name}
+        for s, channels, name in zip(curves["input"], curves["channels"], curves["strategy"], strict=True)
+        for i, v in enumerate(channels)
+    ]
+    if lines:
+        thin = chart_of(pd.DataFrame(lines)).mark_line(strokeWidth=0.6, clip=True)
+        layers.append(thin.encode(x=x, y=y("value"), detail="channel:N", color=color, opacity=opacity(0.6)))
+    start = base.mark_line(color="#808080", strokeDash=[4, 3], strokeWidth=1).encode(y=y("start"))
+    mean = base.mark_line(strokeWidth=2).encode(y=y("mean"), color=color, opacity=opacity(), tooltip=tip)
+    return alt.layer(*layers, start, mean).add_params(CHOSEN)
+
+
+def _alpha_panels(frame: pd.DataFrame, look: Look) -> list[Panel]:
+    """Draws the activation parameters over the epochs, a panel for each layer: medians, and 5% to 95%."""
+    panels = []
+    keys = ["question", "decay", "layer"]
+    for (question, decay, layer), part in frame.groupby(keys, sort=False) if len(frame) else ():
+        strategies = Strategies(frame)
+        x = alt.X("epoch:Q", title=part["clock"].iloc[0], axis=alt.Axis(tickMinStep=1, grid=False, format="d"))
+        base = chart_of(part.drop(columns=["question", "method", "clock"])).encode(x=x, color=strategies.color(look))
+        scale = alt.Scale(zero=False)
+        tip = _tip(("strategy", "strategy"), ("layer", "layer"), ("decay", "λ"), ("epoch", "epoch"))
+        tip += [
+            alt.Tooltip(f"{k}:Q", title=t, format=".3g")
+            for k, t in (("median", "median"), ("q05", "5%"), ("q95", "95%"))
+        ]
+        band = base.mark_area().encode(y=alt.Y("q05:Q", title="α", scale=scale), y2="q95:Q", opacity=opacity(0.12))
+        ends = [
+            base.mark_line(strokeWidth=0.8).encode(
+                y=alt.Y(f"{k}:Q", scale=scale), opacity=opacity(0.7), strokeDash=strategies.dash(look)
+            )
+            for k in ("q05", "q95")
+        ]
+        line = base.mark_line(strokeWidth=2).encode(
+            y=alt.Y("median:Q", scale=scale), opacity=opacity(), tooltip=tip, strokeDash=strategies.dash(look)
+        )
+        dots = base.mark_point(filled=True, size=25).encode(
+            y=alt.Y("median:Q", scale=scale), opacity=opacity(), tooltip=tip, shape=strategies.shape(look)
+        )
+        last = part.drop_duplicates("strategy", keep="last")
+        told = "; ".join(
+            f"{s}: median {format_number(m)} at the end"
+            for s, m in last[["strategy", "median"]].itertuples(index=False)
+        )
+        panels.append(
+            Panel(
+                str(question),
+                str(layer),
+                alt.layer(band, *ends, line, dots).add_params(CHOSEN),
+                10,
+                "",
+                float(decay),
+                told,
+            )
+        )
+    return panels
+
+
+# -- trainings that were watched --------------------------------------------------------------------------------------
+
+
+def _pull_panels(frame: pd.DataFrame, look: Look) -> list[Panel]:
+    """Draws how hard decay pulls beside the gradient, parameters × steps."""
+    panels = []
+    for question, part in frame.groupby("question", sort=False) if len(frame) else ():
+        names = list(dict.fromkeys(part["parameter"]))
+        data = part.assign(
+            label=part["parameter"].map(dict(zip(names, _shortened(names), strict=True))),
+            drawn=part["ratio"].clip(SMALLEST, LARGEST),
+        )
+        y = alt.Y("label:N", sort=None, title=None, axis=alt.Axis(grid=False))
+        scale = alt.Scale(type="log", scheme="viridis", domain=[SMALLEST, LARGEST])
+        legend = alt.Legend(
+            title="pull of decay / pull of the gradient",
+            orient="bottom",
+            format="~r",
+            direction="horizontal",
+            values=[0.0001, 0.01, 1],
+        )
+        chart = (
+            chart_of(data.drop(columns="question"))
+            .mark_rect()
+            .encode(
+                x=alt.X("step:Q", title="step", axis=alt.Axis(grid=False), scale=alt.Scale(nice=False)),
+                x2="until:Q",
+                y=y,
+                color=alt.Color("drawn:Q", scale=scale, legend=legend),
+                tooltip=[
+                    *_tip(("parameter", "parameter"), ("role", "role"), ("step", "step")),
+                    alt.Tooltip("ratio:Q", format=".3g"),
+                ],
+            )
+        )
+        told = ", ".join(
+            f"{n} ({r})" for n, r in part.drop_duplicates("parameter")[["parameter", "role"]].itertuples(index=False)
+        )
+        panels.append(
+            Panel(str(question), "pull of decay beside the gradient", alt.layer(chart), 5 + 1.2 * len(names), told=told)
+        )
+    return panels
+
+
+def _shortened(names: Sequence[str]) -> list[str]:
+    """Shortens names in their middle, where they stay different."""
+    short = [n if len(n) <= LABEL_WIDTH else f"{n[: LABEL_WIDTH // 2 - 3]}…{n[-LABEL_WIDTH // 2 - 2 :]}" for n in names]
+    return [s if short.count(s) == 1 else n for s, n in zip(short, names, strict=True)]
+
+
+# -- all of them ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A kind of figures.
 
     Attributes:
-        tips: Texts of tooltips, by the id of a group in the SVG.
+        frame: Makes its data of a report.
+        panels: Draws its panels.
+        columns: How many panels stand side by side in a file.
+        title: What it is about, for a heading.
+        caption: What is drawn, and how.
     """
 
-    def __init__(self, rows: int, columns: int, size: tuple[float, float], title: str = "") -> None:
-        self.figure = Figure(figsize=(size[0] * columns, size[1] * rows))
-        self.axes: list[list[Axes]] = [list(r) for r in self.figure.subplots(rows, columns, squeeze=False)]
-        self.tips: dict[str, str] = {}
-        if title:
-            self.figure.suptitle(title, fontsize=9)
-
-    def tip(self, artists: Any, text: str) -> None:
-        """Gives some artists a tooltip."""
-        for artist in artists if isinstance(artists, list | tuple) else [artists]:
-            name = f"tip{len(self.tips)}"
-            artist.set_gid(name)
-            self.tips[name] = text
-
-    def save(self, format: str) -> bytes:
-        """Writes the figure as the content of a file."""
-        out = io.BytesIO()
-        self.figure.savefig(out, format=format, dpi=200, metadata={"Date": None} if format == "svg" else None)
-        return out.getvalue()
+    frame: Callable[[Summary, ComparisonSettings], pd.DataFrame]
+    panels: Callable[[pd.DataFrame, Look], list[Panel]]
+    columns: int
+    title: str
+    caption: str
 
 
-def _colors(members: Sequence[Member]) -> dict[str, str]:
-    names = dict.fromkeys(str(row["strategy"]) for row, _ in members)
-    return {name: COLORS[i % len(COLORS)] for i, name in enumerate(names)}
-
-
-def differences(summary: Summary, baseline: str) -> Canvas | None:
-    """Draws every difference to the baseline with its interval: a row for each question, an axis for each metric."""
-    found = [(t, m) for t, members in titled(summary) if (m := _with_intervals(distinct(members), summary.metrics))]
-    if not found:
-        return None
-    longest = max(sum(1 + row["strategy"].count(" = ") for row, _ in members) for _, members in found)
-    count = len(summary.metrics)
-    canvas = Canvas(len(found) * count, 1, (7.0, 0.9 + 0.19 * longest))
-    for number, (title, members) in enumerate(found):
-        all_axes = [row[0] for row in canvas.axes[number * count : (number + 1) * count]]
-        names = [f"{row['strategy']}  {format_number(row['weight_decay'])}" for row, _ in members]
-        for axes, metric in zip(all_axes, summary.metrics, strict=True):
-            _intervals(canvas, axes, metric, members, names)
-            axes.axvline(0, color="#808080", linewidth=0.8)
-            axes.set_yticks(range(len(members)), [name.replace(" = ", "\n= ") for name in names], fontsize=7)
-            axes.set_ylim(len(members) - 0.4, -0.6)
-            if metric.scale != "plain":
-                axes.set_xscale("symlog", linthresh=1.0)
-                axes.xaxis.set_major_formatter(PLAIN)
-            unit = {"percent": ", points (logarithmic beyond ±1)", "relative": ", % (logarithmic beyond ±1)"}
-            axes.set_xlabel(f"{metric.title} − {baseline}{unit.get(metric.scale, '')}")
-        all_axes[0].set_title(title, fontsize=9, loc="left")
-    return canvas
-
-
-def _with_intervals(members: Sequence[Member], metrics: Sequence[Metric]) -> list[Member]:
-    """Returns the members that have the interval of a difference, at most as many as fit."""
-    return [m for m in members if any(of(m[0], metric, "difference_low") is not None for metric in metrics)][:MAX_ROWS]
-
-
-def _intervals(canvas: Canvas, axes: Axes, metric: Metric, members: Sequence[Member], names: Sequence[str]) -> None:
-    for i, (row, _) in enumerate(members):
-        baseline = of(row, metric, "baseline")
-        found = [of(row, metric, f"difference{end}") for end in ("_low", "", "_high")]
-        if any(value is None for value in found) or (metric.scale == "relative" and not baseline):
-            continue
-        low, middle, high = (value / metric.amount(1.0, baseline) for value in found)
-        color = COLORS[1 if of(row, metric, "verdict") in ("better", "worse") else 0]
-        line = axes.plot([low, high], [i, i], color=color, linewidth=2)
-        dot = axes.plot([middle], [i], "o", color=color, markersize=4)
-        tip = f"{names[i]}: {metric.title} {difference_of(row, metric)}{metric.unit}, {of(row, metric, 'verdict')}"
-        canvas.tip([*line, *dot], tip)
-
-
-def decay(summary: Summary, baseline: str) -> Canvas | None:
-    """Draws each metric against decay, a line for each strategy."""
-    found = [
-        (t, distinct(m))
-        for t, m in titled(summary)
-        if len({row["weight_decay"] for row, _ in m if row["weight_decay"]}) > 1
-    ]
-    if not found:
-        return None
-    count = len(summary.metrics)
-    canvas = Canvas(len(found) * count, 1, (7.0, 3.0))
-    for number, (title, members) in enumerate(found):
-        all_axes = [row[0] for row in canvas.axes[number * count : (number + 1) * count]]
-        for axes, metric in zip(all_axes, summary.metrics, strict=True):
-            for name, color in _colors(members).items():
-                _against_decay(canvas, axes, metric, [r for r, _ in members if r["strategy"] == name], name, color)
-            axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(PLAIN)
-            axes.set_xlabel("decay λ")
-            axes.set_ylabel(heading(metric))
-        all_axes[0].set_title(title, fontsize=9, loc="left")
-    _legend(canvas.axes[0][0], 6)
-    return canvas
-
-
-def _against_decay(canvas: Canvas, axes: Axes, metric: Metric, rows: list[Row], name: str, color: str) -> None:
-    scale = 100 if metric.scale == "percent" else 1
-    rows = sorted((r for r in rows if of(r, metric, "") is not None), key=lambda r: r["weight_decay"])
-    known = [r for r in rows if r["weight_decay"]]
-    if known:
-        x, y = [r["weight_decay"] for r in known], [scale * of(r, metric, "") for r in known]
-        line = axes.plot(x, y, "o-", color=color, markersize=3, linewidth=1, label=one_line(name))
-        values = zip(x, (format_value(metric, of(r, metric, "")) for r in known), strict=True)
-        canvas.tip(line, name + ": " + ", ".join(f"{a:g} → {b}" for a, b in values))
-    elif rows:
-        value = of(rows[0], metric, "")
-        flat = axes.axhline(scale * value, color=color, linestyle=":", label=one_line(name))
-        canvas.tip(flat, f"{name}: {format_value(metric, value)}")
-
-
-def _legend(axes: Axes, size: int) -> None:
-    """Draws a legend, unless there is nothing to name: every run may have diverged."""
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=size)
-
-
-def _learned(summary: Summary) -> list[tuple[str, list[Member]]]:
-    """Returns the cells that learn activation parameters, apart for every question and decay; a title says which."""
-    chosen: list[tuple[str, list[Member]]] = []
-    for title, members in titled(summary):
-        members = [m for m in distinct(members) if m[1].layer(0)]
-        decays = sorted({row["weight_decay"] for row, _ in members if row["weight_decay"]})
-        for decay in decays or [0.0]:
-            of = [m for m in members if m[0]["weight_decay"] in (decay, 0.0)]
-            chosen.append((f"{title} · decay {format_number(decay)}", of))
-    return [(title, members) for title, members in chosen if members]
-
-
-Panel = Callable[[Canvas, Axes, list[Member], int], None]
-
-
-def _panels(titles: list[tuple[str, list[Member]]], label: str, panel: Panel) -> Canvas | None:
-    """Lays out panels: a row for each question and decay, a panel for each layer of its network."""
-    if len(titles) > MAX_ROWS:
-        raise DecaybenchError(f"{len(titles)} questions and decays are too many for one figure (at most {MAX_ROWS}).")
-    layers = max((len(m[1].layers[0]) for _, members in titles for m in members), default=0)
-    if not layers:
-        return None
-    canvas = Canvas(len(titles), layers, (2.6, 2.2))
-    for row_axes, (title, group) in zip(canvas.axes, titles, strict=True):
-        for index, axes in enumerate(row_axes):
-            panel(canvas, axes, group, index)
-            axes.set_title(f"layer {index + 1}", fontsize=7, loc="left")
-        row_axes[0].set_ylabel(label)
-        row_axes[0].set_title(f"{title}\nlayer 1", fontsize=6, loc="left")
-    _legend(canvas.axes[0][0], 5)
-    return canvas
-
-
-def _lines(group: list[Member]) -> Iterator[tuple[Cell, str, str]]:
-    """Yields a cell, its name and its color for each strategy."""
-    for name, color in _colors(group).items():
-        yield next(c for r, c in group if r["strategy"] == name), name, color
-
-
-def alphas(summary: Summary, baseline: str) -> Canvas | None:
-    """Draws the quantiles of the activation parameters over the epochs, layer by layer."""
-
-    def panel(canvas: Canvas, axes: Axes, group: list[Member], index: int) -> None:
-        for cell, name, color in _lines(group):
-            _trajectory(canvas, axes, cell, index, name, color)
-        axes.set_xlabel("times logged" if "script" in group[0][1].config else "epoch")
-
-    return _panels(_learned(summary), "α: median, 5 and 95%", panel)
-
-
-def _trajectory(canvas: Canvas, axes: Axes, cell: Cell, index: int, name: str, color: str) -> None:
-    series = [layer.quantiles for layer in cell.layer(index) if layer.quantiles is not None]
-    if not series:
-        return
-    length = max(map(len, series), key=[len(s) for s in series].count)  # scripts may stop early
-    q = np.array([s for s in series if len(s) == length], dtype=float).mean(0)  # (epochs + 1, 5)
-    lines = axes.plot(q[:, 2], color=color, linewidth=1.2, label=one_line(name))
-    lines += axes.plot(q[:, 0], color=color, linewidth=0.6) + axes.plot(q[:, 4], color=color, linewidth=0.6)
-    canvas.tip(lines, f"{name}: median {q[0, 2]:.3g} → {q[-1, 2]:.3g}, 5% {q[-1, 0]:.3g}, 95% {q[-1, 4]:.3g}")
-
-
-def functions(summary: Summary, baseline: str) -> Canvas | None:
-    """Draws the learned functions over the inputs they get, layer by layer."""
-
-    def panel(canvas: Canvas, axes: Axes, group: list[Member], index: int) -> None:
-        for cell, name, color in _lines(group):
-            drawn = _curves(cell, index)
-            if drawn is not None:
-                line = axes.plot(INPUT_GRID, drawn, color=color, linewidth=1, label=one_line(name))
-                canvas.tip(line, f"{name}: f(−2) = {drawn[16]:.3g}, f(0) = {drawn[24]:.3g}, f(2) = {drawn[32]:.3g}")
-        _density(axes, group[0][1], index)
-
-    drawable = [(t, [m for m in members if _curves(m[1], 0) is not None]) for t, members in _learned(summary)]
-    return _panels([(t, members) for t, members in drawable if members], "f(s), mean of channels", panel)
-
-
-def _curves(cell: Cell, index: int) -> Any:
-    ends = [layer.curve.get("end") for layer in cell.layer(index) if layer.curve is not None]
-    drawn = [end["mean"] for end in ends if end is not None]
-    return np.array(drawn, dtype=float).mean(0) if drawn else None
-
-
-def _density(axes: Axes, cell: Cell, index: int) -> None:
-    """Draws the inputs of a layer, in grey, on an axis of its own."""
-    seen = [layer.inputs for layer in cell.layer(index) if layer.inputs is not None]
-    if seen:
-        other = axes.twinx()
-        other.stairs(np.array(seen, dtype=float).mean(0), INPUT_GRID, fill=True, color="#808080", alpha=0.25)
-        other.set_yticks([])
-
-
-def pulls(summary: Summary, baseline: str) -> Canvas | None:
-    """Draws, for trainings that were watched, how hard decay pulls beside the gradient: parameters × steps."""
-    watched = [
-        (title, cell.runs["watched"].iloc[0])
-        for title, members in titled(summary)
-        for _, cell in members
-        if "watched" in cell.runs and cell.runs["watched"].iloc[0]
-    ]
-    if not watched:
-        return None
-    heights = [min(MAX_ROWS, len(found["parameters"])) for _, found in watched]
-    canvas = Canvas(len(watched), 1, (7.0, 1.2 + 0.16 * max(heights)))
-    for (axes,), (title, found) in zip(canvas.axes, watched, strict=True):
-        rows = sorted(found["parameters"], key=lambda row: row["role"] != "activation")[:MAX_ROWS]
-        chosen = np.unique(np.linspace(0, len(found["steps"]) - 1, MAX_STEPS).round().astype(int))
-        ratios = np.array([[_drawn_ratio(row["ratio"][i]) for i in chosen] for row in rows])
-        steps = np.array(found["steps"])[chosen]
-        edges = np.append(steps, 2 * steps[-1] - steps[-2] if len(steps) > 1 else steps[-1] + 1)
-        image = axes.pcolormesh(edges, np.arange(len(rows) + 1), np.log10(ratios), cmap=MAP, vmin=-4, vmax=1)
-        axes.invert_yaxis()
-        axes.set_yticks(np.arange(len(rows)) + 0.5, [one_line(f"{r['name']} ({r['role']})") for r in rows], fontsize=6)
-        axes.set_xlabel("step")
-        axes.set_title(f"{title}: pull of decay / pull of the gradient", fontsize=8, loc="left")
-        bar = canvas.figure.colorbar(image, ax=axes)
-        bar.set_ticks([-4, -3, -2, -1, 0, 1], labels=["0.0001", "0.001", "0.01", "0.1", "1", "10"])
-    return canvas
-
-
-def _drawn_ratio(value: float | None) -> float:
-    return float("nan") if value is None else max(value, SMALLEST)
-
-
-FIGURES: dict[str, Callable[[Summary, str], Canvas | None]] = {
-    "differences": differences,
-    "decay": decay,
-    "alphas": alphas,
-    "functions": functions,
-    "pulls": pulls,
+FIGURES: dict[str, Figure] = {
+    "answer": Figure(
+        frames.differences_frame,
+        _answer_panels,
+        2,
+        "The answer",
+        "Differences to the baseline with their intervals, all questions on one axis; filled marks are clear of 0.",
+    ),
+    "differences": Figure(
+        frames.differences_frame,
+        _all_difference_panels,
+        2,
+        "Every method",
+        "Differences to the baseline with their intervals; what is provably one method is drawn once, under the name of "
+        "its first strategy. Filled marks are clear of 0 after correction.",
+    ),
+    "decay": Figure(
+        frames.decay_frame,
+        _decay_panels,
+        2,
+        "Against weight decay",
+        "Each metric against λ with 95% intervals; the dashed line is the control without decay. The axis shows where "
+        "methods differ; an arrow marks what lies beyond it, and its tooltip how far.",
+    ),
+    "functions": Figure(
+        frames.functions_frame,
+        _function_panels,
+        3,
+        "What became of the functions",
+        "Learned functions: mean of channels and seeds, the band holds 90% of the channels, thin lines are channels of "
+        "one seed, dashed is the start; grey below: the inputs that the layer really gets.",
+    ),
+    "alphas": Figure(
+        frames.alphas_frame,
+        _alpha_panels,
+        2,
+        "The parameters over time",
+        "Activation parameters in the course of training, mean of seeds: median, and the band from 5% to 95%.",
+    ),
+    "pulls": Figure(
+        frames.pulls_frame,
+        _pull_panels,
+        1,
+        "What decay pulls at",
+        "How hard decay pulls beside the gradient, for each parameter over the steps.",
+    ),
 }
 
 
-def draw(name: str, summary: Summary, baseline: str) -> Canvas | None:
-    """Draws one figure; None where the study has nothing to show in it."""
-    with mpl.rc_context(STYLE):
-        return FIGURES[name](summary, baseline)
+def panels(name: str, summary: Summary, settings: ComparisonSettings, look: Look) -> list[Panel]:
+    """Returns the panels of a figure; empty where the study has nothing to show in it.
+
+    Args:
+        name: A key of `FIGURES`.
+        summary: The summary of a study.
+        settings: How cells were compared.
+        look: How it is drawn.
+
+    Raises:
+        DecaybenchError: When there are too many to be looked at.
+    """
+    with debug_mode(False):  # Altair's own checks of every part take most of the time
+        found = FIGURES[name].panels(FIGURES[name].frame(summary, settings), look)
+    if len(found) > MAX_PANELS and look.legend:
+        raise DecaybenchError(
+            f"The figure {name} would have {len(found)} panels, at most {MAX_PANELS}: report a study with fewer "
+            "questions or decays, or look at --format html."
+        )
+    return found
 
 
-def save(canvas: Canvas, format: str) -> bytes:
-    """Writes a figure as png, svg or pdf."""
-    with mpl.rc_context(STYLE):
-        return canvas.save(format)
+def spec(name: str, found: Sequence[Panel], look: Look) -> Spec | None:
+    """Lays out the panels of a figure for a file; None where there are none."""
+    columns = FIGURES[name].columns if look.width >= NARROW else max(1, FIGURES[name].columns - 1)
+    return composed(found, look, columns)
+
+
+def _public(name: str) -> Callable[..., alt.VConcatChart | None]:
+    def draw(frame: pd.DataFrame, look: Look | None = None) -> alt.VConcatChart | None:
+        look = look or Look()
+        found = spec(name, FIGURES[name].panels(frame, look), look)
+        return None if found is None else alt.VConcatChart.from_dict(found, validate=False)
+
+    draw.__name__ = draw.__qualname__ = name
+    draw.__doc__ = f"""Draws a figure: {FIGURES[name].caption}
+
+    Args:
+        frame: Its data, as `decaybench.report.figure_frames` makes it.
+        look: Width, font size and ink.
+
+    Returns:
+        An Altair chart; None where there is nothing to draw.
+    """
+    return draw
+
+
+answer, differences, decay, functions, alphas, pulls = (_public(name) for name in FIGURES)

@@ -1,14 +1,15 @@
 """The formats of a report. A new one is a function here and an entry in `FORMATS`; the command line offers them all."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from decaybench.analysis.comparison import ComparisonSettings, Summary
-from decaybench.errors import DecaybenchError
+from decaybench.errors import DecaybenchError, UsageError, unknown
 from decaybench.report.numbers import PIPE_WIDTH
 
-FIGURE_NAMES = ("differences", "decay", "alphas", "functions", "pulls")
+FIGURE_NAMES = ("answer", "differences", "decay", "functions", "alphas", "pulls")
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,10 @@ class Report:
         name: The name of the study.
         description: What the study asks.
         command: The command that reproduces it.
+        wide: Whether tables show every column.
+        columns: Those of a LaTeX table.
+        width: Of a figure, in inches.
+        font_size: Of a figure, in points.
     """
 
     summary: Summary
@@ -32,6 +37,10 @@ class Report:
     name: str = ""
     description: str = ""
     command: str = ""
+    wide: bool = False
+    columns: Sequence[str] = ()
+    width: float = 6.5
+    font_size: float = 9.0
 
 
 @dataclass(frozen=True)
@@ -56,14 +65,14 @@ def _table(report: Report) -> str:
 
     out = io.StringIO()
     print_report(report, Console(file=out, width=PIPE_WIDTH))
-    return out.getvalue()
+    return "\n".join(line.rstrip() for line in out.getvalue().split("\n"))
 
 
 def print_report(report: Report, console: object) -> None:
     """Prints the tables of a report to a rich ``Console``."""
     from decaybench.report.terminal import print_layers, print_summary
 
-    print_summary(report.summary, console, report.settings)  # type: ignore[arg-type]
+    print_summary(report.summary, console, report.settings, report.wide)  # type: ignore[arg-type]
     if report.layers:
         print_layers(report.summary, console)  # type: ignore[arg-type]
 
@@ -89,7 +98,7 @@ def _json(report: Report) -> str:
 def _latex(report: Report) -> str:
     from decaybench.report.tables import to_latex
 
-    return to_latex(report.summary)
+    return to_latex(report.summary, report.settings.baseline, report.columns)
 
 
 def _html(report: Report) -> bytes:
@@ -100,14 +109,41 @@ def _html(report: Report) -> bytes:
 
 def _figure(kind: str) -> Callable[[Report], bytes]:
     def write(report: Report) -> bytes:
-        from decaybench.report.figures import draw, save
+        from decaybench.report.figures import panels, spec
+        from decaybench.report.vega import POINTS_PER_INCH, Look, save
 
-        canvas = draw(report.figure, report.summary, report.settings.baseline)
-        if canvas is None:
+        look = Look(report.width * POINTS_PER_INCH, report.font_size)
+        found = spec(report.figure, panels(report.figure, report.summary, report.settings, look), look)
+        if found is None:
             raise DecaybenchError(f"{report.name} has nothing to show in the figure {report.figure}.")
-        return save(canvas, kind)
+        return save(found, kind)
 
     return write
+
+
+SUFFIXES = {
+    **{".txt": "table", ".md": "markdown", ".csv": "csv", ".json": "json", ".tex": "latex", ".html": "html"},
+    **{".htm": "html", ".png": "png", ".svg": "svg", ".pdf": "pdf"},
+}
+
+
+def format_for(asked: str | None, output: Path | None) -> str:
+    """Returns the format of a report: the one asked for, that of the file's suffix, or the table.
+
+    Raises:
+        UsageError: When the suffix is that of no format, or of another one.
+    """
+    if asked is not None and asked not in FORMATS:
+        raise unknown("value of --format", asked, FORMATS)
+    if output is None:
+        return asked or "table"
+    by_suffix = SUFFIXES.get(output.suffix.lower())
+    if asked is None and by_suffix is None:
+        known = ", ".join(SUFFIXES)
+        raise UsageError(f"--output {output}: its suffix says no format; give one of {known}, or --format.")
+    if asked is not None and by_suffix not in (asked, None):
+        raise UsageError(f"--output {output} is called as {by_suffix} is, but --format says {asked}; leave one out.")
+    return asked or str(by_suffix)
 
 
 FORMATS: dict[str, Format] = {

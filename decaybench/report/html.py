@@ -1,30 +1,51 @@
 """Writes the report as one HTML page without external resources."""
 
 import base64
+import gzip
 import hashlib
 import json
-import re
+from collections.abc import Sequence
 from html import escape as html_escape
+from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from decaybench.analysis.comparison import ComparisonSettings, Summary, of
+from decaybench.analysis.comparison import ComparisonSettings, Summary
 from decaybench.analysis.tuning import tuned
-from decaybench.errors import DecaybenchError, printable
-from decaybench.registry.metrics import Metric
-from decaybench.report.figures import draw, save
-from decaybench.report.numbers import (
-    format_change,
-    format_interval,
-    format_number,
-    format_percent,
-    format_value,
-    heading,
-)
+from decaybench.errors import one_line, printable
+from decaybench.execution.progress import duration
+from decaybench.report.columns import DETAIL, Table, table_of
+from decaybench.report.figures import FIGURES, panels
+from decaybench.report.headline import headline
 from decaybench.report.reading import how_to_read
-from decaybench.report.titles import distinct, titled
-from decaybench.report.verdicts import difference_of, plans, tuned_tables, verdicts
+from decaybench.report.titles import titled
+from decaybench.report.vega import DASHES, ON_PAGE, Panel, Strategies, bundle, config
+from decaybench.report.verdicts import plans, tuned_tables, verdicts
+
+HERE = Path(__file__).parent
+LEAST = {"functions": "13rem", "pulls": "100%"}  # width from which panels stand side by side
+SYMBOLS = {  # of Vega's shapes, in a square from -5 to 5
+    "circle": '<circle r="4.5"/>',
+    "square": '<rect x="-4" y="-4" width="8" height="8"/>',
+    "triangle-up": '<path d="M0-5 5 4H-5Z"/>',
+    "diamond": '<path d="M0-5 4 0 0 5-4 0Z"/>',
+    "cross": '<path d="M-2-5H2V-2H5V2H2V5H-2V2H-5V-2H-2Z"/>',
+    "triangle-down": '<path d="M0 5 5-4H-5Z"/>',
+    "triangle-left": '<path d="M-5 0 4-5V5Z"/>',
+}
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<title>{title}</title><style>{style}</style></head>
+<body>
+{body}
+<script type="application/gzip" id="charts">{charts}</script>
+<script>{library}</script>
+<script>{script}</script>
+</body></html>
+"""
 
 
 def escape(text: str) -> str:
@@ -32,60 +53,32 @@ def escape(text: str) -> str:
     return html_escape(printable(text))
 
 
-CAPTIONS = {
-    "differences": "Differences to the baseline with their intervals; what is clear after Holm's correction is orange.",
-    "decay": "Each metric against decay; dotted: the control without decay.",
-    "alphas": "Activation parameters in the course of training, mean of seeds: median, 5% and 95% quantile.",
-    "functions": "Learned functions, mean of channels and seeds, over the inputs that their layer really gets (grey).",
-    "pulls": "How hard decay pulls beside the gradient, for each parameter over the steps.",
-}
-STYLE = """
-:root{color-scheme:light dark;--line:#8884}
-body{overflow-wrap:anywhere;font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:auto;padding:1rem}
-h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}
-.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.85rem;font-variant-numeric:tabular-nums}
-th,td{padding:.2rem .6rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
-th:first-child,td:first-child{text-align:left}th button{all:unset;cursor:pointer;font-weight:600}
-th button:focus-visible{outline:2px solid}th[aria-sort=ascending] button::after{content:" ▲"}
-th[aria-sort=descending] button::after{content:" ▼"}input{font:inherit;padding:.2rem .5rem;margin:.5rem 0}
-svg{max-width:100%;height:auto}svg text{fill:currentColor}
-figure{margin:1rem 0;overflow-x:auto}figcaption{font-size:.85rem;opacity:.8}
-@media print{input{display:none}body{max-width:none}}
-"""
-SCRIPT = """
-const value = c => { const t = c.textContent.replace('\\u2212', '-'); const n = parseFloat(t.replace(/^\\[/, ''));
-  return Number.isNaN(n) ? t : n; };
-document.querySelectorAll('th button').forEach(b => b.addEventListener('click', () => {
-  const th = b.closest('th'), table = th.closest('table'), i = [...th.parentNode.children].indexOf(th);
-  const up = th.getAttribute('aria-sort') !== 'ascending';
-  table.querySelectorAll('th').forEach(h => h.removeAttribute('aria-sort'));
-  th.setAttribute('aria-sort', up ? 'ascending' : 'descending');
-  const rows = [...table.tBodies[0].rows];
-  rows.sort((r, s) => { const a = value(r.cells[i]), b = value(s.cells[i]);
-    const order = typeof a === typeof b ? (a < b ? -1 : a > b ? 1 : 0) : typeof a === 'number' ? -1 : 1;
-    return up ? order : -order; });
-  rows.forEach(r => table.tBodies[0].append(r)); }));
-document.querySelector('#filter').addEventListener('input', e => {
-  const words = e.target.value.toLowerCase().split(/\\s+/);
-  document.querySelectorAll('table.cells tbody tr').forEach(r => {
-    const text = (r.closest('section').dataset.title + ' ' + r.textContent).toLowerCase();
-    r.hidden = !words.every(w => text.includes(w)); }); });
-"""
+class _Charts:
+    """The charts of a page: the places where they are drawn, and their specifications."""
 
+    def __init__(self) -> None:
+        self.specs: list[dict[str, Any]] = []
 
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<title>{title}</title><style>{style}</style></head>
-<body>
-{body}
-<script>{script}</script>
-</body></html>
-"""
+    def place(self, panel: Panel) -> str:
+        """Writes the place of a panel, with what it says for those who cannot see it."""
+        chart = panel.chart.properties(height=1.5 * ON_PAGE.font_size * panel.height)
+        spec = chart.to_dict(validate=False)
+        label = f"{panel.row}: {panel.title}. {panel.told}"
+        self.specs.append({k: v for k, v in spec.items() if k not in ("config", "$schema")} | {"description": label})
+        decay = "" if panel.decay is None else f' data-decay="{panel.decay:g}"'
+        return (
+            f'<figure{decay}><h4>{escape(panel.title)}</h4><div class="chart" data-panel="{len(self.specs) - 1}" '
+            f'role="img" aria-label="{escape(label)}"></div></figure>'
+        )
+
+    def packed(self) -> str:
+        """Writes the specifications as JSON, compressed: they repeat each other."""
+        whole = {"config": config(ON_PAGE), "panels": self.specs}
+        return base64.b64encode(gzip.compress(json.dumps(whole).encode(), mtime=0)).decode()
 
 
 def to_html(summary: Summary, settings: ComparisonSettings, name: str, description: str, command: str) -> str:
-    """Writes the whole page.
+    """Writes the whole page: the question, the answer, figures, tables, how to read them, provenance.
 
     Args:
         summary: The summary to show.
@@ -94,110 +87,166 @@ def to_html(summary: Summary, settings: ComparisonSettings, name: str, descripti
         description: What the study asks.
         command: The command that reproduces the study.
     """
-    metrics = summary.metrics
-    sections = [_section(title, [row for row, _ in distinct(members)], metrics) for title, members in titled(summary)]
-    figures = [_figure(key, caption, summary, settings.baseline) for key, caption in CAPTIONS.items()]
+    charts = _Charts()
+    found = {key: panels(key, summary, settings, ON_PAGE) for key in FIGURES}
+    differences = FIGURES["differences"].frame(summary, settings)
+    if len(differences) and differences["asked"].all():
+        found["differences"] = []  # the answer shows them all
     notes = "".join(f"<li>{escape(note)}</li>" for note in summary.notes)
+    answer = "".join(f'<p class="answer">{escape(sentence)}</p>' for sentence in headline(summary, settings))
     body = [
-        f"<h1>{escape(name)}</h1><p>{escape(description)}</p>",
-        "<h2>Verdict</h2>" + _verdicts(summary, settings) + f"<p>{escape(how_to_read(summary, settings))}</p>",
+        f'<h1>{escape(name)}</h1><p class="description">{escape(description)}</p>',
+        f"<main><section>{answer}{_panels(charts, found['answer'], '')}{_caption('answer', found)}</section>",
+        _tools(summary, settings, found),
+        *(_figure(charts, key, found[key]) for key in ("decay", "differences", "functions", "alphas", "pulls")),
+        _tables(summary, settings),
         _tuned(summary, settings),
-        '<h2>Every cell</h2><label>Filter <input id="filter" type="search" placeholder="kaf sgd …"></label>',
-        *sections,
-        *figures,
-        f"<h2>Notes</h2><ul>{notes}</ul>" if notes else "",
-        "<h2>Provenance</h2>" + _provenance(summary, command),
+        _verdicts(summary, settings),
+        f"<section><h2>How to read it</h2><p>{escape(how_to_read(summary, settings))}</p></section>",
+        f"<section><h2>Notes</h2><ul>{notes}</ul></section>" if notes else "",
+        f"<section><h2>Provenance</h2>{_provenance(summary, command)}</section></main>",
     ]
+    script, style = ((HERE / f"page.{kind}").read_text(encoding="utf-8") for kind in ("js", "css"))
+    library = bundle().replace("</script", "<\\/script")
     page = "\n".join(part for part in body if part)
-    return PAGE.format(title=escape(printable(name)), style=STYLE, body=page, script=SCRIPT, policy=_policy())
+    whole = {"title": escape(name), "style": style, "body": page, "charts": charts.packed(), "script": script}
+    return PAGE.format(**whole, library=library, policy=_policy(library, script))
 
 
-def _policy() -> str:
-    """Lets the page load nothing and run its own script only."""
-    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-    inline = "style-src 'unsafe-inline'"  # the figures' styles
-    return f"default-src 'none'; {inline}; script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+def _policy(*scripts: str) -> str:
+    """Lets the page load nothing and run its own scripts only."""
+    digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
+    inline = "style-src 'unsafe-inline'"  # the charts' styles
+    return f"default-src 'none'; {inline}; script-src {allowed}; base-uri 'none'; form-action 'none'"
+
+
+def _tools(summary: Summary, settings: ComparisonSettings, found: dict[str, list[Panel]]) -> str:
+    """Writes the choices that hold for the whole page: strategies, question and decay."""
+    frames = [FIGURES[key].frame(summary, settings) for key in ("decay", "alphas", "differences", "functions")]
+    strategies = Strategies(pd.concat([f[["strategy", "method"]] for f in frames if len(f)] or [pd.DataFrame()]))
+    buttons = []
+    for name in strategies.names:
+        color, shape, dash = strategies.mark(name)
+        line = (
+            "" if dash == DASHES[0] else f'<path d="M-9 0H9" stroke-width="2" stroke-dasharray="{dash[0]} {dash[1]}"/>'
+        )
+        sign = f'<svg width="20" height="12" viewBox="-10 -6 20 12" aria-hidden="true" fill="{color}" stroke="{color}" '
+        sign += f'stroke-width="0">{line}{SYMBOLS[shape]}</svg>'
+        text = escape(one_line(strategies.methods[name]))
+        buttons.append(
+            f'<button type="button" aria-pressed="false" data-strategy="{escape(name)}">{sign}{text}</button>'
+        )
+    titles = [question.title for question in titled(summary)]
+    decays = sorted({p.decay for panels in found.values() for p in panels if p.decay is not None})
+    parts = ["".join(buttons)]
+    if len(titles) > 1:
+        parts.append(_select("question", "Question", [("", "all"), *((title, title) for title in titles)], ""))
+    if decays:
+        preferred = _most_telling(frames[2], decays)
+        parts.append(_select("decay", "Functions at λ", [(f"{d:g}", f"{d:g}") for d in decays], f"{preferred:g}"))
+    return f'<nav class="tools" aria-label="What is shown">{"".join(parts)}</nav>' if "".join(parts) else ""
+
+
+def _most_telling(differences: pd.DataFrame, decays: Sequence[float]) -> float:
+    """Returns the decay at which the contrast that is asked about is largest."""
+    if len(differences):
+        asked = differences[differences["asked"] & (differences["metric"] == differences["metric"].iloc[0])]
+        asked = asked[asked["decay"].isin(decays)]
+        if len(asked):
+            return float(asked["decay"].loc[asked["value"].abs().idxmax()])
+    return decays[-1]
+
+
+def _select(name: str, title: str, options: Sequence[tuple[str, str]], chosen: str) -> str:
+    lines = (
+        f'<option value="{escape(value)}"{" selected" * (value == chosen)}>{escape(text)}</option>'
+        for value, text in options
+    )
+    return f'<label>{title} <select id="{name}">{"".join(lines)}</select></label>'
+
+
+def _panels(charts: _Charts, found: Sequence[Panel], key: str) -> str:
+    """Writes the panels of a figure, those of one question under its title."""
+    parts = []
+    for title, members in groupby(found, key=lambda panel: panel.row):
+        grids = "".join(
+            f'<div class="panels" style="--least:{LEAST.get(key, "20rem")}">{"".join(map(charts.place, line))}</div>'
+            for _, line in groupby(members, key=lambda panel: (panel.decay, panel.line))
+        )
+        question = f' data-question="{escape(title)}"' if key else ""
+        parts.append(f"<div{question}><h3>{escape(title)}</h3>{grids}</div>")
+    return "".join(parts)
+
+
+def _caption(key: str, found: dict[str, list[Panel]]) -> str:
+    return f'<p class="caption">{escape(FIGURES[key].caption)}</p>' if found[key] else ""
+
+
+def _figure(charts: _Charts, key: str, found: Sequence[Panel]) -> str:
+    if not found:
+        return ""
+    figure = FIGURES[key]
+    heading = f'<h2>{escape(figure.title)}</h2><p class="caption">{escape(figure.caption)}</p>'
+    return f'<section id="{key}">{heading}{_panels(charts, found, key)}</section>'
+
+
+def _tables(summary: Summary, settings: ComparisonSettings) -> str:
+    """Writes a table for each question; details are shown on demand."""
+    parts = []
+    for title, members in titled(summary):
+        table = table_of(members, summary.metrics, settings.baseline)
+        caption = escape(" · ".join([title, *table.common]))
+        parts.append(f'<section data-question="{escape(title)}"><h3>{caption}</h3>{_cells(table)}</section>')
+    tools = '<label>Filter <input id="filter" type="search" placeholder="kaf sgd …"></label> '
+    tools += '<button type="button" class="more" aria-pressed="false">All columns</button>'
+    return f'<section><h2>The table</h2><p class="tools" style="position:static">{tools}</p>{"".join(parts)}</section>'
+
+
+def _cells(table: Table) -> str:
+    classes = [' class="detail"' if c.rank == DETAIL else "" for c in table.columns]
+    head = "".join(
+        f'<th scope="col"{kind}><button type="button">{escape(c.title)}</button></th>'
+        for c, kind in zip(table.columns, classes, strict=True)
+    )
+    lines = []
+    for i, names in enumerate(table.names):
+        cells = [f"<td>{escape(' = '.join(names))}</td>"]
+        for column, kind in zip(table.columns[1:], classes[1:], strict=True):
+            clear = ' class="clear"' if column.clear and column.clear[i] else kind
+            cells.append(f"<td{clear}>{escape(column.cells[i])}</td>")
+        baseline = ' class="baseline"' if table.baseline[i] else ""
+        lines.append(f'<tr{baseline} data-strategy="{escape(names[0])}">{"".join(cells)}</tr>')
+    return _wide(f'<table class="cells"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>')
+
+
+def _wide(table: str) -> str:
+    """Lets a table that is wider than the page be scrolled, by keyboard as well."""
+    return f'<div class="wide" tabindex="0" role="region" aria-label="table">{table}</div>'
+
+
+def _tuned(summary: Summary, settings: ComparisonSettings) -> str:
+    first = summary.metrics[0]
+    rows = tuned(summary.cells, first, settings.baseline, settings.fixed)
+    parts = []
+    for title, columns, lines in tuned_tables(rows, first, settings.baseline):
+        head = "".join(f'<th scope="col"><button type="button">{escape(c)}</button></th>' for c in columns)
+        body = "".join("<tr>" + "".join(f"<td>{escape(v)}</td>" for v in line) + "</tr>" for line in lines)
+        table = f'<table class="tuned"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+        parts.append(f"<h3>{escape(title)}</h3>{_wide(table)}")
+    return f"<section><h2>Each strategy at its own best</h2>{''.join(parts)}</section>" if parts else ""
 
 
 def _verdicts(summary: Summary, settings: ComparisonSettings) -> str:
+    """Writes every verdict in words, on demand."""
     parts = []
     for title, members in titled(summary):
         sentences = verdicts(members, summary.metrics, settings.baseline)
         if settings.plan:
             sentences += plans(members, summary.metrics[0], settings.baseline, settings.plan, settings.fixed)
         items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences) or "<li>Nothing to compare.</li>"
-        parts.append(f"<p><b>{escape(title)}</b></p><ul>{items}</ul>")
-    return "".join(parts)
-
-
-def _table(columns: tuple[str, ...] | list[str], lines: list[list[str]], kind: str) -> str:
-    head = "".join(f'<th scope="col"><button type="button">{escape(c)}</button></th>' for c in columns)
-    body = "".join("<tr>" + "".join(f"<td>{escape(v)}</td>" for v in line) + "</tr>" for line in lines)
-    return f'<div class="wide"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _section(title: str, rows: list[dict[str, Any]], metrics: tuple[Metric, ...]) -> str:
-    has_lr = any(row["lr"] is not None for row in rows)
-    columns = ["strategy", "decay", *(["lr"] if has_lr else []), "seeds"]
-    for metric in metrics:
-        columns += [heading(metric), "95% interval", "difference", "p (Holm)", "better in %", "pairing r"]
-        columns += ["would have shown", "verdict"]
-    table = _table([*columns, "α mean", "≈0 %"], [_line(row, metrics, has_lr) for row in rows], "cells")
-    return f'<section data-title="{escape(title)}"><h3>{escape(title)}</h3>{table}</section>'
-
-
-def _line(row: dict[str, Any], metrics: tuple[Metric, ...], has_lr: bool) -> list[str]:
-    return [
-        *(format_number(row[key]) for key in ("strategy", "weight_decay", *(["lr"] if has_lr else []))),
-        f"{row['seeds']}" + (f" ({row['diverged']} diverged)" if row["diverged"] else ""),
-        *(text for metric in metrics for text in _of_metric(row, metric)),
-        format_number(row["alpha_mean"]),
-        format_percent(row["alpha_near_zero"]),
-    ]
-
-
-def _of_metric(row: dict[str, Any], metric: Metric) -> list[str]:
-    better = of(row, metric, "improvement")
-    return [
-        format_value(metric, of(row, metric, "")),
-        format_interval(metric, of(row, metric, "low"), of(row, metric, "high")),
-        difference_of(row, metric),
-        format_number(of(row, metric, "p_holm")),
-        "–" if better is None else f"{100 * better:.0f}",
-        format_number(of(row, metric, "pairing")),
-        format_change(metric, of(row, metric, "detectable"), of(row, metric, "baseline"), signed=False),
-        of(row, metric, "verdict") or "–",
-    ]
-
-
-def _tuned(summary: Summary, settings: ComparisonSettings) -> str:
-    first = summary.metrics[0]
-    rows = tuned(summary.cells, first, settings.baseline, settings.fixed)
-    tables = tuned_tables(rows, first, settings.baseline)
-    parts = [f"<h3>{escape(title)}</h3>" + _table(columns, lines, "tuned") for title, columns, lines in tables]
-    return ("<h2>Each strategy at its own best</h2>" + "".join(parts)) if parts else ""
-
-
-def _figure(key: str, caption: str, summary: Summary, baseline: str) -> str:
-    """Writes a figure as SVG with tooltips, in the colours of the page, described in words."""
-    try:
-        canvas = draw(key, summary, baseline)
-    except DecaybenchError as error:  # too much for one figure
-        return f"<p>{escape(str(error))}</p>"
-    if canvas is None:
-        return ""
-    svg = save(canvas, "svg").decode()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r'<g id="(tip\d+)">', lambda m: f"<g><title>{escape(canvas.tips[m[1]])}</title>", svg)
-    # Ids of several figures on one page; a colour begins with the same character as a reference does.
-    svg = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{key}-", svg)
-    svg = (
-        svg.replace("#000000", "currentColor")
-        .replace("fill: #ffffff", "fill: none")
-        .replace("<svg ", '<svg role="img" ', 1)
-    )
-    label = f'aria-label="{escape(caption)}"'
-    return f"<figure>{svg.replace('<svg ', f'<svg {label} ', 1)}<figcaption>{escape(caption)}</figcaption></figure>"
+        parts.append(f'<div data-question="{escape(title)}"><h3>{escape(title)}</h3><ul>{items}</ul></div>')
+    return f"<section><details><summary>Every verdict in words</summary>{''.join(parts)}</details></section>"
 
 
 def _provenance(summary: Summary, command: str) -> str:
@@ -205,7 +254,7 @@ def _provenance(summary: Summary, command: str) -> str:
     about = [json.loads(text) for text in runs["provenance"].unique()] if len(runs) else []
     facts = {"runs": str(len(runs)), "seeds": str(runs["seed"].nunique() if len(runs) else 0), "command": command}
     for key in ("device_name", "platform", "python", "commit"):
-        facts[key] = ", ".join(sorted({str(a.get(key)) for a in about}))
+        facts[key.replace("_", " ")] = ", ".join(sorted({str(a[key]) for a in about if a.get(key)})) or "not recorded"
     facts["versions"] = ", ".join(sorted({f"{k} {v}" for a in about for k, v in a.get("versions", {}).items()}))
-    facts["hours of training"] = f"{sum(a.get('seconds') or 0 for a in about) / 3600:.2f}"
+    facts["time of training, all runs"] = duration(runs["seconds"].fillna(0).sum() if len(runs) else 0)
     return "<dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts.items()) + "</dl>"

@@ -43,6 +43,13 @@ def format_interval(metric: Metric, low: float | None, high: float | None) -> st
     return "" if low is None or high is None else f"[{format_value(metric, low)}, {format_value(metric, high)}]"
 
 
+def half_width(metric: Metric, value: float | None, low: float | None, high: float | None) -> str:
+    """Writes how far an interval reaches from its value, ``±0.27``; of an interval cut at one end, the other."""
+    if value is None or low is None or high is None:
+        return ""
+    return "±" + format_value(metric, max(value - low, high - value))
+
+
 def format_change(metric: Metric, value: float | None, baseline: float | None, signed: bool = True) -> str:
     """Writes a difference in a metric: in points, in percent of the baseline's, or as it is.
 
@@ -69,7 +76,7 @@ def heading(metric: Metric) -> str:
 
 def change_heading(metric: Metric, baseline: str) -> str:
     """Writes the heading of a column of differences."""
-    return f"− {baseline}" + (", %" if metric.scale == "relative" else "")
+    return f"vs {baseline}" + (", %" if metric.scale == "relative" else "")
 
 
 def joined(words: Sequence[str]) -> str:

@@ -1,11 +1,14 @@
 """Writes the table for programs and for documents: CSV, JSON, Markdown, LaTeX."""
 
 import json
+from collections.abc import Sequence
 
 from decaybench.analysis.comparison import CONFIG_COLUMNS, Summary, of
 from decaybench.analysis.frame import Row
 from decaybench.analysis.layers import layer_rows
 from decaybench.registry.metrics import Metric
+from decaybench.errors import unknown
+from decaybench.report.columns import table_of
 from decaybench.report.numbers import (
     MISSING,
     csv_table,
@@ -16,9 +19,10 @@ from decaybench.report.numbers import (
     heading,
     markdown_table,
 )
+from decaybench.report.titles import titled
 from decaybench.report.verdicts import difference_of
 
-NAMES = ("dataset", "network", "activation", "strategy", "optimizer")
+MOSTLY = 4  # rank up to which columns are in a document
 ALPHA_TITLES = ("α mean", "α 5%", "α 50%", "α 95%", "α near 0, %")
 
 
@@ -93,16 +97,55 @@ def _of_metric(row: Row, metric: Metric) -> list[str]:
     ]
 
 
-def to_latex(summary: Summary, layers: bool = False) -> str:
-    """Writes a LaTeX table with booktabs' rules."""
-    titles, body = _whole(summary)
-    lines = [" & ".join(map(_latex, titles)) + r" \\", r"\midrule"]
-    lines += [" & ".join(map(_latex, line)) + r" \\" for line in body]
-    columns = "".join("l" if key in NAMES else "r" for key in titles)
-    return "\n".join([rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+def to_latex(summary: Summary, baseline: str, chosen: Sequence[str] = ()) -> str:
+    """Writes a LaTeX table with booktabs' rules for each question; what all its rows have in common is in the caption.
+
+    Args:
+        summary: The summary to show.
+        baseline: The strategy that the others are compared with.
+        chosen: The columns that are wanted, by their keys; those that a terminal shows if empty.
+
+    Raises:
+        UsageError: When there is no such column.
+    """
+    parts = []
+    for title, members in titled(summary):
+        table = table_of(members, summary.metrics, baseline)
+        known = {column.key: column for column in table.columns}
+        for key in chosen:
+            if key not in known:
+                raise unknown("column", key, known)
+        columns = [known[key] for key in chosen] or [c for c in table.columns if c.rank <= MOSTLY]
+        names = {"strategy": [" = ".join(names) for names in table.names]}
+        lines = [" & ".join(_latex(c.title) for c in columns) + r" \\", r"\midrule"]
+        cells = [names.get(c.key, c.cells) for c in columns]
+        lines += [" & ".join(map(_latex, row)) + r" \\" for row in zip(*cells, strict=True)]
+        kinds = "".join("l" if column.left else "r" for column in columns)
+        parts += [r"\begin{table}", r"\centering", rf"\caption{{{_latex(' · '.join([title, *table.common]))}}}"]
+        parts += [
+            rf"\begin{{tabular}}{{{kinds}}}",
+            r"\toprule",
+            *lines,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+    return "\n".join(["% needs \\usepackage{booktabs}", *parts]) + "\n"
 
 
-LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "α": r"$\alpha$", "−": "$-$"}
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "α": r"$\alpha$",
+    "−": "$-$",
+    "±": r"$\pm$",
+    "λ": r"$\lambda$",
+    "Δ": r"$\Delta$",
+    "≈": r"$\approx$",
+    "·": r"$\cdot$",
+    "×": r"$\times$",
+}
 LATEX |= {c: "\\" + c for c in "&%$#_{}"}
 
 

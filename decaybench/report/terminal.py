@@ -1,147 +1,179 @@
-"""Prints the tables of a report in a terminal."""
+"""Prints the tables of a report in a terminal: one line a row, in the columns that there are."""
 
 from collections.abc import Sequence
 
 import numpy as np
+from rich.cells import cell_len
 from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table
 from rich.text import Text
 
 from decaybench.analysis.cells import Cell
-from decaybench.analysis.comparison import ComparisonSettings, Summary, of
+from decaybench.analysis.comparison import ComparisonSettings, Summary
 from decaybench.analysis.frame import Row, pooled
-from decaybench.analysis.layers import distances, layer_rows
+from decaybench.analysis.layers import layer_rows
 from decaybench.analysis.tuning import tuned
 from decaybench.registry.metrics import Metric
-from decaybench.report.numbers import (
-    change_heading,
-    format_interval,
-    format_number,
-    format_percent,
-    format_value,
-    heading,
-    histogram,
-    rich_text,
-)
+from decaybench.report.columns import BASELINE, DETAIL, Column, Table, table_of
+from decaybench.report.headline import headline
+from decaybench.report.numbers import format_number, format_percent, histogram, joined, rich_text
 from decaybench.report.reading import how_to_read
-from decaybench.report.titles import Member, by_method, titled
-from decaybench.report.verdicts import difference_of, plans, tuned_tables, verdicts
+from decaybench.report.titles import Member, titled
+from decaybench.report.verdicts import plans, ranked, tuned_tables, verdicts
 
 BINS = 12
-USUAL, NARROW, WIDE = 90, 100, 148  # columns from which there are α, intervals and pictures, everything
-LEGEND = "α: the learned activation parameters after training, over layers and seeds; ≈0: within 0.01 of zero."
-WIDE_LEGEND = (
-    " Δf start, |f|: RMS distance of the learned functions from their start and from zero on their own inputs."
+NARROW = 100  # columns below which the table of each strategy at its own best leaves out the intervals of means
+NAMES, SHORTEST = 24, 12  # columns that a long name may take, and that are left of it where there is little room
+GAP = 2  # blanks between columns; one where there is little room
+LEGEND = (
+    "size, moved: root mean square of the learned functions on the inputs they really get, and of their distance from "
+    "where they started. "
 )
-NARROW_LEGEND = f" A terminal of {WIDE} columns, --layers or --format csv shows quantiles, functions and histograms."
+ALPHA_LEGEND = "α: the learned activation parameters; α≈0: within 0.01 of zero. "
+COLORS = {"better": "bold green", "worse": "bold red"}
 
 
-def print_summary(summary: Summary, console: Console, settings: ComparisonSettings) -> None:
-    """Prints one table per question (data set, network, activation, optimizer …), one line per method."""
+def print_summary(summary: Summary, console: Console, settings: ComparisonSettings, wide: bool = False) -> None:
+    """Prints the answer, then one table a question with its verdicts first.
+
+    Args:
+        summary: The summary to show.
+        console: Where it is printed; its width decides which columns are.
+        settings: How cells were compared.
+        wide: Whether every column is shown, however wide the table gets.
+    """
     baseline, metrics = settings.baseline, summary.metrics
-    for title, members in titled(summary):
-        common, columns = _columns(members, metrics, baseline, console.width)
-        table = _table(console.width)
-        for name in columns:
-            table.add_column(name, justify="left" if name in ("strategy", "α") else "right", no_wrap=True)
-        for line in zip(*columns.values(), strict=True):
-            table.add_row(*_cells(line))
-        _print(" · ".join([title, *common]), table, console)
+    found = titled(summary)
+    if len(found) > 1:
+        for sentence in headline(summary, settings):
+            console.print(rich_text(sentence, style="bold"))
+        console.print()
+    legends: dict[str, None] = {}
+    for title, members in found:
+        table = table_of(members, metrics, baseline)
+        columns = [*table.columns, *_pictures(table)]
+        console.print(rich_text(" · ".join([title, *table.common]), style="bold"), soft_wrap=True)
         for sentence in verdicts(members, metrics, baseline):
-            console.print(rich_text(sentence))
+            console.print(rich_text(sentence, style=COLORS.get(ranked(sentence), "")))
         for sentence in plans(members, metrics[0], baseline, settings.plan, settings.fixed) if settings.plan else ():
             console.print(rich_text(sentence))
+        shown = _print(columns, console, wide)
+        legends |= dict.fromkeys(_legends(shown))
+        for sentence in _same(table):
+            console.print(rich_text(sentence, style="dim"))
         console.print()
-    print_tuned(tuned(summary.cells, metrics[0], baseline, settings.fixed), metrics[0], baseline, console)
-    learned = any(row["alpha_mean"] is not None for row in summary.rows)
-    legend = LEGEND + _more(console.width) if learned else ""
-    console.print(rich_text(how_to_read(summary, settings) + legend, style="dim"))
+    print_tuned(tuned(summary.cells, metrics[0], baseline, settings.fixed), metrics[0], baseline, console, wide)
+    more = "" if wide else "--wide shows every column."
+    console.print(rich_text(how_to_read(summary, settings) + "".join(legends) + more, style="dim"))
     for note in summary.notes:
         console.print(rich_text(f"Note: {note}", style="yellow"))
 
 
-def _more(width: int) -> str:
-    return WIDE_LEGEND if width >= WIDE else NARROW_LEGEND
+def _legends(columns: Sequence[Column]) -> list[str]:
+    titles = {column.title for column in columns}
+    found = [LEGEND] if "moved" in titles or "size" in titles else []
+    return found + ([ALPHA_LEGEND] if any(title.startswith("α") for title in titles) else [])
 
 
-def print_tuned(questions: list[list[Row]], metric: Metric, baseline: str, console: Console) -> None:
+def _same(table: Table) -> list[str]:
+    """Says which strategies are one method, each once."""
+    groups = dict.fromkeys(tuple(names) for names in table.names if len(names) > 1)
+    return [f"{names[0]} stands for {joined(names[1:])}, too: provably the same here." for names in groups]
+
+
+def _pictures(table: Table) -> list[Column]:
+    """Makes a column with a histogram of the activation parameters of each row, over common bins."""
+    edges = _edges([cell for _, cell in table.members])
+    pictures = [_picture(cell, edges) for _, cell in table.members]
+    return [Column("alphas", "α low → high", pictures, 5, left=True)] if edges else []
+
+
+def print_tuned(
+    questions: list[list[Row]], metric: Metric, baseline: str, console: Console, wide: bool = False
+) -> None:
     """Prints each strategy at its own best, where a study has several rates or decays."""
-    for title, columns, lines in tuned_tables(questions, metric, baseline, console.width < NARROW):
-        table = _table(console.width)
-        for name in columns:
-            table.add_column(name, justify="left" if name == "strategy" else "right", no_wrap=True)
-        for line in lines:
-            table.add_row(*_cells(line))
-        _print(title, table, console)
+    narrow = console.width < NARROW and not wide
+    for title, columns, lines in tuned_tables(questions, metric, baseline, narrow):
+        cells = [list(column) for column in zip(*lines, strict=True)]
+        cells[0] = [name.split(" = ")[0] for name in cells[0]]
+        found = [Column(name, name, c, left=not i) for i, (name, c) in enumerate(zip(columns, cells, strict=True))]
+        console.print(rich_text(title, style="bold"))
+        _print(found, console, wide)
+        console.print()
 
 
-def _cells(line: Sequence[str]) -> list[Text]:
-    """Makes the cells of a line; methods that have several names take several lines."""
-    return [Text("\n").join(map(rich_text, value.replace(" = ", "\n= ").split("\n"))) for value in line]
+def _print(columns: Sequence[Column], console: Console, wide: bool = False) -> list[Column]:
+    """Prints a table whose rows take one line each, without blanks at their ends; returns the columns that fit."""
+    gap = GAP if wide or console.width >= NARROW else 1
+    shown = list(columns) if wide else _fitting(columns, console.width, gap)
+    widths = [_width(column) for column in shown]
+    if not wide:
+        widths[0] = min(widths[0], max(console.width - sum(width + gap for width in widths[1:]), SHORTEST))
+    names = _shortened(shown[0].cells, widths[0])
+    headings = [_lines(column.title, width) for column, width in zip(shown, widths, strict=True)]
+    height = max(map(len, headings))
+    lines = [
+        [rich_text(h[i - height + len(h)] if i >= height - len(h) else "", style="bold") for h in headings]
+        for i in range(height)
+    ]
+    lines += [[rich_text(name), *(_cell(column, i) for column in shown[1:])] for i, name in enumerate(names)]
+    for line in lines:
+        texts = [_padded(text, width, c.left) for text, width, c in zip(line, widths, shown, strict=True)]
+        whole = Text(" " * gap).join(texts)
+        whole.rstrip()
+        console.print(whole, soft_wrap=True)
+    for name, full in dict(zip(names, shown[0].cells, strict=True)).items():
+        if name != full:
+            console.print(rich_text(f"{name}: {full}.", style="dim"))
+    return shown
 
 
-def _columns(
-    members: list[Member], metrics: tuple[Metric, ...], baseline: str, width: int
-) -> tuple[list[str], dict[str, list[str]]]:
-    """Returns what all rows of a table have in common, for its title, and the columns that remain."""
-    methods = list(by_method(members))
-    shown = [member for _, member in methods]
-    rows = [row for row, _ in shown]
-    columns = {"strategy": [" = ".join(names) for names, _ in methods]}
-    common = []
-    decayed = [row for names, (row, _) in methods if names != ["no-decay"]]
-    decays = {format_number(row["weight_decay"]) for row in decayed}
-    if len(decays) <= 1:
-        common += [f"decay {decay}" for decay in decays]
-    else:
-        columns["decay"] = [format_number(row["weight_decay"]) for row in rows]
-    seeds = [f"{r['seeds']}, {r['diverged']} diverged" if r["diverged"] else str(r["seeds"]) for r in rows]
-    if len(set(seeds)) == 1:
-        number, _, rest = seeds[0].partition(",")
-        common.append(f"{number} seed{'' if number == '1' else 's'}" + (f" ({rest.strip()})" if rest else ""))
-    else:
-        columns["seeds"] = seeds
-    for place, metric in enumerate(m for m in metrics if any(of(row, m, "") is not None for row in rows)):
-        name = heading(metric) if width >= NARROW else metric.title
-        columns[name] = [format_value(metric, of(row, metric, "")) for row in rows]
-        if width >= NARROW and not place:
-            ends = ((of(row, metric, "low"), of(row, metric, "high")) for row in rows)
-            columns["95% interval"] = [format_interval(metric, *both) for both in ends]
-        if any(of(row, metric, "difference") is not None for row in rows):
-            title = change_heading(metric, baseline) if not place else f"change{', %' * (metric.scale == 'relative')}"
-            columns[title + " " * place] = [difference_of(row, metric) for row in rows]
-    if width >= USUAL and any(row["alpha_mean"] is not None for row in rows):
-        columns |= _alpha_columns(shown, width)
-    return common, columns
+def _fitting(columns: Sequence[Column], width: int, gap: int) -> list[Column]:
+    """Chooses the columns that fit, the important ones first; the first two always."""
+    chosen, used = {0, 1}, min(_width(columns[0]), NAMES) + sum(_width(c) + gap for c in columns[1:2])
+    for i in sorted(range(2, len(columns)), key=lambda i: columns[i].rank):
+        if columns[i].rank < DETAIL and used + gap + _width(columns[i]) <= width:
+            chosen.add(i)
+            used += gap + _width(columns[i])
+    return [column for i, column in enumerate(columns) if i in chosen]
 
 
-def _alpha_columns(members: list[Member], width: int) -> dict[str, list[str]]:
-    rows = [row for row, _ in members]
-    columns = {"α mean": [format_number(row["alpha_mean"]) for row in rows]}
-    if width >= WIDE:
-        for key, name in (("alpha_q05", "5%"), ("alpha_q50", "50%"), ("alpha_q95", "95%")):
-            columns[name] = [format_number(row[key]) for row in rows]
-    if width >= NARROW:
-        columns["≈0 %"] = [format_percent(row["alpha_near_zero"]) for row in rows]
-    if width >= WIDE:
-        start, zero = zip(*(distances(cell) for _, cell in members), strict=True)
-        columns |= {"Δf start": [format_number(d) for d in start], "|f|": [format_number(d) for d in zero]}
-    if width >= NARROW:
-        edges = _edges([cell for _, cell in members])
-        columns["α"] = [_picture(cell, edges) for _, cell in members]
-    return columns
+def _width(column: Column) -> int:
+    """Returns the width of a column, whose heading may be broken between its words."""
+    return max(cell_len(text) for text in [*column.title.split(" "), *column.cells])
 
 
-def _table(width: int) -> Table:
-    return Table(box=None, pad_edge=False, padding=(0, 1 if width < NARROW else 2, 0, 0))
+def _lines(title: str, width: int) -> list[str]:
+    """Breaks a heading into lines."""
+    lines = [""]
+    for word in title.split(" "):
+        whole = f"{lines[-1]} {word}".strip()
+        lines[-1:] = [whole] if cell_len(whole) <= width else [lines[-1], word]
+    return lines
 
 
-def _print(title: str, table: Table, console: Console) -> None:
-    """Prints a table whole: one too wide for the terminal is wrapped by it, never cut."""
-    console.print(rich_text(title, style="bold"), soft_wrap=True)
-    table.width = Measurement.get(console, console.options.update(width=10_000), table).maximum
-    console.print(table, soft_wrap=True)
+def _shortened(names: Sequence[str], width: int) -> list[str]:
+    """Shortens names that are wider than a column in their middle, so that they stay different."""
+    short: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        mark, start = "…", (width - 1) // 2
+        while name not in short:
+            end = width - start - len(mark)
+            found = name if cell_len(name) <= width else f"{name[:start]}{mark}{name[len(name) - end :]}"
+            if found in short.values():
+                mark = f"…{len(short)}…"
+            else:
+                short[name] = found
+    return [short[name] for name in names]
+
+
+def _cell(column: Column, row: int) -> Text:
+    text = column.cells[row]
+    return rich_text(text, style="bold" if column.clear and column.clear[row] else "dim" if text == BASELINE else "")
+
+
+def _padded(text: Text, width: int, left: bool) -> Text:
+    blank = Text(" " * max(width - text.cell_len, 0))
+    return text + blank if left else blank + text
 
 
 def _edges(cells: list[Cell]) -> list[float]:
@@ -171,15 +203,15 @@ def _print_layers(title: str, cell: Cell, console: Console) -> None:
     layers = list(layer_rows(cell))
     if not layers:
         return
-    table = _table(console.width)
-    table.add_column("layer", no_wrap=True)
-    for name in ("α mean", "5%", "50%", "95%", "≈0 %", "95% of norm", "Δf start", "|f|", "Δf ReLU"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("α", no_wrap=True)
     edges = _edges([cell])
-    for index, layer in enumerate(layers):
-        numbers = [format_number(layer[k]) for k in ("alpha_mean", "alpha_q05", "alpha_q50", "alpha_q95")]
-        numbers += [format_percent(layer["alpha_near_zero"]), format_percent(layer["share_of_norm"])]
-        numbers += [format_number(layer[f"distance_from_{k}"]) for k in ("start", "zero", "relu")]
-        table.add_row(*(rich_text(value) for value in [layer["layer"], *numbers, _picture(cell, edges, index)]))
-    _print(title, table, console)
+    columns = [Column("layer", "layer", [layer["layer"] for layer in layers], left=True)]
+    for key, name in (("alpha_mean", "α mean"), ("alpha_q05", "5%"), ("alpha_q50", "50%"), ("alpha_q95", "95%")):
+        columns.append(Column(key, name, [format_number(layer[key]) for layer in layers]))
+    for key, name in (("alpha_near_zero", "≈0 %"), ("share_of_norm", "95% of norm")):
+        columns.append(Column(key, name, [format_percent(layer[key]) for layer in layers], 2))
+    for key, name in (("start", "moved"), ("zero", "size"), ("relu", "from ReLU")):
+        columns.append(Column(key, name, [format_number(layer[f"distance_from_{key}"]) for layer in layers], 1))
+    pictures = [_picture(cell, edges, index) for index in range(len(layers))]
+    columns.append(Column("alphas", "α low → high", pictures, 3, left=True))
+    console.print(rich_text(title, style="bold"), soft_wrap=True)
+    _print(columns, console)

@@ -56,3 +56,15 @@ def by_method(members: Sequence[Member]) -> Iterator[tuple[list[str], Member]]:
 def distinct(members: Sequence[Member]) -> list[Member]:
     """Returns each method of a question once, under all the names that it has."""
     return [({**row, "strategy": " = ".join(names)}, cell) for names, (row, cell) in by_method(members)]
+
+
+def apart(titles: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """Divides titles into what all have in common, and the fewest words that tell each of them apart."""
+    parts = {title: title.split(" · ") for title in titles}
+    common = [word for word in (next(iter(parts.values())) if parts else ()) if all(word in p for p in parts.values())]
+    rest = {title: [word for word in p if word not in common] for title, p in parts.items()}
+    for i in range(max(map(len, rest.values()), default=0) - 1, -1, -1):
+        fewer = {title: words[:i] + words[i + 1 :] for title, words in rest.items()}
+        if len(set(map(tuple, fewer.values()))) == len(titles) > 1:
+            rest = fewer
+    return " · ".join(common), {title: " · ".join(words) for title, words in rest.items()}

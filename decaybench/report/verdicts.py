@@ -1,7 +1,9 @@
 """Writes verdicts in words: one sentence for each kind, and in it every method of that kind."""
 
+import re
 from collections.abc import Sequence
 
+from decaybench.analysis.cells import short_label
 from decaybench.analysis.comparison import of
 from decaybench.analysis.evidence import NEW_EXAMPLES, NEW_SPLITS, THESE_EXAMPLES
 from decaybench.analysis.frame import Row
@@ -28,7 +30,7 @@ Metrics = tuple[Metric, ...]
 
 def verdicts(members: Sequence[Member], metrics: Metrics, baseline: str) -> list[str]:
     """Writes the verdicts on the methods of one question."""
-    rows = [({**row, "strategy": " = ".join(names)}) for names, (row, _) in by_method(members)]
+    rows = [({**row, "strategy": short_label(names[0])}) for names, (row, _) in by_method(members)]
     judged = [row for row in rows if any(of(row, metric, "verdict") for metric in metrics)]
     several = len({row["weight_decay"] for row in judged} - {0.0}) > 1
     found: dict[str, list[str]] = {}
@@ -128,6 +130,12 @@ def plans(members: Sequence[Member], metric: Metric, baseline: str, half: float,
         examples = examples if needed.examples is None else f"{needed.examples:,.0f} test examples with these seeds"
         sentences.append(f"{width} for {name}: {seeds}; {examples}.")
     return sentences
+
+
+def ranked(sentence: str) -> str:
+    """Returns ``better`` or ``worse`` for a sentence that decides in one direction only, and nothing else."""
+    found = [word for word in DECIDED if re.search(rf"\b{word}\b", sentence.partition(":")[0].lower())]
+    return found[0] if len(found) == 1 else ""
 
 
 def _rank(verdict: str) -> int:
@@ -231,7 +239,7 @@ def _tuned_table(rows: Sequence[Row], metric: Metric, baseline: str, narrow: boo
     columns: dict[str, list[str]] = {"strategy": [row["strategy"] for row in rows]}
     if len({row["lr"] for row in rows}) > 1:
         columns["lr"] = [format_number(row["lr"]) for row in rows]
-    columns["decay"] = [format_number(row["weight_decay"]) + "*" * row["on_edge"] for row in rows]
+    columns["λ"] = [format_number(row["weight_decay"]) + "*" * row["on_edge"] for row in rows]
     columns["chosen again %"] = [f"{100 * row['chosen_again']:.0f}" for row in rows]
     percent = " %" if metric.scale == "percent" else ""
     if not narrow:

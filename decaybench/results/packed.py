@@ -25,10 +25,11 @@ FINGERPRINTS = ("data", "initial", "batches", "source")
 Detail = Literal["summary", "figures", "all"]
 # What a table or a verdict needs of a layer, and what figures need, too.
 _SUMMARY = ("name", "final", "distance_from_start", "distance_from_zero", "distance_from_relu")
-_FIGURES = (*_SUMMARY, "quantiles", "inputs", "curve_end.mean")
+_FIGURES = (*_SUMMARY, "quantiles", "inputs", "curve_start.mean", "curve_end")
 
 _SERIES = pa.list_(pa.float64())
-_DRAWN = pa.struct([(key, _SERIES) for key in ("mean", "low", "high")])
+_LINES = ("mean", "low", "high")
+_DRAWN = pa.struct([(key, _SERIES) for key in _LINES])
 _LAYER = pa.struct(
     [
         ("name", pa.string()),
@@ -276,8 +277,12 @@ def layers_of(column: pa.ChunkedArray) -> list[tuple[Layer, ...]]:
         fields |= {key: _views(parts.field(key)) for key in ("final", "inputs") if key in names}
         if "quantiles" in names:
             fields["quantiles"] = _tables(parts.field("quantiles"))
-            means = _views(parts.field("curve_end").field("mean"))
-            fields["curve"] = [None if mean is None else {"end": {"mean": mean}} for mean in means]
+            starts = _views(parts.field("curve_start").field("mean"))
+            ends = zip(*(_views(parts.field("curve_end").field(key)) for key in _LINES), strict=True)
+            fields["curve"] = [
+                None if end[0] is None else {"start": {"mean": start}, "end": dict(zip(_LINES, end, strict=True))}
+                for start, end in zip(starts, ends, strict=True)
+            ]
         layers = [Layer(type="", **dict(zip(fields, row, strict=True))) for row in zip(*fields.values(), strict=True)]
         found += [tuple(layers[a:b]) for a, b in pairwise(_ends(chunk))]
     return found

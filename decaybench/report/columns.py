@@ -1,0 +1,182 @@
+"""The columns of a question's table, for the terminal and for the page: one row a method."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from decaybench.analysis.cells import is_called, short_label
+from decaybench.analysis.comparison import of
+from decaybench.analysis.frame import Row
+from decaybench.analysis.layers import distances
+from decaybench.registry.metrics import Metric
+from decaybench.report.numbers import (
+    MISSING,
+    format_change,
+    format_interval,
+    format_number,
+    format_percent,
+    format_value,
+    half_width,
+    heading,
+)
+from decaybench.report.titles import Member, by_method
+from decaybench.report.verdicts import DECIDED, difference_of
+
+BASELINE = "baseline"
+LONG = 16  # characters; a baseline with a longer name is called baseline in a heading
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        key: Its name for ``--column``, that of the column of ``--format csv`` where it has one.
+        title: Its heading.
+        cells: The text of each row.
+        rank: What is shown first where there is little room: 0 always, `DETAIL` on demand only.
+        clear: Which rows are clear of no difference.
+        left: Whether it holds words.
+    """
+
+    key: str
+    title: str
+    cells: Sequence[str]
+    rank: int = 0
+    clear: Sequence[bool] = field(default=())
+    left: bool = False
+
+
+DETAIL = 9
+
+
+@dataclass(frozen=True)
+class Table:
+    """The table of one question.
+
+    Attributes:
+        common: What all rows have in common, for the title.
+        names: Of each row, all strategies that are its method.
+        members: Of each row, the first cell of its method.
+        columns: The columns in reading order; the first one is the strategy.
+        baseline: Which rows are the baseline.
+    """
+
+    common: list[str]
+    names: list[list[str]]
+    members: list[Member]
+    columns: list[Column]
+    baseline: list[bool]
+
+
+def table_of(members: Sequence[Member], metrics: Sequence[Metric], baseline: str) -> Table:
+    """Makes the table of one question; a column whose cells are all alike is said in the title instead.
+
+    Args:
+        members: The cells of the question with their rows.
+        metrics: What is compared.
+        baseline: The strategy that the others are compared with.
+    """
+    methods = list(by_method(members))
+    names, shown = [names for names, _ in methods], [member for _, member in methods]
+    is_baseline = [
+        any(is_called(c, baseline) for r, c in members if (r["method"], r["weight_decay"]) == key(row))
+        for row, _ in shown
+    ]
+    common: list[str] = []
+    columns = [Column("strategy", "strategy", [short_label(group[0]) for group in names], left=True)]
+    columns += _configuration(names, shown, common)
+    for place, metric in enumerate(m for m in metrics if any(of(row, m, "") is not None for row, _ in shown)):
+        columns += _of_metric(metric, [row for row, _ in shown], is_baseline, baseline, place)
+    if any(row["alpha_mean"] is not None for row, _ in shown):
+        columns += _of_activations(shown)
+    return Table(common, names, shown, columns, is_baseline)
+
+
+def key(row: Row) -> tuple[str, float]:
+    """Returns what the cells of one method have in common in a question."""
+    return row["method"], row["weight_decay"]
+
+
+def _configuration(names: list[list[str]], shown: list[Member], common: list[str]) -> Iterator[Column]:
+    """Yields decay and seeds where they vary, and notes them as common where they do not."""
+    rows = [row for row, _ in shown]
+    decays = {
+        format_number(row["weight_decay"]) for group, row in zip(names, rows, strict=True) if group != ["no-decay"]
+    }
+    if len(decays) <= 1:
+        common += [f"λ {decay}" for decay in decays]
+    else:
+        yield Column("weight_decay", "λ", [format_number(row["weight_decay"]) for row in rows])
+    seeds = [f"{r['seeds']} ({r['diverged']} diverged)" if r["diverged"] else str(r["seeds"]) for r in rows]
+    counts = {examples for _, cell in shown for examples in cell.test_examples}
+    if len(set(seeds)) == 1:
+        images = f" × {counts.pop():,} test examples" if len(counts) == 1 else ""
+        number, _, rest = seeds[0].partition(" ")
+        common.append(f"{number} seed{'s' * (number != '1')} {rest}".strip() + images)
+    else:
+        yield Column("seeds", "seeds", seeds)
+
+
+def _of_metric(metric: Metric, rows: list[Row], is_baseline: list[bool], baseline: str, place: int) -> Iterator[Column]:
+    """Yields a metric's value and its difference to the baseline, then details."""
+    first = not place
+    values = [
+        f"{format_value(metric, of(r, metric, ''))} {half_width(metric, *(of(r, metric, k) for k in ('', 'low', 'high')))}"
+        for r in rows
+    ]
+    yield Column(metric.name, heading(metric), [value.strip() for value in values], 0 if first else 4)
+    if any(of(row, metric, "difference") is not None for row in rows):
+        changes = [
+            BASELINE if is_base and of(row, metric, "difference") is None else difference_of(row, metric)
+            for row, is_base in zip(rows, is_baseline, strict=True)
+        ]
+        changes = [change if change != BASELINE or first else MISSING for change in changes]
+        unit = ", %" if metric.scale == "relative" else ""
+        against = baseline if len(baseline) <= LONG else BASELINE
+        title = f"vs {against}{unit}" if first else f"Δ {metric.title}{unit}"
+        clear = [of(row, metric, "verdict") in DECIDED for row in rows]
+        yield Column(f"{metric.name}_difference", title, changes, 0 if first else 1 + min(place, 3) // 2, clear)
+        yield Column(
+            f"{metric.name}_verdict",
+            f"{metric.title}: verdict",
+            [of(row, metric, "verdict") or MISSING for row in rows],
+            DETAIL,
+        )
+        yield Column(
+            f"{metric.name}_p_holm", "p (Holm)", [format_number(of(row, metric, "p_holm")) for row in rows], DETAIL
+        )
+        seen = ((of(row, metric, "detectable"), of(row, metric, "baseline")) for row in rows)
+        shown = [format_change(metric, *both, signed=False) for both in seen]
+        yield Column(f"{metric.name}_detectable", "would have shown", shown, DETAIL)
+        better = [of(row, metric, "improvement") for row in rows]
+        yield Column(
+            f"{metric.name}_improvement",
+            "better in %",
+            [MISSING if b is None else f"{100 * b:.0f}" for b in better],
+            DETAIL,
+        )
+        yield Column(
+            f"{metric.name}_pairing", "pairing r", [format_number(of(row, metric, "pairing")) for row in rows], DETAIL
+        )
+    ends = [format_interval(metric, of(row, metric, "low"), of(row, metric, "high")) for row in rows]
+    yield Column(f"{metric.name}_interval", f"{metric.title}: 95% interval", ends, DETAIL)
+
+
+def _of_activations(shown: list[Member]) -> Iterator[Column]:
+    """Yields what the activation functions became."""
+    start, zero = zip(*(distances(cell) for _, cell in shown), strict=True)
+    if any(d is not None for d in zero):
+        yield Column("size", "size", [_short(d) for d in zero], 3)
+    if any(d is not None for d in start):
+        yield Column("moved", "moved", [_short(d) for d in start], 3)
+    rows = [row for row, _ in shown]
+    yield Column("alpha_near_zero", "α≈0 %", [format_percent(row["alpha_near_zero"]) for row in rows], 6)
+    yield Column("alpha_mean", "α mean", [format_number(row["alpha_mean"]) for row in rows], 6)
+    for name in ("05", "50", "95"):
+        yield Column(
+            f"alpha_q{name}", f"α {int(name)}%", [format_number(row[f"alpha_q{name}"]) for row in rows], DETAIL
+        )
+
+
+def _short(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.2f}" if abs(value) < 100 else format_number(value)

@@ -1,0 +1,71 @@
+"""Writes the answer of a study in at most two sentences: one for each of the first two metrics."""
+
+from collections.abc import Sequence
+
+from decaybench.analysis.comparison import ComparisonSettings, Summary, of
+from decaybench.registry.metrics import Metric
+from decaybench.report.figure_frames import asked_for, is_asked, methods
+from decaybench.report.numbers import format_number, joined
+from decaybench.report.titles import apart, titled
+from decaybench.report.verdicts import difference_of
+
+NAMED = 4  # of more comparisons with one verdict only the number is said
+ORDER = ("better", "worse", "the same", "never differed", "cannot tell")
+
+
+def headline(summary: Summary, settings: ComparisonSettings) -> list[str]:
+    """Writes the answer: how the contrast that is asked about turned out, in all questions and at all decays.
+
+    Args:
+        summary: The summary of a study.
+        settings: How cells were compared.
+
+    Returns:
+        One sentence for each of the first two metrics; one that says so where nothing could be compared.
+    """
+    name = asked_for(summary, settings)
+    sentences = [_sentence(summary, settings.baseline, name, metric) for metric in summary.metrics[:2]]
+    found = [sentence for sentence in sentences if sentence]
+    if found:
+        return found
+    single = any(of(row, m, "difference") is not None for row in summary.rows for m in summary.metrics)
+    return ["One seed gives no verdict."] if single else [f"Nothing here can be compared with {settings.baseline}."]
+
+
+def _sentence(summary: Summary, baseline: str, name: str, metric: Metric) -> str:
+    found: dict[str, list[tuple[str, str]]] = {}
+    questions = titled(summary)
+    _, short = apart([question.title for question in questions])
+    for title, members in questions:
+        several = len({row["weight_decay"] for row, _ in members if row["weight_decay"]}) > 1
+        for base, (row, cell) in methods(members):
+            verdict = of(row, metric, "verdict")
+            if verdict is None or not is_asked(row, cell, members, name):
+                continue
+            decay = f"λ {format_number(base['decay'])}" if several and base["decay"] else ""
+            where = " at ".join(filter(None, (short[title], decay)))
+            found.setdefault(verdict, []).append((where, difference_of(row, metric) + metric.unit))
+    if not found:
+        return ""
+    count = sum(map(len, found.values()))
+    verdicts = sorted(found, key=lambda v: next(i for i, start in enumerate(ORDER) if v.startswith(start)))
+    clauses = [_clause(verdict, found[verdict], count, baseline if not i else "") for i, verdict in enumerate(verdicts)]
+    title = metric.title[:1].upper() + metric.title[1:]
+    return f"{title}: {name} {'; '.join(clauses)}."
+
+
+def _clause(verdict: str, places: Sequence[tuple[str, str]], count: int, baseline: str) -> str:
+    """Says of one verdict where it holds; differences are given where something is clear."""
+    if verdict in ("better", "worse"):
+        words = f"is {verdict} than {baseline}" if baseline else f"is {verdict}"
+        named = [f"{where} ({change})" if where else f"({change})" for where, change in places]
+    else:
+        words = {"never differed": "never differs", "cannot tell": "gives no verdict"}.get(verdict, f"is {verdict}")
+        words += (
+            {"never differed": " from ", "cannot tell": " against "}.get(verdict, " as ") + baseline if baseline else ""
+        )
+        named = [f"{where} ({change})" if where and verdict == "cannot tell" else where for where, change in places]
+    if len(places) > NAMED:
+        return f"{words} in {len(places)} of {count} comparisons"
+    listed = joined([name for name in named if name])
+    return f"{words} {'for ' if places[0][0] else ''}{listed}".rstrip()
