@@ -11,7 +11,9 @@ from decaybench.console import check_choice, check_device, guarded, say
 FORMATS = ("table", "json")
 FormatName = Annotated[str, typer.Option(metavar="NAME", help=", ".join(FORMATS))]
 
-bench = typer.Typer(help="Measure speed, side by side with the plain alternative.", no_args_is_help=True, add_completion=False)
+bench = typer.Typer(
+    help="Measure speed, side by side with the plain alternative.", no_args_is_help=True, add_completion=False
+)
 
 
 @bench.callback()

@@ -1,5 +1,6 @@
 """The commands. Each is imported when it is called, so that ``--help`` answers at once."""
 
+import re
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -45,6 +46,23 @@ COMMANDS = {
 SETTINGS: dict[str, Any] = {"context_settings": {"help_option_names": ["-h", "--help"]}}
 
 
+class Command(TyperCommand):
+    """A command that says how an option gets several values, where a word is left over."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Reads the words behind the command."""
+        words = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            extra = re.search(r"unexpected extra argument\S* \(([^\s)]+)", str(getattr(error, "message", "")))
+            before = words[: words.index(extra[1])] if extra and extra[1] in words else []
+            option = next((word for word in reversed(before) if word.startswith("--")), "")
+            if option:
+                error.message += f". Is it for {option}? Repeat it for each value: {option} {extra[1]}"  # type: ignore[attr-defined,index]
+            raise
+
+
 class Commands(TyperGroup):
     """The group of all commands."""
 
@@ -62,7 +80,7 @@ class Commands(TyperGroup):
         found = getattr(import_module(module), attribute)
         if not isinstance(found, typer.Typer):
             alone = typer.Typer(add_completion=False, **SETTINGS)
-            alone.command(cmd_name)(found)
+            alone.command(cmd_name, cls=Command)(found)
             found = alone
         command = typer.main.get_command(found)
         command.name = cmd_name

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -68,6 +68,9 @@ def audit(
     rules: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Your own recipes: a TOML table of patterns each.")
     ] = None,
+    all_rows: Annotated[
+        bool, typer.Option("--all-rows", help="A row for every parameter, also for those that all recipes treat alike.")
+    ] = False,
     all_recipes: Annotated[
         bool, typer.Option("--all-recipes", help="A column for every recipe, also for those that do the same.")
     ] = False,
@@ -109,7 +112,7 @@ def audit(
     if snapshot and check and snapshot.resolve() == check.resolve():
         raise UsageError("--snapshot and --check name the same file: check it first, then write it.")
     every = all_recipes or bool(given["recipe"] or given["optimizer"])
-    found = [_audited(target, request, check, strict, every) for target in chosen]
+    found = [replace(_audited(target, request, check, strict, every), every_row=all_rows) for target in chosen]
     failures = [sentence for shown in found for sentence in shown.failures]
     try:
         _show(found, form, quiet)

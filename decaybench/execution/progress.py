@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     from decaybench.execution.event import Event
 
 
+SETTLED, SETTLING = 0.05, 10.0  # share and seconds, one of which is done before the time left is guessed
+
+
+def _coarse(seconds: float) -> float:
+    """Rounds a time that is left to what can be known of it: to 5 seconds, to minutes beyond five of them."""
+    step = 5 if seconds < 300 else 60
+    return step * round(seconds / step)
+
+
 def duration(seconds: float) -> str:
     """Writes seconds for people, such as ``2 min 5 s``."""
     minutes, rest = divmod(round(seconds), 60)
@@ -102,9 +111,9 @@ class Progress:
     @property
     def rate(self) -> str:
         """Runs per minute, and the time left, as text."""
-        if not self.share or self.seconds < 1:
+        if self.share < SETTLED and self.seconds < SETTLING:
             return "…"
-        left = self.seconds / self.share - self.seconds
+        left = _coarse(self.seconds / max(self.share, 1e-6) - self.seconds)
         per_minute = 60 * self.finished / self.seconds if self.seconds else 0.0
         return f"{per_minute:.0f} runs/min · {duration(left)} left"
 
@@ -116,8 +125,7 @@ class Progress:
         if self.best and self.worst:
             watched = metric(self.watched)
             both = (("best", self.best), ("worst", self.worst))
-            named = [f"{what} {watched.text(value)} ({name})" for what, (value, name) in both]
-            lines.append(f"{watched.title}: " + ", ".join(named))
+            lines += [f"{what} {watched.title} {watched.text(value)}: {name}" for what, (value, name) in both]
         return lines + [f"{worker}: {text}" for worker, text in sorted(self.workers.items())]
 
     def dumps(self) -> str:

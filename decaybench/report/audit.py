@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
 from decaybench.errors import DecaybenchError, printable
+from decaybench.report.folded import folded
 from decaybench.report.numbers import PIPE_WIDTH, csv_table, markdown_table, rich_text
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 DECAYED, SPARED = "decay", "·"
 STYLES = {"activation": "bold", "unknown": "bold yellow"}
+SHORTEST_NAME = 20  # columns for names of parameters, which go on in another line
 USUAL = ("torch", "exclude-1d", "hf-trainer", "decaybench")  # first columns where several recipes do the same
 
 
@@ -30,6 +33,7 @@ class Shown:
         every: Whether to show every recipe, also those that decay the same parameters of this model.
         failures: What ``--fail-on`` or ``--check`` found, a sentence each.
         place: The file of the user's and the line of what was audited, where it is hers.
+        every_row: Whether to show also the rows that all recipes treat alike.
         gate: What decides about failures: ``--fail-on``, or ``as in FILE``.
     """
 
@@ -39,6 +43,7 @@ class Shown:
     failures: Sequence[str] = ()
     place: tuple[str, int] | None = None
     gate: str = "--fail-on"
+    every_row: bool = False
 
 
 def _ordered(audit: "Audit") -> list["AuditedParameter"]:
@@ -103,32 +108,56 @@ def remarks(audit: "Audit") -> list[str]:
     return found + audit.remarks
 
 
-def _body(shown: Shown) -> tuple[list[str], list[tuple["AuditedParameter", list[str]]]]:
-    """Returns the columns of a table, and each parameter with its cells."""
+def _body(shown: Shown) -> tuple[list[str], list[tuple["AuditedParameter", list[str]]], str]:
+    """Returns the columns of a table, each row with its cells, and a sentence about the rows that are left out.
+
+    Repeated blocks are one row; with several recipes, what all of them treat alike is left out, unless it is an
+    activation parameter or unknown.
+    """
     audit = shown.audit
     names = [group[0] for group in columns(audit, shown.every)]
     real = any(row.optimizer for row in audit.rows)
-    rows = []
+    kept, alike = [], []
     for row in _ordered(audit):
-        cells = [row.name, _shape(row), row.module, row.role]
-        cells += [row.optimizer] * real + [DECAYED if row.decayed[name] else SPARED for name in names]
-        rows.append((row, cells))
-    return ["parameter", "shape", "module", "role", *["by"] * real, *names], rows
+        same = len(names) > 1 and len({row.decayed[name] for name in names}) == 1 and row.role not in STYLES
+        (alike if same and not shown.every_row else kept).append(row)
+    cells = [
+        [_shape(row), row.module, row.role]
+        + [row.optimizer] * real
+        + [DECAYED if row.decayed[name] else SPARED for name in names]
+        for row in kept
+    ]
+    everything = [row.name for row in audit.rows]
+    folds = folded(
+        [row.name for row in kept], [tuple(c) for c in cells], list(zip(kept, cells, strict=True)), everything
+    )
+    rows = [(row, [name + (f" ×{count}" if count > 1 else ""), *line]) for name, (row, line), count in folds]
+    rest = ""
+    if alike:
+        decayed = sum(row.decayed[names[0]] for row in alike)
+        rest = (
+            f"{len(alike)} more parameters, which every recipe treats alike: {decayed} decayed, {len(alike) - decayed} "
+            "not (--all-rows shows them)."
+        )
+    return ["parameter", "shape", "module", "role", *["by"] * real, *names], rows, rest
 
 
 def print_audit(shown: Shown, console: Console) -> None:
     """Prints the table, then the summary; a narrow terminal gets fewer columns, and names are never cut."""
-    header, rows = _body(shown)
+    header, rows, rest = _body(shown)
     fixed = len(header) - len(columns(shown.audit, shown.every))
-    widths = [max(len(name), *(len(cells[i]) for _, cells in rows)) for i, name in enumerate(header)]
+    widths = [max([cell_len(name), *(cell_len(cells[i]) for _, cells in rows)]) for i, name in enumerate(header)]
     kept, dropped = list(range(len(header))), list[int]()
-    for index in [*range(len(header) - 1, fixed + 1, -1), 2, 1]:  # recipes from the last on, then module and shape
+    for index in [2, 1, *range(len(header) - 1, fixed, -1)]:  # module and shape, then recipes from the last on
         if sum(widths[i] + 1 for i in kept) > console.width:
             kept.remove(index)
             dropped.append(index)
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    room = max(console.width - sum(widths[i] + 1 for i in kept[1:]) - 1, SHORTEST_NAME)
     for index in kept:
-        table.add_column(header[index], no_wrap=index != 0, overflow="fold")
+        table.add_column(
+            header[index], no_wrap=index != 0, overflow="fold", width=None if index else min(widths[0], room)
+        )
     for row, cells in rows:
         texts = []
         for cell in (cells[index] for index in kept):
@@ -138,6 +167,8 @@ def print_audit(shown: Shown, console: Console) -> None:
             texts.append(rich_text(cell, style=style))
         table.add_row(*texts)
     console.print(table)
+    if rest:
+        console.print(rich_text(rest, style="dim"))
     console.print()
     if dropped:
         names = ", ".join(header[index] for index in sorted(dropped))
@@ -181,9 +212,9 @@ def audit_to_markdown(found: Sequence[Shown]) -> str:
     """Writes the tables and the summaries as Markdown."""
     lines = []
     for shown in found:
-        header, rows = _body(shown)
+        header, rows, rest = _body(shown)
         body = [[f"`{cells[0]}`", *cells[1:]] for _, cells in rows]
-        sentences = (*summary(shown.audit, shown.every), *remarks(shown.audit))
+        sentences = (*([rest] if rest else []), *summary(shown.audit, shown.every), *remarks(shown.audit))
         lines += [f"## {shown.target}", ""] if len(found) > 1 else []
         lines += [*markdown_table(header, body), "", *(f"- {s}" for s in sentences)]
     return "\n".join(lines) + "\n"

@@ -120,11 +120,9 @@ def _configuration(names: list[list[str]], shown: list[Member], common: list[str
 def _of_metric(metric: Metric, rows: list[Row], is_baseline: list[bool], baseline: str, place: int) -> Iterator[Column]:
     """Yields a metric's value and its difference to the baseline, then details."""
     first = not place
-    values = [
-        f"{format_value(metric, of(r, metric, ''))} {half_width(metric, *(of(r, metric, k) for k in ('', 'low', 'high')))}"
-        for r in rows
-    ]
-    yield Column(metric.name, heading(metric), [value.strip() for value in values], 0 if first else 4)
+    found = [tuple(of(row, metric, key) for key in ("", "low", "high")) for row in rows]
+    values = [f"{format_value(metric, ends[0])} {half_width(metric, *ends)}".rstrip() for ends in found]
+    yield Column(metric.name, heading(metric), values, 0 if first else 4)
     if any(of(row, metric, "difference") is not None for row in rows):
         changes = [
             BASELINE if is_base and of(row, metric, "difference") is None else difference_of(row, metric)

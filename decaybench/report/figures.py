@@ -89,7 +89,7 @@ def _difference_panels(rows: pd.DataFrame, look: Look, title: str) -> Iterator[P
 
 
 def _difference_axis(ends: Any, part: pd.DataFrame) -> tuple[alt.X, str]:
-    """Makes an axis that shows small and large differences; beyond the small ones it may be logarithmic, and says so."""
+    """Makes an axis that shows small and large differences; beyond the small ones it may be logarithmic."""
     known = np.abs(ends[np.isfinite(ends)])
     least, most = min(0.0, float(np.nanmin(ends))), max(0.0, float(np.nanmax(ends)))
     margin = part["margin"].iloc[0]
@@ -409,7 +409,7 @@ FIGURES: dict[str, Figure] = {
         _all_difference_panels,
         2,
         "Every method",
-        "Differences to the baseline with their intervals; what is provably one method is drawn once, under the name of "
+        "Differences to the baseline with their intervals; what is provably one method is drawn once, by the name of "
         "its first strategy. Filled marks are clear of 0 after correction.",
     ),
     "decay": Figure(

@@ -4,10 +4,13 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from decaybench.analysis.comparison import ComparisonSettings, Summary
 from decaybench.errors import DecaybenchError, UsageError, unknown
 from decaybench.report.numbers import PIPE_WIDTH
+
+if TYPE_CHECKING:
+    from decaybench.analysis.comparison import ComparisonSettings, Summary
 
 FIGURE_NAMES = ("answer", "differences", "decay", "functions", "alphas", "pulls")
 
@@ -30,8 +33,8 @@ class Report:
         font_size: Of a figure, in points.
     """
 
-    summary: Summary
-    settings: ComparisonSettings
+    summary: "Summary"
+    settings: "ComparisonSettings"
     layers: bool = False
     figure: str = FIGURE_NAMES[0]
     name: str = ""

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from decaybench.analysis.comparison import CONFIG_COLUMNS, Summary, of
 from decaybench.analysis.frame import Row
 from decaybench.analysis.layers import layer_rows
-from decaybench.registry.metrics import Metric
 from decaybench.errors import unknown
+from decaybench.registry.metrics import Metric
 from decaybench.report.columns import table_of
 from decaybench.report.numbers import (
     MISSING,

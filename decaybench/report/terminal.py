@@ -17,7 +17,7 @@ from decaybench.report.columns import BASELINE, DETAIL, Column, Table, table_of
 from decaybench.report.headline import headline
 from decaybench.report.numbers import format_number, format_percent, histogram, joined, rich_text
 from decaybench.report.reading import how_to_read
-from decaybench.report.titles import Member, titled
+from decaybench.report.titles import titled
 from decaybench.report.verdicts import plans, ranked, tuned_tables, verdicts
 
 BINS = 12
