@@ -19,7 +19,19 @@ def _streams() -> None:
     """Makes stdout and stderr take any text, also where they are closed or know few characters."""
     import codecs
 
-    plain = {"−": "-", "–": "-", "λ": "lambda", "α": "alpha", "×": "x", "·": "|", "…": "...", "≈": "~", "Δ": "d"}
+    plain = {
+        "−": "-",
+        "–": "-",
+        "λ": "lambda",
+        "α": "alpha",
+        "×": "x",
+        "·": "|",
+        "…": "...",
+        "≈": "~",
+        "Δ": "d",
+        "→": "->",
+        "±": "+/-",
+    }
     plain |= dict(zip("▁▂▃▄▅▆▇█", "12345678", strict=True))  # the bars of a small histogram
 
     def simpler(error: UnicodeError) -> tuple[str, int]:

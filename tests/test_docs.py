@@ -95,7 +95,7 @@ def test_the_output_shown_is_what_the_tool_prints_for_the_committed_records() ->
     (shown,) = [c for lang, f, c in BLOCKS if (lang, f) == ("text", "output")]
     settings = ComparisonSettings()
     summary = summarize(runs_frame(StudyFolder(REPOSITORY / "results" / "first-look").load()), settings)
-    console = Console(width=90, file=io.StringIO(), record=True)
+    console = Console(width=80, file=io.StringIO(), record=True)
     print_report(Report(summary, settings), console)
     printed = [line.rstrip() for line in console.export_text().splitlines()]
     assert shown.splitlines() == printed[: len(shown.splitlines())]
@@ -283,3 +283,17 @@ def test_the_figures_of_speed_are_those_of_the_committed_run() -> None:
         shown = {"PReLU": "| our `PReLU` |", "KAF": "| our `KAF` |", "definition": "| the KAF as it is defined"}
         (row,) = [line for line in table.splitlines() if line.startswith(shown.get(name, f"| `{name}` |"))]
         assert [cell.strip() for cell in row.split("|")][2:5] == figures[:3], name
+
+
+def test_the_picture_is_what_its_command_draws(cli: Cli, tmp_path: Path) -> None:
+    (line,) = re.findall(r"`decaybench (report\s+results/first-look --figure answer) --output (\S+?\.svg)`", README)
+    arguments = [str(REPOSITORY / word) if word.startswith("results/") else word for word in line[0].split()]
+    done = cli(*arguments, "--output", "answer.svg")
+    assert done.returncode == 0, done.stderr
+    texts = [
+        re.findall(r"<text [^>]*>([^<]*)</text>", path.read_text(encoding="utf-8"))
+        for path in (tmp_path / "answer.svg", REPOSITORY / line[1])
+    ]
+    assert texts[0] == texts[1]
+    assert len(texts[0]) > 15
+    assert f"]({line[1]})" in README

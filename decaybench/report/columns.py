@@ -130,7 +130,7 @@ def _of_metric(metric: Metric, rows: list[Row], is_baseline: list[bool], baselin
         ]
         changes = [change if change != BASELINE or first else MISSING for change in changes]
         unit = ", %" if metric.scale == "relative" else ""
-        against = baseline if len(baseline) <= LONG else BASELINE
+        against = short_label(baseline) if len(short_label(baseline)) <= LONG else BASELINE
         title = f"vs {against}{unit}" if first else f"Δ {metric.title}{unit}"
         clear = [of(row, metric, "verdict") in DECIDED for row in rows]
         yield Column(f"{metric.name}_difference", title, changes, 0 if first else 1 + min(place, 3) // 2, clear)

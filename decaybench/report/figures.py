@@ -292,7 +292,7 @@ def _alpha_panels(frame: pd.DataFrame, look: Look) -> list[Panel]:
             alt.Tooltip(f"{k}:Q", title=t, format=".3g")
             for k, t in (("median", "median"), ("q05", "5%"), ("q95", "95%"))
         ]
-        band = base.mark_area().encode(y=alt.Y("q05:Q", title="α", scale=scale), y2="q95:Q", opacity=opacity(0.12))
+        band = base.mark_area().encode(y=alt.Y("q05:Q", title="α", scale=scale), y2="q95:Q", opacity=opacity(0.07))
         ends = [
             base.mark_line(strokeWidth=0.8).encode(
                 y=alt.Y(f"{k}:Q", scale=scale), opacity=opacity(0.7), strokeDash=strategies.dash(look)
@@ -331,13 +331,14 @@ def _pull_panels(frame: pd.DataFrame, look: Look) -> list[Panel]:
     """Draws how hard decay pulls beside the gradient, parameters × steps."""
     panels = []
     for question, part in frame.groupby("question", sort=False) if len(frame) else ():
-        names = list(dict.fromkeys(part["parameter"]))
+        whole = part["parameter"] + " (" + part["role"] + ")"
+        names = list(dict.fromkeys(whole))
         data = part.assign(
-            label=part["parameter"].map(dict(zip(names, _shortened(names), strict=True))),
+            label=whole.map(dict(zip(names, _shortened(names), strict=True))),
             drawn=part["ratio"].clip(SMALLEST, LARGEST),
         )
         y = alt.Y("label:N", sort=None, title=None, axis=alt.Axis(grid=False))
-        scale = alt.Scale(type="log", scheme="viridis", domain=[SMALLEST, LARGEST])
+        scale = alt.Scale(type="log", range=["#0072b2", "#767676", "#d55e00"], domain=[SMALLEST, LARGEST])
         legend = alt.Legend(
             title="pull of decay / pull of the gradient",
             orient="bottom",

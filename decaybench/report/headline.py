@@ -55,17 +55,15 @@ def _sentence(summary: Summary, baseline: str, name: str, metric: Metric) -> str
 
 
 def _clause(verdict: str, places: Sequence[tuple[str, str]], count: int, baseline: str) -> str:
-    """Says of one verdict where it holds; differences are given where something is clear."""
-    if verdict in ("better", "worse"):
-        words = f"is {verdict} than {baseline}" if baseline else f"is {verdict}"
-        named = [f"{where} ({change})" if where else f"({change})" for where, change in places]
-    else:
-        words = {"never differed": "never differs", "cannot tell": "gives no verdict"}.get(verdict, f"is {verdict}")
-        words += (
-            {"never differed": " from ", "cannot tell": " against "}.get(verdict, " as ") + baseline if baseline else ""
-        )
-        named = [f"{where} ({change})" if where and verdict == "cannot tell" else where for where, change in places]
+    """Says of one verdict where it holds, and how large differences are, but where they are none."""
+    verb, preposition = {
+        "never differed": ("never differs", "from"),
+        "cannot tell": ("gives no verdict", "against"),
+    }.get(verdict, (f"is {verdict}", "than" if verdict in ("better", "worse") else "as"))
+    words = f"{verb} {preposition} {baseline}" if baseline else verb
     if len(places) > NAMED:
         return f"{words} in {len(places)} of {count} comparisons"
-    listed = joined([name for name in named if name])
-    return f"{words} {'for ' if places[0][0] else ''}{listed}".rstrip()
+    sized = verdict in ("better", "worse", "cannot tell") or count == 1
+    named = [f"{where} ({change})".strip() if sized else where for where, change in places]
+    where = "for " if places[0][0] else ""
+    return f"{words} {where}{joined(named)}" if any(named) else words

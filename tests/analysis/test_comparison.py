@@ -185,7 +185,7 @@ def test_the_terminal_table_shows_every_cell(width: int) -> None:
         "exclude-alpha",
         "81.00",
         "+0.00",
-        "1, 1 diverged",
+        "1 (1 diverged)",
         "· relu ·",
         "prelu with exclude-1d",
     ):

@@ -36,7 +36,7 @@ def invoke(*arguments: str) -> Result:
 
 
 def test_run_then_report_in_every_format(here: Path) -> None:
-    done = invoke("run", *TINY)
+    done = invoke("run", *TINY, "--verbose")
     assert done.exit_code == 0, done.output
     assert "exclude-alpha" in done.stdout
     assert "Starting" not in done.stdout
@@ -125,7 +125,7 @@ def test_list_names_everything_in_one_line_each() -> None:
 
 
 def test_a_study_goes_on_after_a_run_that_diverges(here: Path) -> None:
-    done = invoke("run", *TINY, "--lr", "1e20", "--lr", "0.05", "--epochs", "2")
+    done = invoke("run", *TINY, "--lr", "1e20", "--lr", "0.05", "--epochs", "2", "-v")
     assert done.exit_code == 0
     assert "diverged in epoch 1" in done.stderr
     rows = json.loads(invoke("report", "results/t", "--format", "json").stdout)
@@ -140,8 +140,8 @@ def test_a_study_goes_on_after_a_run_that_diverges(here: Path) -> None:
         (["run", "--primary", "exclude-alfa:loss"], 2, "did you mean 'exclude-alpha'"),
         (["report", FIRST_LOOK, "--primary", "exclude-alpha:lss"], 2, "behind the strategy stands a metric"),
         (["run", "digit"], 2, "did you mean 'digits'"),
-        (["run", "--lr", "fast"], 2, "lr = 'fast': input should be a valid number"),
-        (["run", "--epochs", "0"], 2, "epochs = '0': input should be greater than 0"),
+        (["run", "--lr", "fast"], 2, "--lr 'fast': input should be a valid number"),
+        (["run", "--epochs", "0"], 2, "--epochs '0': input should be greater than 0"),
         (["run", "--optimiser", "sgd"], 2, "--optimizer"),
         (["run", "--device", "cuda:99"], 2, "--device cuda:99"),
         (["run", "--device", "tpu"], 2, "allowed are auto, cpu, cuda"),
@@ -316,4 +316,4 @@ def test_a_narrow_table_says_what_it_leaves_out(here: Path) -> None:
     invoke("run", *TINY)
     console = Console(width=80, record=True, file=io.StringIO())
     print_summary(summary_of(StudyFolder(Path("results/t")).load().records), console, ComparisonSettings())
-    assert "--layers or --format csv shows quantiles" in " ".join(console.export_text().split())
+    assert "--wide shows every column." in " ".join(console.export_text().split())

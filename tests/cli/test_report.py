@@ -72,7 +72,7 @@ def test_a_strategy_of_ones_own_is_named_as_one_typed_it(here: Path) -> None:
     run("--strategy", "decay-all", "--strategy", "my.py:gentle,share=0.5", "--seeds", "3", "--weight-decay", "0.1")
     for name in ("my.py:gentle", "my.py:gentle,share=0.5"):
         printed = cli("report", "results/s", "--baseline", name).stdout
-        assert f"− {name}" in printed
+        assert f"from {name} in" in printed
         assert "no run has the strategy" not in printed
     printed = cli("report", "results/s", "--primary", "my.py:gentle,share=0.5:loss").stdout
     assert "nothing is the contrast" not in printed

@@ -165,6 +165,6 @@ def test_own_factories(here: Path, body: str, where: str) -> None:
 
 
 def test_the_fuzzer_would_notice_a_fault(monkeypatch: pytest.MonkeyPatch, here: Path) -> None:
-    monkeypatch.setattr("decaybench.cli.run.read_study", operator.truediv)
+    monkeypatch.setattr("decaybench.cli.compute.read_study", operator.truediv)
     with pytest.raises(AssertionError, match="fault of decaybench"):
         run("run", "smoke", "--dry-run")

@@ -6,7 +6,7 @@ from decaybench.analysis.comparison import ComparisonSettings
 from decaybench.report.formats import FORMATS, Report
 from made_records import made, summary_of
 
-STARTS = {"pdf": b"%PDF", "png": b"\x89PNG", "svg": b"<?xml", "html": b"<!doctype html>", "json": b"["}
+STARTS = {"pdf": b"%PDF", "png": b"\x89PNG", "svg": b"<svg", "html": b"<!doctype html>", "json": b"["}
 
 
 def report_of(seeds: int, figure: str = "decay") -> Report:

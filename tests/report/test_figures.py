@@ -1,0 +1,142 @@
+"""Figures as files for a paper, and the data that they are made of."""
+
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from decaybench.analysis.comparison import ComparisonSettings, Summary, summarize
+from decaybench.analysis.frame import runs_frame
+from decaybench.cli import app
+from decaybench.registry import STRATEGIES
+from decaybench.report import figures
+from decaybench.report.figures import FIGURES, panels, spec, window
+from decaybench.report.formats import FIGURE_NAMES
+from decaybench.report.vega import COLORS, DARK, Look, Strategies, save
+from decaybench.results.store import StudyFolder
+from made_records import pairs, summary_of
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def test_the_names_that_the_command_line_knows_are_those_of_the_figures() -> None:
+    assert tuple(FIGURES) == FIGURE_NAMES
+
+
+def luminance(color: str) -> float:
+    linear = [
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
+        for c in (int(color[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    ]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_colors_can_be_seen_on_white_and_in_the_dark_and_never_repeat() -> None:
+    for color in COLORS:
+        for ground in ("#ffffff", DARK):
+            light, dark = sorted((luminance(color), luminance(ground)), reverse=True)
+            assert (light + 0.05) / (dark + 0.05) >= 3, (color, ground)
+    import pandas as pd
+
+    names = [*STRATEGIES, *(f"own.py:f{i}" for i in range(12))]
+    strategies = Strategies(pd.DataFrame({"strategy": names, "method": names}))
+    marks = [str(strategies.mark(name)) for name in names]
+    assert len(set(marks)) == len(names)
+    assert len({strategies.mark(name)[0] for name in STRATEGIES}) == len(STRATEGIES)
+
+
+def simulated(color: str) -> Any:
+    """How a person without green cones sees a colour (Viénot, Brettel and Mollon 1999, by linear RGB)."""
+    rgb = np.array([int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]) ** 2.2
+    to_lms = np.array([[17.8824, 43.5161, 4.11935], [3.45565, 27.1554, 3.86714], [0.0299566, 0.184309, 1.46709]])
+    lms = to_lms @ rgb
+    lms[1] = 0.494207 * lms[0] + 1.24827 * lms[2]
+    return np.clip(np.linalg.inv(to_lms) @ lms, 0, 1) ** (1 / 2.2)
+
+
+def test_the_first_eight_are_told_apart_by_color_blind_eyes() -> None:
+    """By colour or, where two are close, by the shape of their marks."""
+    import pandas as pd
+
+    names = list(STRATEGIES)[:8]
+    strategies = Strategies(pd.DataFrame({"strategy": names, "method": names}))
+    for i, first in enumerate(names):
+        for second in names[:i]:
+            (a, shape_a, _), (b, shape_b, _) = strategies.mark(first), strategies.mark(second)
+            assert np.abs(simulated(a) - simulated(b)).max() > 0.1 or shape_a != shape_b
+
+
+def test_a_window_shows_where_methods_differ_and_not_what_collapsed() -> None:
+    assert window([0.965, 0.964, 0.95, 0.087], "percent") == (0.95, 0.965)
+    assert window([0.965, 0.865], "percent") == (0.865, 0.965)  # ten points are a difference, and no collapse
+    assert window([1.0, 1.1, 1.2, 900.0], "plain") == (1.0, 1.2)
+    assert window([-900.0, 1.0, 1.1, 1.2], "plain") == (1.0, 1.2)
+    assert window([3.0], "plain") == (3.0, 3.0)
+
+
+def test_a_figure_is_the_function_of_a_frame() -> None:
+    summary, settings = summary_of(pairs([0.01, 0.02, 0.03])), ComparisonSettings()
+    frame = FIGURES["differences"].frame(summary, settings)
+    accuracy = frame[frame["metric"] == "accuracy"].iloc[0]
+    assert accuracy["value"] == pytest.approx(2.0)  # points: the mean of 0.01, 0.02 and 0.03
+    chart = figures.differences(frame, Look(width=240, font_size=8))
+    assert isinstance(chart, alt.VConcatChart)
+    assert alt.VConcatChart.from_dict(chart.to_dict()) is not None  # valid by the library's schema
+    assert figures.differences(frame.iloc[:0]) is None
+
+
+@pytest.fixture(scope="module")
+def committed() -> Summary:
+    return summarize(runs_frame(StudyFolder(REPOSITORY / "results" / "first-look").load(detail="figures")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in FIGURE_NAMES if n != "pulls"])
+@pytest.mark.parametrize("width", [3.3, 6.5])
+def test_a_figure_is_as_wide_as_asked_for_and_can_be_read(committed: Summary, name: str, width: float) -> None:
+    look = Look(72 * width, 8)
+    found = spec(name, panels(name, committed, ComparisonSettings(), look), look)
+    assert found is not None
+    svg = save(found, "svg").decode()
+    whole = float(re.findall(r'<svg [^>]*width="([\d.]+)"', svg)[0])
+    assert whole == pytest.approx(72 * width, rel=0.06)
+    assert {float(s) for s in re.findall(r'font-size="([\d.]+)px"', svg)} == {8.0}
+    image = np.asarray(Image.open(io.BytesIO(save(found, "png"))).convert("RGB")).astype(int)
+    assert image.shape[1] == pytest.approx(200 * whole / 72, abs=3)
+    grey = image.mean(2)
+    assert np.bincount(grey.astype(int).ravel()).argmax() == 255  # on white
+    assert (grey < 100).mean() > 0.003  # texts and axes are dark
+    for side in (grey[:2], grey[-2:], grey[:, :2], grey[:, -2:]):
+        assert side.min() > 250  # nothing is cut at an edge
+    content = save(found, "pdf")
+    assert content.startswith(b"%PDF")
+    box = re.search(rb"MediaBox\s*\[\s*0 0 ([\d.]+)", content)
+    assert box
+    assert float(box[1]) == pytest.approx(whole, abs=1)
+
+
+def test_the_command_line_asks_for_size_and_font(tmp_path: Path) -> None:
+    sized = ["--figure", "answer", "--figure-width", "3.3", "--font-size", "7"]
+    where = str(REPOSITORY / "results" / "first-look")
+    done = CliRunner().invoke(app, ["report", where, "--output", str(tmp_path / "f.svg"), *sized])
+    assert done.exit_code == 0, done.output
+    svg = (tmp_path / "f.svg").read_text(encoding="utf-8")
+    assert float(re.findall(r'<svg [^>]*width="([\d.]+)"', svg)[0]) == pytest.approx(72 * 3.3, abs=2)
+    assert set(re.findall(r'font-size="([\d.]+)px"', svg)) == {"7"}
+
+
+def test_text_of_a_file_is_black_on_white_whatever_the_page_does() -> None:
+    summary, settings, look = summary_of(pairs([0.01, 0.02, 0.03])), ComparisonSettings(), Look()
+    found = spec("answer", panels("answer", summary, settings, look), look)
+    assert found is not None
+    svg = save(found, "svg").decode()
+    assert "currentColor" not in svg
+    assert 'fill="white"' in svg
+    assert set(re.findall(r'<text [^>]*fill="([^"]+)"', svg)) == {"#000000"}
+    assert Image.open(io.BytesIO(save(found, "png"))).info["dpi"][0] == pytest.approx(200, abs=1)
