@@ -99,6 +99,8 @@ def audit(
     """Show which parameters of a model each popular recipe decays. This executes the target's code.
 
     The line for a continuous integration: decaybench audit my/model.py:make --recipe torch --fail-on activation
+
+    Example: decaybench audit my_model.py:make --recipe exclude-1d --fail-on activation
     """
     given = dict(locals())
     if not targets:

@@ -38,7 +38,10 @@ def import_table(
     results: Annotated[Path, typer.Option(metavar="DIR", help="Folder of all studies.")] = Path("results"),
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Make a study of runs from elsewhere, a W&B export say, so that report and its page serve them, too."""
+    """Make a study of runs from elsewhere, a W&B export say, so that report and its page serve them, too.
+
+    Example: decaybench import runs.csv --metric val/loss --baseline all
+    """
     metrics = [metric_of(text) for text in metric]
     found = read_table(table, metrics, by or (), _columns(column or ()))
     names = sorted({record.config["strategy"]["name"] for record in found.records})

@@ -42,7 +42,10 @@ def inspect(
     format: Annotated[str, typer.Option(metavar="NAME", help=", ".join(INSPECT_FORMATS))] = "table",
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Show what the learned activation parameters of a trained model look like, layer by layer."""
+    """Show what the learned activation parameters of a trained model look like, layer by layer.
+
+    Example: decaybench inspect model.safetensors
+    """
     check_choice("format", format, INSPECT_FORMATS)
     if target and parameter:
         raise UsageError("--target and --parameter exclude each other: the model decides, or the names do.")

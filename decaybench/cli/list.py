@@ -34,7 +34,10 @@ def print_catalog(
     what: Annotated[str | None, typer.Argument(help="strategies, activations, networks …: with their options.")] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """List strategies, activations, networks, data sets, optimizers, schedules, recipes and studies."""
+    """List strategies, activations, networks, data sets, optimizers, schedules, recipes and studies.
+
+    Example: decaybench list strategies
+    """
     console = Console(width=None if Console().is_terminal else 120, highlight=False)
     names = [*PLURALS.values(), "studies"]
     if what is not None and what not in names:

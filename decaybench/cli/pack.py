@@ -18,6 +18,8 @@ def pack(
     """Put the records of finished studies into one file each: runs.parquet, which pandas and DuckDB read.
 
     It may be killed at any point, and a study may go on meanwhile. Everything else works as before.
+
+    Example: decaybench pack results/digits
     """
     failed = False
     for directory in directories:

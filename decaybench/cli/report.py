@@ -73,7 +73,10 @@ def report(
     follow: Annotated[bool, typer.Option("--follow", help="Show it again as runs finish, until all are.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Show what a study found: metrics, differences with intervals, activation parameters."""
+    """Show what a study found: metrics, differences with intervals, activation parameters.
+
+    Example: decaybench report results/digits --output report.html
+    """
     given = dict(locals())
     from decaybench.cli.tabulate import tabulate  # takes half a second, which --help need not wait for
 

@@ -26,7 +26,10 @@ def status(
     cells: Annotated[bool, typer.Option("--cells", help="Show every cell.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Show how far a study is that is running or was left."""
+    """Show how far a study is that is running or was left.
+
+    Example: decaybench status results/digits
+    """
     folder = StudyFolder(directory or _latest())
     if "imported" in _fields(folder):
         typer.echo(f"{folder.path}: imported from {_fields(folder)['imported']}, {folder.count()} runs")

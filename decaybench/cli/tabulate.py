@@ -20,7 +20,7 @@ from decaybench.registry.hashing import config_digest
 from decaybench.registry.imports import is_target
 from decaybench.registry.metrics import named, reported
 from decaybench.report.formats import FIGURE_NAMES, FORMATS, Report, format_for
-from decaybench.report.numbers import csv_table
+from decaybench.report.numbers import csv_rows
 from decaybench.results.store import Loaded, StudyFolder, find_study_folder
 from decaybench.study.config import AnyConfig
 from decaybench.study.study import check_primary, plain_fields, read_study
@@ -51,7 +51,7 @@ def tabulate(given: Mapping[str, Any]) -> None:
     if epochs:
         if format != "csv":
             raise UsageError(f"--epochs writes CSV, not {format}.")
-        write_content(csv_table(epochs_frame(folder.load_records()).to_dict("records")), output)
+        write_content(csv_rows(epochs_frame(folder.load_records())), output)
         return
     if directory is None:
         say(f"Reporting {folder.path}.")
@@ -126,7 +126,7 @@ def _write(
     settings = _settings(fields, wanted, runs)
     summary = summarize(runs, settings)
     summary.notes.extend([note] if note else [])
-    about = {"name": name, "description": description, "command": command}
+    about: dict[str, Any] = {"name": name, "description": description, "command": command}
     write_report(Report(summary, settings, **look, **about), format, output)
 
 

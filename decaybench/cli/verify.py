@@ -30,7 +30,10 @@ def verify(
     format: Annotated[str, typer.Option(metavar="NAME", help=", ".join(FORMATS))] = "table",
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Train every pair of methods side by side in float64 and show which are the same, and where others part."""
+    """Train every pair of methods side by side in float64 and show which are the same, and where others part.
+
+    Example: decaybench verify --strategy exclude-alpha --strategy loss-penalty
+    """
     if (target is None) != (input is None):
         raise UsageError("--target and --input belong together: the model, and the shape of one batch for it.")
     if strategy is not None and len(set(strategy)) < 2:

@@ -117,7 +117,8 @@ def _body(shown: Shown) -> tuple[list[str], list[tuple["AuditedParameter", list[
     audit = shown.audit
     names = [group[0] for group in columns(audit, shown.every)]
     real = any(row.optimizer for row in audit.rows)
-    kept, alike = [], []
+    kept: list[AuditedParameter] = []
+    alike: list[AuditedParameter] = []
     for row in _ordered(audit):
         same = len(names) > 1 and len({row.decayed[name] for name in names}) == 1 and row.role not in STYLES
         (alike if same and not shown.every_row else kept).append(row)

@@ -7,6 +7,7 @@ from decaybench.analysis.cells import is_called, short_label
 from decaybench.analysis.comparison import of
 from decaybench.analysis.frame import Row
 from decaybench.analysis.layers import distances
+from decaybench.errors import one_line
 from decaybench.registry.metrics import Metric
 from decaybench.report.numbers import (
     MISSING,
@@ -83,7 +84,7 @@ def table_of(members: Sequence[Member], metrics: Sequence[Metric], baseline: str
         for row, _ in shown
     ]
     common: list[str] = []
-    columns = [Column("strategy", "strategy", [short_label(group[0]) for group in names], left=True)]
+    columns = [Column("strategy", "strategy", [one_line(short_label(group[0])) for group in names], left=True)]
     columns += _configuration(names, shown, common)
     for place, metric in enumerate(m for m in metrics if any(of(row, m, "") is not None for row, _ in shown)):
         columns += _of_metric(metric, [row for row, _ in shown], is_baseline, baseline, place)
@@ -130,7 +131,8 @@ def _of_metric(metric: Metric, rows: list[Row], is_baseline: list[bool], baselin
         ]
         changes = [change if change != BASELINE or first else MISSING for change in changes]
         unit = ", %" if metric.scale == "relative" else ""
-        against = short_label(baseline) if len(short_label(baseline)) <= LONG else BASELINE
+        against = one_line(short_label(baseline))
+        against = against if len(against) <= LONG else BASELINE
         title = f"vs {against}{unit}" if first else f"Δ {metric.title}{unit}"
         clear = [of(row, metric, "verdict") in DECIDED for row in rows]
         yield Column(f"{metric.name}_difference", title, changes, 0 if first else 1 + min(place, 3) // 2, clear)

@@ -157,7 +157,7 @@ def functions_frame(summary: Summary, settings: ComparisonSettings) -> pd.DataFr
             seen = [layer.inputs for layer in layers if layer.inputs is not None]
             density = _mean(seen) if seen else np.full(len(INPUT_GRID) - 1, np.nan)
             found["density"] = np.append(density, density[-1]) / max(np.nanmax(density), 1e-12) if seen else density
-            channels = next((c["channels"] for c in curves if c.get("channels")), [])
+            channels: list[Any] = next((c["channels"] for c in curves if c.get("channels")), [])
             columns = {key: values for key, values in found.items() if len(values) == len(INPUT_GRID)}
             for i, x in enumerate(INPUT_GRID):
                 point = {key: float(values[i]) for key, values in columns.items()}

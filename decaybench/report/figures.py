@@ -107,7 +107,7 @@ def _difference_axis(ends: Any, part: pd.DataFrame) -> tuple[alt.X, str]:
     return alt.X("value:Q", title=None, scale=scale, axis=axis), f"logarithmic beyond ±{constant:.2g}"
 
 
-def _intervals(part: pd.DataFrame, strategies: Strategies, look: Look, x: alt.X) -> alt.LayerChart:
+def _intervals(part: pd.DataFrame, strategies: Strategies, look: Look, x: alt.X) -> alt.LayerChart | alt.FacetChart:
     clear = part["verdict"].isin(["better", "worse"])
     data = part.assign(clear=clear, verdict=part["verdict"].fillna("one seed: no verdict"))
     base = chart_of(data.drop(columns=["unit", "margin", "decay", "asked"]))
@@ -172,7 +172,9 @@ def window(numbers: Sequence[float], scale: str) -> tuple[float, float]:
     return float(ordered[low]), float(ordered[high])
 
 
-def _against_decay(part: pd.DataFrame, strategies: Strategies, look: Look, metric: str) -> alt.LayerChart:
+def _against_decay(
+    part: pd.DataFrame, strategies: Strategies, look: Look, metric: str
+) -> alt.LayerChart | alt.FacetChart:
     logarithmic = bool((part["scale"] == "relative").all() and (part["value"] > 0).all())
     numbers = part["value"].tolist()
     whole = logarithmic and max(numbers) <= DECADES * min(numbers)
@@ -247,11 +249,13 @@ def _function_panels(frame: pd.DataFrame, look: Look) -> list[Panel]:
             chart = _function(curves, Strategies(frame), look, domain)
             at = {x: format_number(round(y, 3)) for x, y in zip(curves["input"], curves["mean"], strict=True)}
             told = f"f(−2) = {at[-2.0]}, f(0) = {at[0.0]}, f(2) = {at[2.0]}"
-            panels.append(Panel(str(question), f"{strategy} · {layer}", chart, 8, str(layer), float(decay), told))
+            panels.append(Panel(str(question), f"{strategy} · {layer}", chart, 8, str(layer), float(str(decay)), told))
     return panels
 
 
-def _function(curves: pd.DataFrame, strategies: Strategies, look: Look, domain: list[float]) -> alt.LayerChart:
+def _function(
+    curves: pd.DataFrame, strategies: Strategies, look: Look, domain: list[float]
+) -> alt.LayerChart | alt.FacetChart:
     height = 0.2 * (domain[1] - domain[0])
     data = curves.assign(floor=domain[0], density=domain[0] + height * curves["density"]).drop(columns="channels")
     x = alt.X("input:Q", title="input s", axis=alt.Axis(grid=False, values=[-6, -3, 0, 3, 6]))
@@ -317,7 +321,7 @@ def _alpha_panels(frame: pd.DataFrame, look: Look) -> list[Panel]:
                 alt.layer(band, *ends, line, dots).add_params(CHOSEN),
                 10,
                 "",
-                float(decay),
+                float(str(decay)),
                 told,
             )
         )

@@ -10,6 +10,7 @@ from decaybench.errors import one_line, printable
 from decaybench.registry.metrics import Metric
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.text import Text
 
 MISSING = "–"
@@ -134,3 +135,9 @@ def csv_table(rows: Sequence[Mapping[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows({key: _harmless(value) for key, value in row.items()} for row in rows)
     return out.getvalue()
+
+
+def csv_rows(frame: "pd.DataFrame") -> str:
+    """Writes a DataFrame as comma-separated values; what is missing is empty."""
+    whole = frame.astype(object).where(frame.notna(), None)
+    return csv_table([{str(key): value for key, value in row.items()} for row in whole.to_dict("records")])

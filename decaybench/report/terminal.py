@@ -155,15 +155,27 @@ def _shortened(names: Sequence[str], width: int) -> list[str]:
     """Shortens names that are wider than a column in their middle, so that they stay different."""
     short: dict[str, str] = {}
     for name in dict.fromkeys(names):
-        mark, start = "…", (width - 1) // 2
+        mark = "…"
         while name not in short:
-            end = width - start - len(mark)
-            found = name if cell_len(name) <= width else f"{name[:start]}{mark}{name[len(name) - end :]}"
+            found = name if cell_len(name) <= width else _middle_out(name, width, mark)
             if found in short.values():
                 mark = f"…{len(short)}…"
             else:
                 short[name] = found
     return [short[name] for name in names]
+
+
+def _middle_out(name: str, width: int, mark: str) -> str:
+    """Replaces the middle of a name by a mark, so that it is as wide as a column at most."""
+    start, end, left = "", "", width - cell_len(mark)
+    for first, last in zip(name, reversed(name), strict=True):
+        if cell_len(start + first + end) > left:
+            break
+        start += first
+        if cell_len(start + last + end) > left:
+            break
+        end = last + end
+    return start + mark + end
 
 
 def _cell(column: Column, row: int) -> Text:

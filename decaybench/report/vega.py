@@ -61,7 +61,7 @@ class Panel:
 
     row: str
     title: str
-    chart: alt.LayerChart
+    chart: alt.LayerChart | alt.FacetChart
     height: float
     line: str = ""
     decay: float | None = None
@@ -85,9 +85,10 @@ def config(look: Look) -> dict[str, Any]:
 
 def chart(frame: pd.DataFrame) -> alt.Chart:
     """Makes a chart of the columns of a frame; what is missing is null, what is equal in all rows is said once."""
-    same = [key for key in frame if len(frame) > 1 and frame[key].map(type).eq(str).all() and frame[key].nunique() == 1]
-    numbers = frame.select_dtypes("float")
-    rounded = frame.assign(**{key: numbers[key].map(_rounded) for key in numbers}).drop(columns=same)
+    texts = {str(key): set(frame[key]) for key in frame.select_dtypes(exclude="number") if len(frame) > 1}
+    same = [key for key, found in texts.items() if len(found) == 1 and isinstance(next(iter(found)), str)]
+    numbers = {str(key): frame[key].map(_rounded) for key in frame.select_dtypes("float")}
+    rounded = frame.assign(**numbers).drop(columns=same)
     # Text, since Altair copies lists whenever a chart is changed.
     made = alt.Chart(alt.InlineData(values=rounded.to_json(orient="records"), format=alt.JsonDataFormat(type="json")))
     return made.transform_calculate(**{key: json.dumps(frame[key].iloc[0]) for key in same}) if same else made

@@ -25,7 +25,7 @@ FINGERPRINTS = ("data", "initial", "batches", "source")
 Detail = Literal["summary", "figures", "all"]
 # What a table or a verdict needs of a layer, and what figures need, too.
 _SUMMARY = ("name", "final", "distance_from_start", "distance_from_zero", "distance_from_relu")
-_FIGURES = (*_SUMMARY, "quantiles", "inputs", "curve_start.mean", "curve_end")
+_FIGURES = (*_SUMMARY, "quantiles", "inputs", "curve_start.mean", "curve_end", "curve_channels")
 
 _SERIES = pa.list_(pa.float64())
 _LINES = ("mean", "low", "high")
@@ -43,6 +43,7 @@ _LAYER = pa.struct(
         ("inputs", _SERIES),
         ("curve_start", _DRAWN),
         ("curve_end", _DRAWN),
+        ("curve_channels", pa.list_(_SERIES)),
         ("curve_keys", pa.list_(pa.string())),
     ]
 )
@@ -116,6 +117,7 @@ def _layer_row(layer: Layer) -> dict[str, Any]:
         **row,
         "curve_start": curve.get("start"),
         "curve_end": curve.get("end"),
+        "curve_channels": curve.get("channels"),
         "curve_keys": None if layer.curve is None else list(curve),
     }
 
@@ -257,7 +259,7 @@ def _outcomes(row: dict[str, Any]) -> Outcomes:
 def _layer(row: dict[str, Any]) -> Layer:
     fields: dict[str, Any] = {key: row[key] for key in Layer.__dataclass_fields__ if key != "curve"}
     if row["curve_keys"] is not None:
-        fields["curve"] = {key: row[f"curve_{key}"] for key in row["curve_keys"]}
+        fields["curve"] = {key: row.get(f"curve_{key}") for key in row["curve_keys"]}
     for key in ("final", "initial"):
         fields[key] = None if row[key] is None else np.array(row[key], np.float32)
     return Layer(**fields)
@@ -278,10 +280,13 @@ def layers_of(column: pa.ChunkedArray) -> list[tuple[Layer, ...]]:
         if "quantiles" in names:
             fields["quantiles"] = _tables(parts.field("quantiles"))
             starts = _views(parts.field("curve_start").field("mean"))
+            channels = parts.field("curve_channels").to_pylist() if "curve_channels" in names else [None] * len(parts)
             ends = zip(*(_views(parts.field("curve_end").field(key)) for key in _LINES), strict=True)
             fields["curve"] = [
-                None if end[0] is None else {"start": {"mean": start}, "end": dict(zip(_LINES, end, strict=True))}
-                for start, end in zip(starts, ends, strict=True)
+                None
+                if end[0] is None
+                else {"start": {"mean": start}, "end": dict(zip(_LINES, end, strict=True)), "channels": lines}
+                for start, end, lines in zip(starts, ends, channels, strict=True)
             ]
         layers = [Layer(type="", **dict(zip(fields, row, strict=True))) for row in zip(*fields.values(), strict=True)]
         found += [tuple(layers[a:b]) for a, b in pairwise(_ends(chunk))]

@@ -68,7 +68,8 @@ class Layer:
         distance_from_start, distance_from_zero, distance_from_relu: RMS distances of the learned functions, on the
             inputs that the layer really gets.
         inputs: Share of the inputs in each bin of `INPUT_GRID`.
-        curve: ``start`` and ``end``: the functions at `INPUT_GRID`, each as ``mean``, ``low`` and ``high`` of channels.
+        curve: ``start`` and ``end``: the functions at `INPUT_GRID`, each as ``mean``, ``low`` and ``high`` of channels;
+            ``channels``, in some runs: those of some channels at the end.
     """
 
     name: str
@@ -80,7 +81,7 @@ class Layer:
     distance_from_zero: float | None = None
     distance_from_relu: float | None = None
     inputs: Numbers | None = None
-    curve: Mapping[str, Mapping[str, Numbers] | None] | None = None
+    curve: Mapping[str, Any] | None = None
 
     def content(self) -> tuple[Any, ...]:
         """Returns everything in it, arrays as bytes."""
@@ -464,9 +465,12 @@ def _layer(body: dict[str, Any], epochs: int | None) -> Layer:
 def _check_curve(curve: Any) -> None:
     if curve is None:
         return
-    if not isinstance(curve, dict) or not curve.keys() <= {"start", "end"}:
+    if not isinstance(curve, dict) or not curve.keys() <= {"start", "end", "channels"}:
         raise DamagedRecordError("the drawn functions of a layer are something else")
-    for drawn in curve.values():
+    channels = curve.get("channels", [])
+    if not isinstance(channels, list) or not _is_table(channels, len(channels), len(INPUT_GRID)):
+        raise DamagedRecordError("the drawn channels of a layer have the wrong shape")
+    for drawn in (curve[key] for key in ("start", "end") if key in curve):
         lines = [drawn[key] for key in ("mean", "low", "high")] if drawn is not None else []
         if not _is_table(lines, len(lines), len(INPUT_GRID)):
             raise DamagedRecordError("a drawn function has the wrong shape")

@@ -14,6 +14,7 @@ from decaybench.parameter_roles.roles import activation_layers
 from decaybench.results.record import INPUT_GRID, QUANTILE_LEVELS, Layer
 
 CHANNEL_QUANTILES = (0.05, 0.95)  # of the functions of a layer's channels
+CHANNELS = 8  # of a layer that are drawn one by one
 
 
 def values(layer: nn.Module) -> Tensor:
@@ -74,11 +75,28 @@ def _drawn(functions: Tensor | None) -> dict[str, Any] | None:
     return {"mean": _rounded(functions.mean(1)), "low": _rounded(low), "high": _rounded(high)}
 
 
+def _channels(functions: Tensor | None) -> list[list[float | None]]:
+    """Lists some functions of a layer, evenly chosen among its channels, of all (G, C)."""
+    if functions is None:
+        return []
+    count = functions.shape[1]
+    chosen = torch.linspace(0, count - 1, min(CHANNELS, count)).round().long()
+    return [_rounded(line) for line in functions[:, chosen].T]
+
+
 @dataclass
 class ActivationStatistics:
-    """Follows the activation parameters of one model from its start on."""
+    """Follows the activation parameters of one model from its start on.
+
+    Attributes:
+        model: The model.
+        channels: Whether the functions of some channels are described one by one, too.
+        layers: Its activation layers.
+        quantiles: Of the parameters of each layer, at the start and after each epoch.
+    """
 
     model: nn.Module
+    channels: bool = True
     layers: dict[str, nn.Module] = field(init=False)
     quantiles: dict[str, list[list[float | None]]] = field(init=False)
 
@@ -113,13 +131,15 @@ class ActivationStatistics:
         return tuple(self._layer(name, layer, inputs.get(name)) for name, layer in self.layers.items())
 
     def _layer(self, name: str, layer: nn.Module, s: Tensor | None) -> Layer:
+        end = curve(layer)
+        drawn = {"channels": _channels(end)} if self.channels and end is not None else {}
         return Layer(
             name=name,
             type=type(layer).__name__,
             final=values(layer).numpy(),
             initial=self._initial[name].numpy(),
             quantiles=self.quantiles[name],
-            curve={"start": self._drawn[name], "end": _drawn(curve(layer))},
+            curve={"start": self._drawn[name], "end": _drawn(end), **drawn},
             **self._functions(name, layer, s),
         )
 

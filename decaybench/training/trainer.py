@@ -126,7 +126,10 @@ class Training:
         for _, members in groupby(range(len(configs)), key=lambda r: configs[r].cell_id):
             rows = list(members)
             self.groups.append(self._group(configs[rows[0]], slice(rows[0], rows[-1] + 1), steps))
-        self.runs = [Run(c, i, ActivationStatistics(m)) for c, i, m in zip(configs, initial, models, strict=True)]
+        self.runs = [
+            Run(c, i, ActivationStatistics(m, channels=c.seed == 0))
+            for c, i, m in zip(configs, initial, models, strict=True)
+        ]
         self._tested: Evaluated  # of the epoch that ended last
         self.epoch, self.done = 0, 0  # whole epochs, and steps of the one under way
         self._begin()
