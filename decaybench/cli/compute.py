@@ -157,7 +157,8 @@ def _report(plan: RunPlan, ids: set[str]) -> bool:
     metrics = named(asked.metric, recorded_metrics(frame), recorded_columns(frame)) or None
     settings = ComparisonSettings(BASELINE, metrics, anytime=asked.until is not None, primary=asked.primary)
     write_report(Report(summarize(frame, settings), settings, name=asked.name))
-    say(f"More: decaybench report {shlex.quote(str(folder.path))} --layers")
+    if not plan.machine["quiet"]:
+        say(f"More: decaybench report {shlex.quote(str(folder.path))} --output report.html")
     return asked.until is not None or ids <= found.run_ids() | found.newer
 
 

@@ -42,7 +42,7 @@ def test_run_then_report_in_every_format(here: Path) -> None:
     assert "Starting" not in done.stdout
     for number in range(1, 5):  # in whatever order they end
         assert f"[{number}/4] synthetic,samples=200 mlp,width=16 prelu" in done.stderr
-    assert "More: decaybench report results/t --layers" in done.stderr
+    assert "More: decaybench report results/t --output report.html" in done.stderr
     rows = json.loads(invoke("report", "results/t", "--format", "json").stdout)
     assert [(r["strategy"], r["seeds"]) for r in rows] == [("decay-all", 2), ("exclude-alpha", 2)]
     assert 0 <= rows[0]["test_accuracy"] <= 1
@@ -317,3 +317,16 @@ def test_a_narrow_table_says_what_it_leaves_out(here: Path) -> None:
     console = Console(width=80, record=True, file=io.StringIO())
     print_summary(summary_of(StudyFolder(Path("results/t")).load().records), console, ComparisonSettings())
     assert "--wide shows every column." in " ".join(console.export_text().split())
+
+
+def test_runs_that_are_trained_together_are_one_line_unless_more_or_less_is_asked_for(here: Path) -> None:
+    usual = invoke("run", *TINY, "--executor", "inline")
+    assert (
+        "[4/4] 4 runs, the first synthetic,samples=200 mlp,width=16 prelu decay-all: validation accuracy"
+        in usual.stderr
+    )
+    assert "[1/4]" not in usual.stderr
+    quiet = invoke("run", *TINY, "--executor", "inline", "--fresh", "--yes", "--quiet")
+    assert "[4/4]" not in quiet.stderr
+    assert "Starting" not in quiet.stderr
+    assert quiet.stdout == usual.stdout

@@ -12,7 +12,7 @@ from decaybench.errors import UsageError
 from decaybench.optimizers import lr_scheduler, optimizer_factory
 from decaybench.parameter_roles.roles import mark_activation, mark_by_behaviour
 from decaybench.registry.spec import parse
-from decaybench.results.record import Record, dumps, loads
+from decaybench.results.record import INPUT_GRID, Record, dumps, loads
 from decaybench.strategies.plan import Plan, Setup, make_plan, strategy_setup
 from decaybench.training.activation_statistics import curve
 from decaybench.training.data import load
@@ -276,3 +276,17 @@ def test_an_activation_that_a_network_brings_along_is_found_by_what_it_does(tmp_
     before = torch.get_rng_state()
     assert [layer.name for layer in finish(config, data)[1].layers] == ["2"]
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_some_channels_are_described_one_by_one_in_the_first_seed_only() -> None:
+    for seed, config in enumerate(tiny(strategy="exclude-alpha", activation="prelu", seeds=2).runs()):
+        assert config.seed == seed
+        _, record = finish(config)
+        for layer in record.layers:
+            assert layer.curve is not None
+            lines = layer.curve.get("channels", [])
+            assert len(lines) == (8 if seed == 0 else 0)
+            for line in lines:  # a PReLU's slope is what it is at −1, and it is 1 where s > 0
+                at = dict(zip(INPUT_GRID, line, strict=True))
+                assert at[1.0] == pytest.approx(1.0)
+                assert min(abs(layer.final + at[-1.0])) < 1e-2
