@@ -223,7 +223,7 @@ def reported(cli: Cli, folder: Path) -> str:
         for row in rows
         if row["test_accuracy_difference"] is not None
     ]
-    return " ".join([*cli("report", str(folder)).stdout.split(), *alone])
+    return " ".join([*cli("report", str(folder), "--wide").stdout.split(), *alone])
 
 
 @pytest.mark.slow

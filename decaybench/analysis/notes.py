@@ -71,4 +71,8 @@ MACHINE = {
 def digest_notes(runs: pd.DataFrame) -> list[str]:
     """Says how many records no digest protects."""
     count = 0 if "protected" not in runs else int((~runs["protected"].astype(bool)).sum())
-    return [f"{count} records have no digest (an older version wrote them)."] if count else []
+    return (
+        [f"{count} records have no digest (an older version wrote them), so nothing shows whether they were changed."]
+        if count
+        else []
+    )

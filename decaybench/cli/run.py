@@ -127,7 +127,10 @@ def run(
         float, typer.Option(min=0.0, metavar="SECONDS", help="Between checkpoints.", rich_help_panel=MACHINE)
     ] = 60.0,
     patience: Annotated[
-        float, typer.Option(min=1.0, metavar="SECONDS", help="Then a silent worker is hung.", rich_help_panel=MACHINE)
+        float,
+        typer.Option(
+            min=1.0, metavar="SECONDS", help="Silence after which a worker counts as hung.", rich_help_panel=MACHINE
+        ),
     ] = 600.0,
     ray_address: Annotated[str, _option("Of the Ray cluster.", "auto|ADDRESS", panel=MACHINE)] = "auto",
     ray_gpus: Annotated[

@@ -126,6 +126,8 @@ def _write(
     settings = _settings(fields, wanted, runs)
     summary = summarize(runs, settings)
     summary.notes.extend([note] if note else [])
+    if format == "html":  # elsewhere they are said on stderr
+        summary.notes[:0] = loaded.problems
     about: dict[str, Any] = {"name": name, "description": description, "command": command}
     write_report(Report(summary, settings, **look, **about), format, output)
 

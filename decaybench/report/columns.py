@@ -20,9 +20,16 @@ from decaybench.report.numbers import (
     heading,
 )
 from decaybench.report.titles import Member, by_method
-from decaybench.report.verdicts import DECIDED, difference_of
+from decaybench.report.verdicts import difference_of
 
 BASELINE = "baseline"
+SIZE = "root mean square of the learned functions, on the inputs that they really get"
+MOVED = "root mean square of the distance of the learned functions from where they started, on the same inputs"
+NEAR = "share of the learned activation parameters within 0.01 of zero"
+HOLM = "p-value, corrected for all methods and metrics of the question (Holm)"
+SEEN = "true difference that would have been found with a probability of 80%"
+OFTEN = "share of the seeds in which it is better than the baseline; ties count half"
+PAIRING = "correlation over seeds with the baseline: high where seeds matter more than strategies"
 LONG = 16  # characters; a baseline with a longer name is called baseline in a heading
 
 
@@ -35,7 +42,8 @@ class Column:
         title: Its heading.
         cells: The text of each row.
         rank: What is shown first where there is little room: 0 always, `DETAIL` on demand only.
-        clear: Which rows are clear of no difference.
+        verdicts: The verdict on each row, for its colour; empty where the column has none.
+        explained: What it means, in a sentence; empty where its heading says it.
         left: Whether it holds words.
     """
 
@@ -43,8 +51,9 @@ class Column:
     title: str
     cells: Sequence[str]
     rank: int = 0
-    clear: Sequence[bool] = field(default=())
+    verdicts: Sequence[str] = field(default=())
     left: bool = False
+    explained: str = ""
 
 
 DETAIL = 9
@@ -134,8 +143,8 @@ def _of_metric(metric: Metric, rows: list[Row], is_baseline: list[bool], baselin
         against = one_line(short_label(baseline))
         against = against if len(against) <= LONG else BASELINE
         title = f"vs {against}{unit}" if first else f"Δ {metric.title}{unit}"
-        clear = [of(row, metric, "verdict") in DECIDED for row in rows]
-        yield Column(f"{metric.name}_difference", title, changes, 0 if first else 1 + min(place, 3) // 2, clear)
+        words = [of(row, metric, "verdict") or "" for row in rows]
+        yield Column(f"{metric.name}_difference", title, changes, 0 if first else 1 + min(place, 3) // 2, words)
         yield Column(
             f"{metric.name}_verdict",
             f"{metric.title}: verdict",
@@ -143,20 +152,31 @@ def _of_metric(metric: Metric, rows: list[Row], is_baseline: list[bool], baselin
             DETAIL,
         )
         yield Column(
-            f"{metric.name}_p_holm", "p (Holm)", [format_number(of(row, metric, "p_holm")) for row in rows], DETAIL
+            f"{metric.name}_p_holm",
+            f"{metric.title}: p (Holm)",
+            [format_number(of(row, metric, "p_holm")) for row in rows],
+            DETAIL,
+            explained=HOLM,
         )
         seen = ((of(row, metric, "detectable"), of(row, metric, "baseline")) for row in rows)
         shown = [format_change(metric, *both, signed=False) for both in seen]
-        yield Column(f"{metric.name}_detectable", "would have shown", shown, DETAIL)
+        yield Column(
+            f"{metric.name}_detectable", f"{metric.title}: would have shown{unit}", shown, DETAIL, explained=SEEN
+        )
         better = [of(row, metric, "improvement") for row in rows]
         yield Column(
             f"{metric.name}_improvement",
             "better in %",
             [MISSING if b is None else f"{100 * b:.0f}" for b in better],
             DETAIL,
+            explained=OFTEN,
         )
         yield Column(
-            f"{metric.name}_pairing", "pairing r", [format_number(of(row, metric, "pairing")) for row in rows], DETAIL
+            f"{metric.name}_pairing",
+            f"{metric.title}: pairing r",
+            [format_number(of(row, metric, "pairing")) for row in rows],
+            DETAIL,
+            explained=PAIRING,
         )
     ends = [format_interval(metric, of(row, metric, "low"), of(row, metric, "high")) for row in rows]
     yield Column(f"{metric.name}_interval", f"{metric.title}: 95% interval", ends, DETAIL)
@@ -166,11 +186,13 @@ def _of_activations(shown: list[Member]) -> Iterator[Column]:
     """Yields what the activation functions became."""
     start, zero = zip(*(distances(cell) for _, cell in shown), strict=True)
     if any(d is not None for d in zero):
-        yield Column("size", "size", [_short(d) for d in zero], 3)
+        yield Column("size", "size", [_short(d) for d in zero], 3, explained=SIZE)
     if any(d is not None for d in start):
-        yield Column("moved", "moved", [_short(d) for d in start], 3)
+        yield Column("moved", "moved", [_short(d) for d in start], 3, explained=MOVED)
     rows = [row for row, _ in shown]
-    yield Column("alpha_near_zero", "α≈0 %", [format_percent(row["alpha_near_zero"]) for row in rows], 6)
+    yield Column(
+        "alpha_near_zero", "α≈0 %", [format_percent(row["alpha_near_zero"]) for row in rows], 6, explained=NEAR
+    )
     yield Column("alpha_mean", "α mean", [format_number(row["alpha_mean"]) for row in rows], 6)
     for name in ("05", "50", "95"):
         yield Column(

@@ -61,7 +61,7 @@ def differences_frame(summary: Summary, settings: ComparisonSettings) -> pd.Data
         settings: How cells were compared.
 
     Returns:
-        Columns ``question``, ``strategy``, ``method``, ``decay``, ``metric``, ``unit``, ``margin`` (what counts as no
+        Columns ``question``, ``strategy``, ``method``, ``decay``, ``baseline``, ``metric``, ``unit``, ``margin`` (no
         difference, or missing), ``value``, ``low``, ``high`` (missing for one seed), ``verdict``, ``text``, and
         ``asked``: whether it is the contrast that is asked about.
     """
@@ -75,7 +75,7 @@ def differences_frame(summary: Summary, settings: ComparisonSettings) -> pd.Data
                     unit = {"percent": "points", "relative": "% of the baseline's", "plain": ""}[metric.scale]
                     found = {"metric": metric.title, "unit": unit, "margin": metric.margin_shown, **ends}
                     found |= {"verdict": of(row, metric, "verdict"), "text": difference_of(row, metric)}
-                    rows.append({"question": title, **base, **found, "asked": asked})
+                    rows.append({"question": title, **base, "baseline": settings.baseline, **found, "asked": asked})
     return pd.DataFrame(rows)
 
 

@@ -16,6 +16,7 @@ from altair.utils.schemapi import debug_mode
 from decaybench.analysis.comparison import ComparisonSettings, Summary
 from decaybench.errors import DecaybenchError
 from decaybench.report import figure_frames as frames
+from decaybench.report.headline import COLLAPSED
 from decaybench.report.numbers import format_number
 from decaybench.report.titles import apart
 from decaybench.report.vega import CHOSEN, Look, Panel, Spec, Strategies, composed, opacity
@@ -23,7 +24,6 @@ from decaybench.report.vega import chart as chart_of
 
 MAX_PANELS = 200  # of one figure; the table has everything
 SMALLEST, LARGEST = 1e-4, 10.0  # of a pull beside the gradient's; what is beyond is drawn as these
-COLLAPSED = 0.6  # of the best accuracy: what is below is drawn at the edge of the axis
 DECADES = 100.0  # a logarithmic axis shows everything within so large a factor
 FAR = 10.0  # a gap between values that is so many times as wide as the others' range separates what collapsed
 SPREAD = 20.0  # ends of intervals that differ by more than this factor are drawn on an axis with logarithmic ends
@@ -60,7 +60,7 @@ def _answer_panels(frame: pd.DataFrame, look: Look) -> list[Panel]:
     titles = list(dict.fromkeys(asked["question"]))
     common, short = apart(titles)
     labels = [_label(*short[q].split(" · "), _decay(d)) for q, d in zip(asked["question"], asked["decay"], strict=True)]
-    whose = f"{asked['method'].iloc[0]} minus the baseline" + (f" · {common}" if common else "")
+    whose = f"{asked['method'].iloc[0]} minus {asked['baseline'].iloc[0]}" + (f" · {common}" if common else "")
     return list(_difference_panels(asked.assign(label=labels), look, whose))
 
 
@@ -110,14 +110,16 @@ def _difference_axis(ends: Any, part: pd.DataFrame) -> tuple[alt.X, str]:
 def _intervals(part: pd.DataFrame, strategies: Strategies, look: Look, x: alt.X) -> alt.LayerChart | alt.FacetChart:
     clear = part["verdict"].isin(["better", "worse"])
     data = part.assign(clear=clear, verdict=part["verdict"].fillna("one seed: no verdict"))
-    base = chart_of(data.drop(columns=["unit", "margin", "decay", "asked"]))
+    base = chart_of(data.drop(columns=["unit", "margin", "asked", "baseline"]))
     y = alt.Y(
         "label:N",
         sort=list(part["label"]),
         title=None,
         axis=alt.Axis(labelExpr="split(datum.label, '\\n')", grid=False),
     )
-    tip = _tip(("method", "strategy"), ("question", "question"), ("metric", "metric"), ("text", "difference"))
+    tip = _tip(
+        ("method", "strategy"), ("question", "question"), ("decay", "λ"), ("metric", "metric"), ("text", "difference")
+    )
     both = {"y": y, "color": strategies.color(look), "tooltip": [*tip, *_tip(("verdict", "verdict"))]}
     zero = chart_of(pd.DataFrame({"value": [0]})).mark_rule(color="#808080").encode(x=x)
     line = (
@@ -172,6 +174,18 @@ def window(numbers: Sequence[float], scale: str) -> tuple[float, float]:
     return float(ordered[low]), float(ordered[high])
 
 
+def _beyond(rows: pd.DataFrame, domain: Sequence[float], below: bool) -> pd.DataFrame:
+    """Says in a text for each decay which values lie beyond one end of the axis."""
+    found = []
+    chosen = rows[(rows["value"] < domain[0]) == below].sort_values("value")
+    for number, (decay, group) in enumerate(chosen.groupby("decay")):
+        ends = " to ".join(dict.fromkeys([group["text"].iloc[0], group["text"].iloc[-1]]))
+        step = 0.06 * (domain[1] - domain[0]) * (number % 2)  # neighbours at two heights
+        edge = domain[0] + step if below else domain[1] - step
+        found.append({"x": decay, "edge": edge, "told": f"{'↓' if below else '↑'} {ends}"})
+    return pd.DataFrame(found, columns=["x", "edge", "told"])
+
+
 def _against_decay(
     part: pd.DataFrame, strategies: Strategies, look: Look, metric: str
 ) -> alt.LayerChart | alt.FacetChart:
@@ -187,19 +201,16 @@ def _against_decay(
     kind = {"type": "log"} if logarithmic else {"zero": False}
     scale = alt.Scale(domain=domain, nice=False, clamp=True, **kind)
     y = alt.Y("shown:Q", title=None, scale=scale, axis=alt.Axis(tickCount=5))
+    beyond = (part["value"] < domain[0]) | (part["value"] > domain[1])
     names = list(dict.fromkeys(part["strategy"]))
     step = 0.05 * np.array([names.index(s) - (len(names) - 1) / 2 for s in part["strategy"]])
     data = part.assign(
         x=part["decay"] * np.exp(step),  # side by side, so that equal curves do not hide each other
-        shown=part["value"].clip(*domain),
-        beyond=np.where(part["value"] < domain[0], "below", np.where(part["value"] > domain[1], "above", "")),
-        lower=part["low"].clip(*domain),
-        upper=part["high"].clip(*domain),
+        shown=part["value"].where(~beyond),
+        lower=part["low"].clip(*domain).where(~beyond),
+        upper=part["high"].clip(*domain).where(~beyond),
     )
-    tip = [
-        *_tip(("method", "strategy"), ("question", "question"), ("decay", "λ"), ("text", metric)),
-        *_tip(("beyond", "off the axis")),
-    ]
+    tip = _tip(("method", "strategy"), ("question", "question"), ("decay", "λ"), ("text", metric))
     color = strategies.color(look)
     data = data.drop(columns=["low", "high", "value", "scale", "metric"])
     several, control = data[data["decay"] > 0], data[data["decay"] == 0]
@@ -225,13 +236,12 @@ def _against_decay(
         .mark_rule(strokeDash=[5, 3], strokeWidth=1.5)
         .encode(y=y, color=color, opacity=opacity(), tooltip=tip)
     )
-    far = (
-        base.mark_text(dy=-9, fontSize=look.font_size)
-        .encode(y=y, text="arrow:N", tooltip=tip)
-        .transform_filter("datum.beyond != ''")
-        .transform_calculate(arrow="datum.beyond == 'below' ? '↓' : '↑'")
-    )
-    return alt.layer(band, flat, line, dot, far).add_params(CHOSEN)
+    layers = [band, flat, line, dot]
+    for below in (True, False):
+        outside = chart_of(_beyond(part[beyond & (part["decay"] > 0)], domain, below))
+        mark = outside.mark_text(fontSize=look.font_size, color=look.ink, align="right", dx=8, dy=-8 if below else 8)
+        layers.append(mark.encode(x=x, y=alt.Y("edge:Q", title=None, scale=scale), text="told:N"))
+    return alt.layer(*layers).add_params(CHOSEN)
 
 
 # -- what was learned -------------------------------------------------------------------------------------------------
@@ -296,10 +306,9 @@ def _alpha_panels(frame: pd.DataFrame, look: Look) -> list[Panel]:
             alt.Tooltip(f"{k}:Q", title=t, format=".3g")
             for k, t in (("median", "median"), ("q05", "5%"), ("q95", "95%"))
         ]
-        band = base.mark_area().encode(y=alt.Y("q05:Q", title="α", scale=scale), y2="q95:Q", opacity=opacity(0.07))
         ends = [
-            base.mark_line(strokeWidth=0.8).encode(
-                y=alt.Y(f"{k}:Q", scale=scale), opacity=opacity(0.7), strokeDash=strategies.dash(look)
+            base.mark_line(strokeWidth=0.9).encode(
+                y=alt.Y(f"{k}:Q", title="α", scale=scale), opacity=opacity(), strokeDash=strategies.dash(look)
             )
             for k in ("q05", "q95")
         ]
@@ -318,7 +327,7 @@ def _alpha_panels(frame: pd.DataFrame, look: Look) -> list[Panel]:
             Panel(
                 str(question),
                 str(layer),
-                alt.layer(band, *ends, line, dots).add_params(CHOSEN),
+                alt.layer(*ends, line, dots).add_params(CHOSEN),
                 10,
                 "",
                 float(str(decay)),
@@ -407,7 +416,8 @@ FIGURES: dict[str, Figure] = {
         _answer_panels,
         2,
         "The answer",
-        "Differences to the baseline with their intervals, all questions on one axis; filled marks are clear of 0.",
+        "Differences to the baseline with their intervals, all questions on one axis. Filled: better or worse; "
+        "open: the same within the margin, or no verdict.",
     ),
     "differences": Figure(
         frames.differences_frame,
@@ -415,15 +425,15 @@ FIGURES: dict[str, Figure] = {
         2,
         "Every method",
         "Differences to the baseline with their intervals; what is provably one method is drawn once, by the name of "
-        "its first strategy. Filled marks are clear of 0 after correction.",
+        "its first strategy. Filled: better or worse; open: the same within the margin, or no verdict.",
     ),
     "decay": Figure(
         frames.decay_frame,
         _decay_panels,
         2,
         "Against weight decay",
-        "Each metric against λ with 95% intervals; the dashed line is the control without decay. The axis shows where "
-        "methods differ; an arrow marks what lies beyond it, and its tooltip how far.",
+        "Each metric against λ with 95% intervals; the dashed line is the control without decay. An arrow "
+        "says which values lie beyond the axis: accuracies below 60% of the best, of networks that collapsed.",
     ),
     "functions": Figure(
         frames.functions_frame,
@@ -431,14 +441,14 @@ FIGURES: dict[str, Figure] = {
         3,
         "What became of the functions",
         "Learned functions: mean of channels and seeds, the band holds 90% of the channels, thin lines are channels of "
-        "one seed, dashed is the start; grey below: the inputs that the layer really gets.",
+        "one seed where they were recorded, dashed is the start; grey below: the inputs that the layer really gets.",
     ),
     "alphas": Figure(
         frames.alphas_frame,
         _alpha_panels,
         2,
         "The parameters over time",
-        "Activation parameters in the course of training, mean of seeds: median, and the band from 5% to 95%.",
+        "Activation parameters in the course of training, mean of seeds: median (dots), thin lines at 5% and 95%.",
     ),
     "pulls": Figure(
         frames.pulls_frame,

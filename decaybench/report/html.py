@@ -12,18 +12,21 @@ from typing import Any
 
 import pandas as pd
 
+from decaybench.analysis.cells import strategy_name
 from decaybench.analysis.comparison import ComparisonSettings, Summary
 from decaybench.analysis.tuning import tuned
 from decaybench.errors import one_line, printable
 from decaybench.execution.progress import duration
-from decaybench.report.columns import DETAIL, Table, table_of
+from decaybench.registry import STRATEGIES
+from decaybench.report.columns import Table, table_of
 from decaybench.report.figures import FIGURES, panels
 from decaybench.report.headline import headline
 from decaybench.report.reading import how_to_read
-from decaybench.report.titles import titled
+from decaybench.report.titles import by_method, titled
 from decaybench.report.vega import DASHES, ON_PAGE, Panel, Strategies, bundle, config
 from decaybench.report.verdicts import plans, tuned_tables, verdicts
 
+SECONDARY = 6  # rank from which columns are shown on demand
 HERE = Path(__file__).parent
 LEAST = {"functions": "13rem", "pulls": "100%"}  # width from which panels stand side by side
 SYMBOLS = {  # of Vega's shapes, in a square from -5 to 5
@@ -63,17 +66,20 @@ class _Charts:
         """Writes the place of a panel, with what it says for those who cannot see it."""
         chart = panel.chart.properties(height=1.5 * ON_PAGE.font_size * panel.height)
         spec = chart.to_dict(validate=False)
-        label = f"{panel.row}: {panel.title}. {panel.told}"
-        self.specs.append({k: v for k, v in spec.items() if k not in ("config", "$schema")} | {"description": label})
+        title = panel.title + (f" · λ {panel.decay:g}" if panel.decay else "")
+        label = f"{panel.row}: {title}. {panel.told}"
+        spec = {k: v for k, v in spec.items() if k not in ("config", "$schema")}
+        self.specs.append({"question": panel.row, "spec": spec | {"description": label}})
         decay = "" if panel.decay is None else f' data-decay="{panel.decay:g}"'
         return (
-            f'<figure{decay}><h4>{escape(panel.title)}</h4><div class="chart" data-panel="{len(self.specs) - 1}" '
+            f'<figure{decay}><h4>{escape(title)}</h4><div class="chart" data-panel="{len(self.specs) - 1}" '
             f'role="img" aria-label="{escape(label)}"></div></figure>'
         )
 
-    def packed(self) -> str:
+    def packed(self, summary: Summary) -> str:
         """Writes the specifications as JSON, compressed: they repeat each other."""
-        whole = {"config": config(ON_PAGE), "panels": self.specs}
+        methods = {title: [names for names, _ in by_method(members)] for title, members in titled(summary)}
+        whole = {"config": config(ON_PAGE), "panels": self.specs, "methods": methods}
         return base64.b64encode(gzip.compress(json.dumps(whole).encode(), mtime=0)).decode()
 
 
@@ -102,14 +108,15 @@ def to_html(summary: Summary, settings: ComparisonSettings, name: str, descripti
         _tables(summary, settings),
         _tuned(summary, settings),
         _verdicts(summary, settings),
-        f"<section><h2>How to read it</h2><p>{escape(how_to_read(summary, settings))}</p></section>",
+        f"<section><h2>How to read it</h2><p>{escape(how_to_read(summary, settings))}</p>",
+        f"{_glossary(summary, settings)}</section>",
         f"<section><h2>Notes</h2><ul>{notes}</ul></section>" if notes else "",
         f"<section><h2>Provenance</h2>{_provenance(summary, command)}</section></main>",
     ]
     script, style = ((HERE / f"page.{kind}").read_text(encoding="utf-8") for kind in ("js", "css"))
     library = bundle().replace("</script", "<\\/script")
     page = "\n".join(part for part in body if part)
-    whole = {"title": escape(name), "style": style, "body": page, "charts": charts.packed(), "script": script}
+    whole = {"title": escape(name), "style": style, "body": page, "charts": charts.packed(summary), "script": script}
     return PAGE.format(**whole, library=library, policy=_policy(library, script))
 
 
@@ -133,7 +140,7 @@ def _tools(summary: Summary, settings: ComparisonSettings, found: dict[str, list
         )
         sign = f'<svg width="20" height="12" viewBox="-10 -6 20 12" aria-hidden="true" fill="{color}" stroke="{color}" '
         sign += f'stroke-width="0">{line}{SYMBOLS[shape]}</svg>'
-        text = escape(one_line(strategies.methods[name]))
+        text = escape(one_line(" = ".join([name, *_always(name, summary)])))
         buttons.append(
             f'<button type="button" aria-pressed="false" data-strategy="{escape(name)}">{sign}{text}</button>'
         )
@@ -144,8 +151,16 @@ def _tools(summary: Summary, settings: ComparisonSettings, found: dict[str, list
         parts.append(_select("question", "Question", [("", "all"), *((title, title) for title in titles)], ""))
     if decays:
         preferred = _most_telling(frames[2], decays)
-        parts.append(_select("decay", "Functions at λ", [(f"{d:g}", f"{d:g}") for d in decays], f"{preferred:g}"))
+        parts.append(
+            _select("decay", "λ of functions and parameters", [(f"{d:g}", f"{d:g}") for d in decays], f"{preferred:g}")
+        )
     return f'<nav class="tools" aria-label="What is shown">{"".join(parts)}</nav>' if "".join(parts) else ""
+
+
+def _always(name: str, summary: Summary) -> list[str]:
+    """Returns the strategies that are one method with a strategy in every question in which they are drawn as it."""
+    groups = [names for _, members in titled(summary) for names, _ in by_method(members) if names[0] == name]
+    return [other for other in groups[0][1:] if all(other in group for group in groups)] if groups else []
 
 
 def _most_telling(differences: pd.DataFrame, decays: Sequence[float]) -> float:
@@ -203,20 +218,33 @@ def _tables(summary: Summary, settings: ComparisonSettings) -> str:
     return f'<section><h2>The table</h2><p class="tools" style="position:static">{tools}</p>{"".join(parts)}</section>'
 
 
+def _glossary(summary: Summary, settings: ComparisonSettings) -> str:
+    """Explains strategies and columns."""
+    found = {"λ": "weight decay", "α": "the learned parameters of activation functions"}
+    names = {strategy_name(cell) for cell in summary.cells}
+    found |= {name: entry.summary for name, entry in STRATEGIES.items() if name in names}
+    for _, members in titled(summary)[:1]:
+        columns = table_of(members, summary.metrics, settings.baseline).columns
+        found |= {c.title.rpartition(": ")[2].removesuffix(", %"): c.explained for c in columns if c.explained}
+    return "<dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in found.items()) + "</dl>"
+
+
 def _cells(table: Table) -> str:
-    classes = [' class="detail"' if c.rank == DETAIL else "" for c in table.columns]
+    classes = [' class="detail"' if c.rank >= SECONDARY else "" for c in table.columns]
     head = "".join(
-        f'<th scope="col"{kind}><button type="button">{escape(c.title)}</button></th>'
+        f'<th scope="col"{kind} title="{escape(c.explained)}"><button type="button">{escape(c.title)}</button></th>'
         for c, kind in zip(table.columns, classes, strict=True)
     )
     lines = []
     for i, names in enumerate(table.names):
-        cells = [f"<td>{escape(' = '.join(names))}</td>"]
+        others = f" <small>= {escape(' = '.join(names[1:]))}</small>" if len(names) > 1 else ""
+        cells = [f"<td>{escape(names[0])}{others}</td>"]
         for column, kind in zip(table.columns[1:], classes[1:], strict=True):
-            clear = ' class="clear"' if column.clear and column.clear[i] else kind
-            cells.append(f"<td{clear}>{escape(column.cells[i])}</td>")
+            verdict = column.verdicts[i] if column.verdicts else ""
+            word = {"better": " ▲ better", "worse": " ▼ worse"}.get(verdict, "")
+            cells.append(f"<td{f' class={verdict}' if word else kind}>{escape(column.cells[i] + word)}</td>")
         baseline = ' class="baseline"' if table.baseline[i] else ""
-        lines.append(f'<tr{baseline} data-strategy="{escape(names[0])}">{"".join(cells)}</tr>')
+        lines.append(f'<tr{baseline} data-strategies="{escape(json.dumps(names))}">{"".join(cells)}</tr>')
     return _wide(f'<table class="cells"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>')
 
 

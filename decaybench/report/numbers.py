@@ -48,7 +48,10 @@ def half_width(metric: Metric, value: float | None, low: float | None, high: flo
     """Writes how far an interval reaches from its value, ``±0.27``; of an interval cut at one end, the other."""
     if value is None or low is None or high is None:
         return ""
-    return "±" + format_value(metric, max(value - low, high - value))
+    half = max(value - low, high - value)
+    return "±" + (
+        "0.000" if metric.scale != "percent" and 0 < half < 0.0005 and abs(value) >= 0.1 else format_value(metric, half)
+    )
 
 
 def format_change(metric: Metric, value: float | None, baseline: float | None, signed: bool = True) -> str:

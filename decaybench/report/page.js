@@ -9,14 +9,15 @@ async function draw(element) {
   views.set(element, null);
   const panel = data.panels[Number(element.dataset.panel)];
   const options = { actions: false, ast: true, renderer: "svg", config: data.config };
-  const { view } = await vegaEmbed(element, { ...panel, width: "container" }, options);
-  if (!(panel.params || []).some(param => param.name === "chosen")) return;
-  views.set(element, view);
+  const { view } = await vegaEmbed(element, { ...panel.spec, width: "container" }, options);
+  const methods = data.methods[panel.question];  // none: the answer, which is about one strategy and never fades
+  if (!methods || !(panel.spec.params || []).some(param => param.name === "chosen")) return;
+  views.set(element, { view, methods });
   view.addEventListener("click", (_, item) => {
     const name = item && item.datum && item.datum.strategy;
     if (name) choose(name);
   });
-  tell(view);
+  tell(views.get(element));
 }
 async function drawAll() {
   for (const element of document.querySelectorAll(".chart")) {
@@ -26,16 +27,19 @@ async function drawAll() {
 }
 
 // One choice of strategies for the whole page: charts, tables and the buttons at the top.
-function tell(view) {
-  view.signal("chosen", chosen).runAsync();
+// A strategy that is one method with another is drawn by the name of the first.
+function tell({ view, methods }) {
+  const drawn = methods.filter(names => names.some(name => chosen.includes(name))).map(names => names[0]);
+  view.signal("chosen", chosen.length && !drawn.length ? ["nothing"] : drawn).runAsync();
 }
 function choose(name) {
   chosen = chosen.includes(name) ? chosen.filter(other => other !== name) : [...chosen, name];
   views.forEach(view => view && tell(view));
-  document.querySelectorAll("[data-strategy]").forEach(element => {
-    const is = chosen.includes(element.dataset.strategy);
-    if (element.tagName === "BUTTON") element.setAttribute("aria-pressed", String(is));
-    else element.classList.toggle("dim", chosen.length > 0 && !is);
+  document.querySelectorAll("button[data-strategy]").forEach(button =>
+    button.setAttribute("aria-pressed", String(chosen.includes(button.dataset.strategy))));
+  document.querySelectorAll("tr[data-strategies]").forEach(row => {
+    const is = JSON.parse(row.dataset.strategies).some(name => chosen.includes(name));
+    row.classList.toggle("dim", chosen.length > 0 && !is);
   });
 }
 document.querySelectorAll("button[data-strategy]").forEach(button =>

@@ -18,18 +18,14 @@ from decaybench.report.headline import headline
 from decaybench.report.numbers import format_number, format_percent, histogram, joined, rich_text
 from decaybench.report.reading import how_to_read
 from decaybench.report.titles import titled
-from decaybench.report.verdicts import plans, ranked, tuned_tables, verdicts
+from decaybench.report.verdicts import plans, tuned_tables, verdicts
 
 BINS = 12
 NARROW = 100  # columns below which the table of each strategy at its own best leaves out the intervals of means
 NAMES, SHORTEST = 24, 12  # columns that a long name may take, and that are left of it where there is little room
 GAP = 2  # blanks between columns; one where there is little room
-LEGEND = (
-    "size, moved: root mean square of the learned functions on the inputs they really get, and of their distance from "
-    "where they started. "
-)
-ALPHA_LEGEND = "α: the learned activation parameters; α≈0: within 0.01 of zero. "
 COLORS = {"better": "bold green", "worse": "bold red"}
+MANY = 2  # questions, with more of which the answer is said again at the end
 
 
 def print_summary(summary: Summary, console: Console, settings: ComparisonSettings, wide: bool = False) -> None:
@@ -52,26 +48,24 @@ def print_summary(summary: Summary, console: Console, settings: ComparisonSettin
         table = table_of(members, metrics, baseline)
         columns = [*table.columns, *_pictures(table)]
         console.print(rich_text(" · ".join([title, *table.common]), style="bold"), soft_wrap=True)
-        for sentence in verdicts(members, metrics, baseline):
-            console.print(rich_text(sentence, style=COLORS.get(ranked(sentence), "")))
+        for sentence in verdicts(members, metrics, baseline, brief=not wide):
+            console.print(rich_text(sentence, style=COLORS.get(sentence.partition(" ")[0].lower(), "")))
         for sentence in plans(members, metrics[0], baseline, settings.plan, settings.fixed) if settings.plan else ():
             console.print(rich_text(sentence))
         shown = _print(columns, console, wide)
-        legends |= dict.fromkeys(_legends(shown))
+        legends |= dict.fromkeys(f"{c.title}: {c.explained}. " for c in shown if c.explained)
         for sentence in _same(table):
             console.print(rich_text(sentence, style="dim"))
         console.print()
     print_tuned(tuned(summary.cells, metrics[0], baseline, settings.fixed), metrics[0], baseline, console, wide)
     more = "" if wide else "--wide shows every column."
     console.print(rich_text(how_to_read(summary, settings) + "".join(legends) + more, style="dim"))
+    if len(found) > MANY:
+        console.print()
+        for sentence in headline(summary, settings):
+            console.print(rich_text(sentence, style="bold"))
     for note in summary.notes:
         console.print(rich_text(f"Note: {note}", style="yellow"))
-
-
-def _legends(columns: Sequence[Column]) -> list[str]:
-    titles = {column.title for column in columns}
-    found = [LEGEND] if "moved" in titles or "size" in titles else []
-    return found + ([ALPHA_LEGEND] if any(title.startswith("α") for title in titles) else [])
 
 
 def _same(table: Table) -> list[str]:
@@ -180,7 +174,8 @@ def _middle_out(name: str, width: int, mark: str) -> str:
 
 def _cell(column: Column, row: int) -> Text:
     text = column.cells[row]
-    return rich_text(text, style="bold" if column.clear and column.clear[row] else "dim" if text == BASELINE else "")
+    verdict = column.verdicts[row] if column.verdicts else ""
+    return rich_text(text, style=COLORS.get(verdict, "dim" if text == BASELINE else ""))
 
 
 def _padded(text: Text, width: int, left: bool) -> Text:

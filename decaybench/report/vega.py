@@ -76,6 +76,7 @@ def config(look: Look) -> dict[str, Any]:
         "background": None if look.ink == "currentColor" else "white",
         "font": "system-ui, sans-serif" if look.ink == "currentColor" else "sans-serif",
         "view": {"stroke": None},
+        "axisX": {"labelFlush": False},
         "axis": {**text, "domainColor": look.ink, "tickColor": look.ink, "gridColor": "#8883", "labelOverlap": True},
         "legend": {**text, "orient": "bottom", "symbolOpacity": 1},
         "title": {"color": look.ink, "subtitleColor": look.ink, "fontSize": look.font_size, "fontWeight": "normal"},

@@ -1,6 +1,5 @@
 """Writes verdicts in words: one sentence for each kind, and in it every method of that kind."""
 
-import re
 from collections.abc import Sequence
 
 from decaybench.analysis.cells import short_label
@@ -25,22 +24,33 @@ from decaybench.report.titles import Member, by_method
 
 FEW_SEEDS = 10  # with fewer, a difference that is found is likely to be found too large
 DECIDED = ("better", "worse")
+MANY = 4  # methods of one verdict, of which more are only counted where there is little room
 Metrics = tuple[Metric, ...]
 
 
-def verdicts(members: Sequence[Member], metrics: Metrics, baseline: str) -> list[str]:
-    """Writes the verdicts on the methods of one question."""
+def verdicts(members: Sequence[Member], metrics: Metrics, baseline: str, brief: bool = False) -> list[str]:
+    """Writes the verdicts on the methods of one question.
+
+    Args:
+        members: The cells of the question with their rows.
+        metrics: What is compared.
+        baseline: The strategy that the others are compared with.
+        brief: Whether many methods without a difference are only counted.
+    """
     rows = [({**row, "strategy": short_label(names[0])}) for names, (row, _) in by_method(members)]
     judged = [row for row in rows if any(of(row, metric, "verdict") for metric in metrics)]
     several = len({row["weight_decay"] for row in judged} - {0.0}) > 1
     found: dict[str, list[str]] = {}
     ranks: dict[str, int] = {}
     for row in judged:
-        decay = f" at {format_number(row['weight_decay'])}" if several and row["weight_decay"] else ""
+        decay = f" at λ {format_number(row['weight_decay'])}" if several and row["weight_decay"] else ""
         kind = _kind(row, metrics, baseline)
         ranks[kind] = min(map(_rank, _verdicts(row, metrics)))
         found.setdefault(kind, []).append(f"{row['strategy']}{decay} ({_numbers(row, metrics)})")
-    sentences = [f"{kind}: {', '.join(found[kind])}." for kind in sorted(found, key=lambda kind: ranks[kind])]
+    sentences = []
+    for kind in sorted(found, key=lambda kind: ranks[kind]):
+        counted = brief and len(found[kind]) > MANY and ranks[kind] >= len(DECIDED)
+        sentences.append(f"{kind}: {f'{len(found[kind])} of the rows below' if counted else ', '.join(found[kind])}.")
     lost = [r for r in rows if r["seeds"] and r["diverged"] == r["seeds"]]
     if lost:
         names = ", ".join(f"{r['strategy']} at {format_number(r['weight_decay'])}" for r in lost)
@@ -132,12 +142,6 @@ def plans(members: Sequence[Member], metric: Metric, baseline: str, half: float,
     return sentences
 
 
-def ranked(sentence: str) -> str:
-    """Returns ``better`` or ``worse`` for a sentence that decides in one direction only, and nothing else."""
-    found = [word for word in DECIDED if re.search(rf"\b{word}\b", sentence.partition(":")[0].lower())]
-    return found[0] if len(found) == 1 else ""
-
-
 def _rank(verdict: str) -> int:
     """Returns the place of a verdict: what is decided comes first."""
     order = ("better", "worse", "the same", "never")
@@ -189,7 +193,7 @@ def _numbers(row: Row, metrics: Metrics) -> str:
 
 def _how_sure(verdict: str, p: float | None, seen: str, unit: str) -> str:
     if verdict in DECIDED and p is not None:
-        return ", p < 0.001" if p < 0.001 else f", p {p:.3f}"
+        return ", p < 0.001" if p < 0.001 else f", p = {p:.3f}"
     known = verdict == "cannot tell" and seen != MISSING
     return f" where {seen}{unit if unit == '%' else ''} would have shown" if known else ""
 

@@ -142,7 +142,7 @@ def test_the_answer_counts_where_it_cannot_name_and_names_where_it_can() -> None
             weight_decay=d,
         )
     ]
-    (first, _) = headline(summary_of(records), ComparisonSettings())
+    first, *_ = headline(summary_of(records), ComparisonSettings())
     assert "is better than decay-all for kaf at λ 1 (+5.00" in first
     assert "and prelu at λ 1 (+5.00" in first
     assert "is the same within ±0.5 points for kaf at λ 0.01, kaf at λ 0.1, prelu at λ 0.01 and prelu at λ 0.1" in first
