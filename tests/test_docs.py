@@ -214,7 +214,7 @@ def test_the_slopes_shown_are_those_of_the_records(cli: Cli) -> None:
 
 
 def reported(cli: Cli, folder: Path) -> str:
-    """What the report prints, and every difference with its interval over seeds, uncorrected."""
+    """What the report prints, every difference with its interval over seeds, uncorrected, and every mean."""
     rows = json.loads(cli("report", str(folder), "--format", "json").stdout)
     alone = [
         difference_text(
@@ -223,6 +223,8 @@ def reported(cli: Cli, folder: Path) -> str:
         for row in rows
         if row["test_accuracy_difference"] is not None
     ]
+    means = [[row[f"test_accuracy{end}"] for end in ("", "_low", "_high")] for row in rows]
+    alone += ["{:.2f} [{:.2f}, {:.2f}]".format(*(100 * end for end in ends)) for ends in means if None not in ends]
     return " ".join([*cli("report", str(folder), "--wide").stdout.split(), *alone])
 
 
