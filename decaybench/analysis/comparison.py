@@ -27,6 +27,7 @@ from decaybench.registry.hashing import config_digest
 from decaybench.registry.metrics import Metric, reported
 
 CONFIG_COLUMNS = ("dataset", "network", "activation", "strategy", "optimizer", "lr", "weight_decay", "epochs")
+SUBJECTS = 3  # cells that are named in a note about several
 # Of each metric, behind its name: its mean with its interval, and the difference to the baseline.
 OF_METRIC = (
     *("", "low", "high", "speaks_about", "baseline", "difference", "difference_low", "difference_high"),
@@ -134,7 +135,21 @@ def summarize(runs: pd.DataFrame, settings: ComparisonSettings | None = None) ->
             f"--fixed-test-set has no effect on {own_splits} cells: each of their seeds has its own test examples."
         )
     notes += [*data_notes(found), *initial_notes(found), *machine_notes(runs), *digest_notes(runs)]
-    return Summary(rows, found, list(dict.fromkeys(notes)), metrics, tuple(varying))
+    return Summary(rows, found, _grouped(notes), metrics, tuple(varying))
+
+
+def _grouped(notes: list[str]) -> list[str]:
+    """Says once what notes say of several cells."""
+    found: dict[str, list[str]] = {}
+    for note in dict.fromkeys(notes):
+        subject, colon, text = note.partition(": ")
+        found.setdefault(text if colon else note, []).append(subject if colon else "")
+    out = []
+    for text, subjects in found.items():
+        more = f" and {len(subjects) - SUBJECTS} more" if len(subjects) > SUBJECTS else ""
+        named = ", ".join(subjects[:SUBJECTS]) + more
+        out.append(f"{named}: {text}" if subjects[0] else text)
+    return out
 
 
 def _told_apart(metrics: tuple[Metric, ...]) -> tuple[Metric, ...]:

@@ -64,11 +64,16 @@ class Evidence:
         return None if found > self.metric.high - self.metric.low else found
 
     @property
+    def _tied(self) -> bool:
+        """Whether no difference is more than rounding, for values of the baseline's size."""
+        return max(map(abs, self.differences)) <= TIE_TOLERANCE * min(1.0, abs(self.baseline))
+
+    @property
     def verdict(self) -> str | None:
         """``better``, ``worse``, ``the same within ±…``, ``never differed`` or ``cannot tell``; None for one seed."""
         if len(self.differences) < 2:
             return None
-        if self.estimate is None and max(map(abs, self.differences)) < TIE_TOLERANCE:
+        if self.estimate is None and self._tied:
             return "never differed"
         if self.low is None or self.high is None:
             return "cannot tell"

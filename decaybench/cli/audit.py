@@ -53,7 +53,7 @@ def audit(
         typer.Argument(
             metavar="TARGET",
             help="package.module:factory, path/to/file.py:factory, timm:NAME, torchvision:NAME, hf:CONFIG_OR_FOLDER; "
-            "without any, what [tool.decaybench.audit] of pyproject.toml says.",
+            "without any, what the table tool.decaybench.audit of pyproject.toml says.",
         ),
     ] = None,
     input: Annotated[

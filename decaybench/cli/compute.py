@@ -15,7 +15,7 @@ import typer
 from decaybench.analysis.comparison import ComparisonSettings, summarize
 from decaybench.analysis.frame import recorded_columns, recorded_metrics, runs_frame
 from decaybench.analysis.stopping import next_runs
-from decaybench.cli.interrupt import EXIT, InterruptHandler
+from decaybench.cli.interrupt import InterruptHandler
 from decaybench.cli.live import Live
 from decaybench.cli.options import parse_pair
 from decaybench.cli.output import write_report
@@ -27,6 +27,7 @@ from decaybench.execution.processes import start_forkserver
 from decaybench.execution.progress import Progress
 from decaybench.registry import EXECUTORS, FAMILIES
 from decaybench.registry.metrics import named
+from decaybench.registry.user_code import EXIT
 from decaybench.report.formats import Report
 from decaybench.results.store import StudyFolder
 from decaybench.study.config import AnyConfig
@@ -73,6 +74,8 @@ def compute(given: Mapping[str, Any]) -> None:
     study, results, executor, fresh, dry_run = (
         given[key] for key in ("study", "results", "executor", "fresh", "dry_run")
     )
+    if given["quiet"] and given["verbose"]:
+        raise UsageError("--quiet and --verbose exclude each other.")
     asked = _asked(study, given)
     folder = StudyFolder(results / asked.name)
     runs = asked.runs()

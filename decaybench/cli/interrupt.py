@@ -1,6 +1,5 @@
 """Ends the process soon after Ctrl-C, although Python acts on it only between two operations."""
 
-import os
 import signal
 import socket
 import threading
@@ -9,8 +8,8 @@ from types import TracebackType
 from typing import Self
 
 from decaybench.console import INTERRUPTED, say
+from decaybench.registry.user_code import EXIT
 
-EXIT = os._exit  # the real one, whatever a user's own code is kept from
 GRACE_SECONDS = 1.0  # seconds that an operation under way has to end by itself
 
 

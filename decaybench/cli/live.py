@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live as Screen
 from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
 from decaybench.console import say
@@ -84,9 +85,11 @@ class Live:
         if event.trouble is not None:
             self._say(event.trouble, event.details)
         if self._screen is not None:
-            bar = ProgressBar(total=1.0, completed=self.progress.share, width=None)
-            text = Text("\n".join(self.progress.lines()), overflow="ellipsis", no_wrap=True)
-            self._screen.update(Group(bar, text))
+            whole = Table.grid(expand=True)
+            whole.add_row(ProgressBar(total=1.0, completed=self.progress.share))
+            for line in self.progress.lines():
+                whole.add_row(Text(line, overflow="ellipsis", no_wrap=True))
+            self._screen.update(whole)
         elif self._loudness == 0 and len(event.records) > 1:
             self._print(self._cohort(event.records))
         if self._loudness > 0 or (self._loudness == 0 and self._screen is None and len(event.records) == 1):

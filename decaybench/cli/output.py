@@ -12,13 +12,17 @@ from decaybench.report.formats import FORMATS, Report, print_report
 
 
 def check_files(format: str, output: Path | None) -> None:
-    """Checks that a format which needs a file has one.
+    """Checks, before anything is computed, that a format which needs a file has one, which can be written.
 
     Raises:
-        UsageError: When it has none.
+        UsageError: When it has none, or its folder is not there.
     """
     if FORMATS[format].needs_file and output is None:
         raise UsageError(f"--format {format} writes a file: add --output report.{format}.")
+    if output is not None and str(output) == "-":
+        raise UsageError("--output - is no file; without --output it goes to stdout.")
+    if output is not None and not output.parent.is_dir():
+        raise UsageError(f"--output {output}: there is no folder {output.parent}.")
 
 
 def write_report(report: Report, format: str = "table", output: Path | None = None) -> None:

@@ -27,15 +27,23 @@ def report(
         Path | None, typer.Option(help="Write it to this file: report.html, figure.pdf, …", rich_help_panel=FILES)
     ] = None,
     figure: Annotated[
-        str, typer.Option(metavar="NAME", help=f"For png, svg, pdf: {', '.join(FIGURE_NAMES)}.", rich_help_panel=FILES)
-    ] = FIGURE_NAMES[0],
+        str | None,
+        typer.Option(metavar="NAME", help=f"For png, svg, pdf: {', '.join(FIGURE_NAMES)}.", rich_help_panel=FILES),
+    ] = None,
     figure_width: Annotated[
-        float,
-        typer.Option(min=1.0, max=50.0, metavar="INCHES", help="3.3 is one column of a paper.", rich_help_panel=FILES),
-    ] = 6.5,
+        float | None,
+        typer.Option(
+            min=1.0,
+            max=50.0,
+            metavar="INCHES",
+            help="3.3 is one column of a paper; without it, 6.5.",
+            rich_help_panel=FILES,
+        ),
+    ] = None,
     font_size: Annotated[
-        float, typer.Option(min=4.0, max=40.0, metavar="POINTS", help="Of a figure.", rich_help_panel=FILES)
-    ] = 9.0,
+        float | None,
+        typer.Option(min=4.0, max=40.0, metavar="POINTS", help="Of a figure; without it, 9.", rich_help_panel=FILES),
+    ] = None,
     column: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="A column of the LaTeX table. More: repeat it.", rich_help_panel=FILES),

@@ -155,7 +155,8 @@ def run(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.", rich_help_panel=FILES)] = False,
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Say only what goes wrong.", rich_help_panel=FILES)
+        bool,
+        typer.Option("--quiet", "-q", help="No progress, only the table and what goes wrong.", rich_help_panel=FILES),
     ] = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="A line for each run.", rich_help_panel=FILES)

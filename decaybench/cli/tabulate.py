@@ -26,6 +26,13 @@ from decaybench.study.config import AnyConfig
 from decaybench.study.study import check_primary, plain_fields, read_study
 
 Detail = Literal["summary", "figures"]
+PICTURES = ("png", "svg", "pdf")
+ONLY_FOR = {  # what each option is for
+    **dict.fromkeys(("figure", "figure_width", "font_size"), PICTURES),
+    "column": ("latex",),
+    "wide": ("table",),
+    "layers": ("table", "markdown", "csv", "json"),
+}
 POLL_SECONDS = 2.0  # seconds between two looks at a study that runs
 
 
@@ -41,25 +48,27 @@ def tabulate(given: Mapping[str, Any]) -> None:
     directory, output, figure, plan, epochs = (
         given[key] for key in ("directory", "output", "figure", "plan", "epochs")
     )
+    if epochs and output is not None and given["format"] is None and output.suffix.lower() != ".csv":
+        raise UsageError(f"--epochs writes CSV: give a file that ends in .csv, not {output}.")
     format = format_for("csv" if epochs and given["format"] is None else given["format"], output)
     detail: Detail = "figures" if FORMATS[format].needs_curves else "summary"
-    check_choice("figure", figure, FIGURE_NAMES)
+    check_choice("figure", figure or FIGURE_NAMES[0], FIGURE_NAMES)
     check_files(format, output)
-    if given["column"] and format != "latex":
-        raise UsageError(f"--column chooses columns of --format latex, not of {format}.")
+    for option, formats in ONLY_FOR.items():
+        if given[option] and format not in formats:
+            name = f"--{option.replace('_', '-')}"
+            raise UsageError(f"{name} is for --format {', '.join(formats)}; it does nothing for {format}.")
     folder = find_study_folder(directory)
     if epochs:
-        if format != "csv":
-            raise UsageError(f"--epochs writes CSV, not {format}.")
-        write_content(csv_rows(epochs_frame(folder.load_records())), output)
+        _write_epochs(folder, given, format)
         return
     if directory is None:
         say(f"Reporting {folder.path}.")
     if plan is not None and format not in ("table", "html"):
         raise UsageError(f"--plan is shown by --format table and html, not by {format}.")
     wanted = Wanted(*(given[key] for key in Wanted._fields))
-    look = {key: given[key] for key in ("layers", "figure", "wide", "font_size")}
-    look |= {"columns": given["column"] or (), "width": given["figure_width"]}
+    look = {key: given[key] for key in ("layers", "figure", "wide", "font_size") if given[key] is not None}
+    look |= {"columns": given["column"] or ()} | ({"width": given["figure_width"]} if given["figure_width"] else {})
     loaded = folder.load(detail=detail)
     while waiting := _unfinished(folder, loaded):
         if not given["follow"]:
@@ -72,6 +81,16 @@ def tabulate(given: Mapping[str, Any]) -> None:
     if not len(loaded):
         raise DecaybenchError(" ".join([*loaded.problems, f"{folder.path} holds no finished run."]))
     _write(folder, loaded, wanted, format, output, look, given["everything"])
+
+
+def _write_epochs(folder: StudyFolder, given: Mapping[str, Any], format: str) -> None:
+    """Writes what was recorded of each epoch as CSV."""
+    if format != "csv":
+        raise UsageError(f"--epochs writes CSV, not {format}.")
+    beside = [key for key in ("baseline", "metric", "margin", "primary", "layers", "follow") if given[key]]
+    if beside:
+        raise UsageError(f"--epochs writes what runs recorded; --{beside[0]} has no meaning for it.")
+    write_content(csv_rows(epochs_frame(folder.load_records())), given["output"])
 
 
 def _strategies(runs: pd.DataFrame) -> list[str]:

@@ -16,6 +16,7 @@ _STANDARD = {Path(p).resolve() for k, p in sysconfig.get_paths().items() if k.en
 
 
 ENDS = ("_exit", "execv", "execve")
+EXIT = os._exit  # the real one, whatever own code is kept from
 
 
 def is_own(file: Path) -> bool:

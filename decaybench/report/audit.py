@@ -227,7 +227,7 @@ def _audit_table(found: Sequence[Shown]) -> str:
         if len(found) > 1:
             out.write(f"{printable(shown.target)}\n\n")
         print_audit(shown, Console(file=out, width=PIPE_WIDTH, highlight=False))
-    return out.getvalue()
+    return "\n".join(line.rstrip() for line in out.getvalue().split("\n"))
 
 
 def _brief(found: Sequence[Shown]) -> str:

@@ -124,7 +124,7 @@ def _configuration(names: list[list[str]], shown: list[Member], common: list[str
         number, _, rest = seeds[0].partition(" ")
         common.append(f"{number} seed{'s' * (number != '1')} {rest}".strip() + images)
     else:
-        yield Column("seeds", "seeds", seeds)
+        yield Column("seeds", "seeds", seeds, 1)
 
 
 def _of_metric(metric: Metric, rows: list[Row], is_baseline: list[bool], baseline: str, place: int) -> Iterator[Column]:

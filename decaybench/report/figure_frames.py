@@ -29,7 +29,9 @@ def methods(members: Sequence[Member]) -> Iterator[tuple[Row, Member]]:
 
 
 def asked_for(summary: Summary, settings: ComparisonSettings) -> str:
-    """Returns the strategy whose difference is the answer: the primary contrast, exclude-alpha, or the first compared.
+    """Returns the strategy whose difference is the answer: the primary contrast, exclude-alpha, or the only one.
+
+    Empty where there are several others, which then are all in the answer.
 
     Args:
         summary: The summary of a study.
@@ -39,16 +41,18 @@ def asked_for(summary: Summary, settings: ComparisonSettings) -> str:
     for name in (settings.primary or "", wanted[0], "exclude-alpha"):
         if name and any(is_called(cell, name) for cell in summary.cells):
             return name
-    compared = (
+    compared = {
         str(cell.config["strategy"])
         for row, cell in zip(summary.rows, summary.cells, strict=True)
         if any(of(row, metric, "difference") is not None for metric in summary.metrics)
-    )
-    return next(compared, "")
+    }
+    return compared.pop() if len(compared) == 1 else ""
 
 
 def is_asked(row: Row, cell: Cell, members: Sequence[Member], name: str) -> bool:
-    """Tells whether a cell's method is that of the strategy which is asked about."""
+    """Tells whether a cell's method is that of the strategy which is asked about, or whether all are."""
+    if not name:
+        return True
     key = (row["method"], row["weight_decay"])
     return any((r["method"], r["weight_decay"]) == key and is_called(c, name) for r, c in members)
 

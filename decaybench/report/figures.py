@@ -59,8 +59,13 @@ def _answer_panels(frame: pd.DataFrame, look: Look) -> list[Panel]:
         return []
     titles = list(dict.fromkeys(asked["question"]))
     common, short = apart(titles)
-    labels = [_label(*short[q].split(" · "), _decay(d)) for q, d in zip(asked["question"], asked["decay"], strict=True)]
-    whose = f"{asked['method'].iloc[0]} minus {asked['baseline'].iloc[0]}" + (f" · {common}" if common else "")
+    several = asked["strategy"].nunique() > 1
+    labels = [
+        _label(*short[question].split(" · "), strategy if several else "", _decay(decay))
+        for question, strategy, decay in asked[["question", "strategy", "decay"]].itertuples(index=False)
+    ]
+    whose = f"{'each strategy' if several else asked['method'].iloc[0]} minus {asked['baseline'].iloc[0]}"
+    whose += f" · {common}" if common else ""
     return list(_difference_panels(asked.assign(label=labels), look, whose))
 
 
@@ -103,7 +108,7 @@ def _difference_axis(ends: Any, part: pd.DataFrame) -> tuple[alt.X, str]:
     scale = alt.Scale(
         type="symlog", constant=constant, domain=[1.2 * least, 1.2 * most], nice=False
     )  # room at the ends
-    axis = alt.Axis(values=ticks, format="~r")
+    axis = alt.Axis(values=ticks)
     return alt.X("value:Q", title=None, scale=scale, axis=axis), f"logarithmic beyond ±{constant:.2g}"
 
 
@@ -219,7 +224,7 @@ def _against_decay(
         "x:Q",
         title="weight decay λ",
         scale=alt.Scale(type="log", domain=[decays[0] * math.exp(-0.3), decays[-1] * math.exp(0.3)], nice=False),
-        axis=alt.Axis(values=decays, format="~r", grid=False),
+        axis=alt.Axis(values=decays, grid=False),
     )
     base = chart_of(several).encode(x=x, color=color)
     band = base.mark_area(clip=True).encode(

@@ -40,7 +40,7 @@ def _pattern(members: Sequence[str], names: Sequence[str]) -> str | None:
     columns = [list(dict.fromkeys(words)) for words in zip(*(name.split(".") for name in members), strict=True)]
     varying = [i for i, words in enumerate(columns) if len(words) > 1]
     stars = [words[0] if len(words) == 1 else "*" for words in columns]
-    glob = re.compile(r"\.".join(r"\d+" if word == "*" else re.escape(word) for word in stars))
+    glob = re.compile(r"\.".join(r"[^.]+" if word == "*" else re.escape(word) for word in stars))
     if sum(glob.fullmatch(name) is not None for name in names) == len(members):
         return ".".join(stars)
     if len(varying) == 1:

@@ -38,20 +38,24 @@ def headline(summary: Summary, settings: ComparisonSettings) -> list[str]:
 
 def _sentence(summary: Summary, baseline: str, name: str, metric: Metric) -> str:
     found: dict[str, list[tuple[str, str]]] = {}
-    lost = 0
+    lost = diverged = 0
     questions = titled(summary)
     _, short = apart([question.title for question in questions])
     for title, members in questions:
         several = len({row["weight_decay"] for row, _ in members if row["weight_decay"]}) > 1
         for base, (row, cell) in methods(members):
             verdict = of(row, metric, "verdict")
-            if verdict is None or not is_asked(row, cell, members, name):
+            if not is_asked(row, cell, members, name):
+                continue
+            if verdict is None:
+                diverged += bool(name) and row["seeds"] > 1 and of(row, metric, "difference") is None
                 continue
             if _both_collapsed(row, members, summary.metrics):
                 lost += 1
                 continue
             decay = f"λ {format_number(base['decay'])}" if several and base["decay"] else ""
-            where = " at ".join(filter(None, (short[title], decay)))
+            what = " · ".join(filter(None, (short[title], "" if name else base["strategy"])))
+            where = " at ".join(filter(None, (what, decay)))
             found.setdefault(verdict, []).append((where, difference_of(row, metric) + metric.unit))
     if not found:
         return ""
@@ -59,8 +63,10 @@ def _sentence(summary: Summary, baseline: str, name: str, metric: Metric) -> str
     verdicts = sorted(found, key=lambda v: next(i for i, start in enumerate(ORDER) if v.startswith(start)))
     clauses = [_clause(verdict, found[verdict], count, baseline if not i else "") for i, verdict in enumerate(verdicts)]
     title = metric.title[:1].upper() + metric.title[1:]
-    left_out = f" Left out: {lost} in which both collapsed." if lost else ""
-    return f"{title}: {name} {'; '.join(clauses)}.{left_out}"
+    left_out = [f"{lost} in which both collapsed"] if lost else []
+    left_out += [f"{diverged} in which runs diverged or recorded nothing"] if diverged else []
+    rest = f" Left out: {joined(left_out)}." if left_out else ""
+    return f"{title}: {name or 'each strategy'} {'; '.join(clauses)}.{rest}"
 
 
 def _both_collapsed(row: Row, members: Sequence[Member], metrics: Sequence[Metric]) -> bool:

@@ -178,7 +178,7 @@ def _select(name: str, title: str, options: Sequence[tuple[str, str]], chosen: s
         f'<option value="{escape(value)}"{" selected" * (value == chosen)}>{escape(text)}</option>'
         for value, text in options
     )
-    return f'<label>{title} <select id="{name}">{"".join(lines)}</select></label>'
+    return f'<label>{title} <select id="which-{name}">{"".join(lines)}</select></label>'
 
 
 def _panels(charts: _Charts, found: Sequence[Panel], key: str) -> str:

@@ -50,14 +50,14 @@ const pick = id => { const e = document.getElementById(id); return e ? e.value :
 function show() {
   const words = pick("filter").toLowerCase().split(/\s+/);
   document.querySelectorAll("[data-question]").forEach(e => {
-    e.hidden = pick("question") !== "" && e.dataset.question !== pick("question"); });
-  document.querySelectorAll("[data-decay]").forEach(e => { e.hidden = e.dataset.decay !== pick("decay"); });
+    e.hidden = pick("which-question") !== "" && e.dataset.question !== pick("which-question"); });
+  document.querySelectorAll("[data-decay]").forEach(e => { e.hidden = e.dataset.decay !== pick("which-decay"); });
   document.querySelectorAll("table.cells tbody tr").forEach(row => {
     const text = (row.closest("section").dataset.question + " " + row.textContent).toLowerCase();
     row.hidden = !words.every(word => text.includes(word)); });
   drawAll();
 }
-for (const id of ["question", "decay"]) document.getElementById(id)?.addEventListener("change", show);
+for (const id of ["which-question", "which-decay"]) document.getElementById(id)?.addEventListener("change", show);
 document.getElementById("filter")?.addEventListener("input", show);
 
 // Tables: sorted by the heading that is pressed; numbers by size.

@@ -25,6 +25,7 @@ MIXED = (
     "Intervals hold over new seeds and new test examples, but for {count} cells without outcomes of each example: "
     "theirs are over seeds, on these test examples. "
 )
+LOST = "Every run diverged, so there is nothing to compare; a smaller learning rate may help. "
 ONE = "One seed gives no interval and no verdict; more seeds do (--seeds 20). "
 PRIMARY = "The contrast {name} was named before; it is corrected over its own decays only. "
 ANYTIME = (
@@ -38,6 +39,8 @@ def how_to_read(summary: Summary, settings: ComparisonSettings) -> str:
     units = _units(summary.metrics)
     if settings.anytime:
         return units + ANYTIME
+    if all(row["seeds"] == row["diverged"] for row in summary.rows):
+        return units + LOST
     if all(row["seeds"] - row["diverged"] < 2 for row in summary.rows):
         return units + ONE
     first = summary.metrics[0]

@@ -146,6 +146,7 @@ LATEX = {
     "·": r"$\cdot$",
     "×": r"$\times$",
 }
+LATEX |= {"[": "{[}", "]": "{]}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
 LATEX |= {c: "\\" + c for c in "&%$#_{}"}
 
 

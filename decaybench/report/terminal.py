@@ -122,9 +122,9 @@ def _print(columns: Sequence[Column], console: Console, wide: bool = False) -> l
 
 
 def _fitting(columns: Sequence[Column], width: int, gap: int) -> list[Column]:
-    """Chooses the columns that fit, the important ones first; the first two always."""
-    chosen, used = {0, 1}, min(_width(columns[0]), NAMES) + sum(_width(c) + gap for c in columns[1:2])
-    for i in sorted(range(2, len(columns)), key=lambda i: columns[i].rank):
+    """Chooses the columns that fit, the important ones first."""
+    chosen, used = {0}, min(_width(columns[0]), max(SHORTEST, min(NAMES, width // 3)))
+    for i in sorted(range(1, len(columns)), key=lambda i: columns[i].rank):
         if columns[i].rank < DETAIL and used + gap + _width(columns[i]) <= width:
             chosen.add(i)
             used += gap + _width(columns[i])

@@ -10,6 +10,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from decaybench.errors import DecaybenchError
 from decaybench.registry import STRATEGIES
 
 # Okabe and Ito's colours and others, each at least 3:1 against white and against the dark ground of the page; the
@@ -22,7 +23,13 @@ SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down"
 DASHES = ([1, 0], [6, 2], [2, 2], [8, 2, 2, 2], [4, 4])
 DARK = "#16181c"  # the page's ground in the dark
 POINTS_PER_INCH = 72
+TOLERATED = 1.06  # how much wider than asked for a figure may be, for the sake of its legend
 Spec = dict[str, Any]  # of Vega-Lite
+# How a number is written at an axis: as it is, or with a power of ten where that would be long.
+NUMBER = (
+    "datum.value == 0 || (abs(datum.value) >= 0.0001 && abs(datum.value) < 100000) "
+    "? replace(format(datum.value, '.6~r'), '-', '−') : replace(format(datum.value, '.2~e'), '-', '−')"
+)
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,8 @@ def config(look: Look) -> dict[str, Any]:
         "font": "system-ui, sans-serif" if look.ink == "currentColor" else "sans-serif",
         "view": {"stroke": None},
         "axisX": {"labelFlush": False},
+        "axisQuantitative": {"labelExpr": NUMBER},
+        "aria": look.legend,  # the page says what a chart shows in the label of its place
         "axis": {**text, "domainColor": look.ink, "tickColor": look.ink, "gridColor": "#8883", "labelOverlap": True},
         "legend": {**text, "orient": "bottom", "symbolOpacity": 1},
         "title": {"color": look.ink, "subtitleColor": look.ink, "fontSize": look.font_size, "fontWeight": "normal"},
@@ -91,7 +100,9 @@ def chart(frame: pd.DataFrame) -> alt.Chart:
     numbers = {str(key): frame[key].map(_rounded) for key in frame.select_dtypes("float")}
     rounded = frame.assign(**numbers).drop(columns=same)
     # Text, since Altair copies lists whenever a chart is changed.
-    made = alt.Chart(alt.InlineData(values=rounded.to_json(orient="records"), format=alt.JsonDataFormat(type="json")))
+    whole = rounded.astype(object).where(rounded.notna(), None)
+    text = json.dumps(whole.to_dict("records"), allow_nan=False)
+    made = alt.Chart(alt.InlineData(values=text, format=alt.JsonDataFormat(type="json")))
     return made.transform_calculate(**{key: json.dumps(frame[key].iloc[0]) for key in same}) if same else made
 
 
@@ -126,8 +137,9 @@ class Strategies:
     def _legend(self, look: Look) -> alt.Legend | None:
         if not look.legend:
             return None
-        names = {name: self.methods[name] for name in self.names if self.methods[name] != name}
-        columns = 2 if look.width >= 5 * POINTS_PER_INCH else 1
+        wide = look.width >= 5 * POINTS_PER_INCH  # where there is little room, a method has the name of one strategy
+        names = {name: self.methods[name] for name in self.names if wide and self.methods[name] != name}
+        columns = 2 if wide else 1
         return alt.Legend(title=None, labelExpr=f"({json.dumps(names)})[datum.label] || datum.label", columns=columns)
 
     def color(self, look: Look) -> alt.Color:
@@ -161,6 +173,9 @@ def composed(panels: Sequence[Panel], look: Look, columns: int) -> Spec | None:
         look: How it is drawn.
         columns: How many panels stand side by side at most.
 
+    Raises:
+        DecaybenchError: When its labels leave no room for anything else.
+
     Returns:
         A specification of Vega-Lite. It is put together as a dict: Altair copies all data whenever it combines charts.
     """
@@ -170,11 +185,19 @@ def composed(panels: Sequence[Panel], look: Look, columns: int) -> Spec | None:
     for panel in panels:
         title = panel.row + (f" · λ {panel.decay:g}" if panel.decay else "")
         rows.setdefault(title, []).append((panel, panel.chart.to_dict(validate=False)))
-    columns = min(columns, max(map(len, rows.values())))
-    inside = max(40.0, look.width / columns - 60)
-    for _ in range(2):  # axes have a width of their own, which only a drawing tells
-        inside = max(20.0, inside + (look.width - _width_of(_laid_out(rows, look, columns, inside))) / columns)
-    return _laid_out(rows, look, columns, inside)
+    for side_by_side in range(min(columns, max(map(len, rows.values()))), 0, -1):
+        inside = max(40.0, look.width / side_by_side - 60)
+        for _ in range(2):  # axes have a width of their own, which only a drawing tells
+            width = _width_of(_laid_out(rows, look, side_by_side, inside))
+            inside = max(20.0, inside + (look.width - width) / side_by_side)
+        found = _laid_out(rows, look, side_by_side, inside)
+        width = _width_of(found)
+        if width <= TOLERATED * look.width:
+            return found
+    raise DecaybenchError(
+        f"The labels of this figure need {width / POINTS_PER_INCH:.1f} inches: it cannot be "
+        f"{look.width / POINTS_PER_INCH:g} inches wide with a font of {look.font_size:g} points."
+    )
 
 
 def _laid_out(rows: dict[str, list[tuple[Panel, Spec]]], look: Look, columns: int, inside: float) -> Spec:

@@ -55,9 +55,16 @@ def test_every_format_has_a_suffix() -> None:
         (["--output", "r.html", "--format", "csv"], "is called as html is, but --format says csv"),
         (["--format", "png"], "--format png writes a file: add --output"),
         (["--format", "latex", "--column", "acuracy"], "Unknown column 'acuracy'"),
-        (["--format", "csv", "--column", "strategy"], "--column chooses columns of --format latex"),
+        (["--format", "csv", "--column", "strategy"], "--column is for --format latex; it does nothing for csv"),
         (["--epochs", "--format", "html", "--output", "r.html"], "--epochs writes CSV, not html"),
-        (["--output", "no/such/folder/r.csv"], "cannot be written: No such file or directory"),
+        (["--figure", "decay"], "--figure is for --format png, svg, pdf; it does nothing for table"),
+        (["--figure-width", "3"], "--figure-width is for --format png, svg, pdf"),
+        (["--wide", "--format", "csv"], "--wide is for --format table"),
+        (["--epochs", "--output", "e.txt"], "--epochs writes CSV: give a file that ends in .csv, not e.txt"),
+        (["--epochs", "--baseline", "nope"], "--baseline has no meaning for it"),
+        (["--format", "csv", "--output", "-"], "--output - is no file"),
+        (["--output", "f.png", "--figure-width", "1", "--font-size", "40"], "inches wide with a font of 40 points"),
+        (["--output", "no/such/folder/r.csv"], "there is no folder no/such/folder"),
     ],
 )
 def test_what_cannot_be_written_is_said(study: str, arguments: list[str], message: str) -> None:

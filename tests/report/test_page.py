@@ -259,7 +259,7 @@ def test_tables_sort_filter_and_show_details(browser: Any, written: Path) -> Non
 def test_the_choice_of_a_decay_shows_its_functions(browser: Any, written: Path) -> None:
     tab, _ = opened(browser, written)
     for decay in ("0.01", "0.1"):
-        tab.select_option("#decay", decay)
+        tab.select_option("#which-decay", decay)
         tab.wait_for_function(
             """() => [...document.querySelectorAll('.chart')].filter(c => c.offsetParent)
             .every(c => c.querySelector('svg'))"""
