@@ -85,11 +85,7 @@ class Live:
         if event.trouble is not None:
             self._say(event.trouble, event.details)
         if self._screen is not None:
-            whole = Table.grid(expand=True)
-            whole.add_row(ProgressBar(total=1.0, completed=self.progress.share))
-            for line in self.progress.lines():
-                whole.add_row(Text(line, overflow="ellipsis", no_wrap=True))
-            self._screen.update(whole)
+            self._screen.update(self.picture())
         elif self._loudness == 0 and len(event.records) > 1:
             self._print(self._cohort(event.records))
         if self._loudness > 0 or (self._loudness == 0 and self._screen is None and len(event.records) == 1):
@@ -98,6 +94,14 @@ class Live:
         if time.monotonic() - self._noted > PROGRESS_SECONDS:
             self._noted = time.monotonic()
             self._folder.write_progress(self.progress.dumps())
+
+    def picture(self) -> Table:
+        """Returns what a terminal shows: a bar, how far the study is, the best and the worst run, each worker."""
+        whole = Table.grid(expand=True)
+        whole.add_row(ProgressBar(total=1.0, completed=self.progress.share))
+        for line in self.progress.lines():
+            whole.add_row(Text(line, overflow="ellipsis", no_wrap=True))
+        return whole
 
     def _say(self, trouble: str, details: str) -> None:
         """Says what went wrong, once for all runs in which it is the same but for seed and step."""

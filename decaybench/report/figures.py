@@ -81,15 +81,14 @@ def _all_difference_panels(frame: pd.DataFrame, look: Look) -> list[Panel]:
 
 
 def _difference_panels(rows: pd.DataFrame, look: Look, title: str) -> Iterator[Panel]:
-    several = rows["strategy"].nunique() > 1
     for metric, part in rows.groupby("metric", sort=False):
         ends = part[["value", "low", "high"]].to_numpy(dtype=float)
         told = "; ".join(f"{a.replace(chr(10), ' ')}: {b}" for a, b in zip(part["label"], part["text"], strict=True))
         axis, beyond = _difference_axis(ends, part)
-        chart = _intervals(part, Strategies(rows), look if several else replace(look, legend=False), axis)
+        chart = _intervals(part, Strategies(rows), replace(look, legend=False), axis)  # rows have the names
         unit = "; ".join(filter(None, (part["unit"].iloc[0], beyond)))
         unit = f" ({unit})" if unit else ""
-        lines = sum(label.count("\n") + 1.2 for label in part["label"])
+        lines = len(part) * (max(label.count("\n") for label in part["label"]) + 1.2)
         yield Panel(title, f"difference in {metric}{unit}", chart, lines, told=told)
 
 
@@ -120,7 +119,7 @@ def _intervals(part: pd.DataFrame, strategies: Strategies, look: Look, x: alt.X)
         "label:N",
         sort=list(part["label"]),
         title=None,
-        axis=alt.Axis(labelExpr="split(datum.label, '\\n')", grid=False),
+        axis=alt.Axis(labelExpr="split(datum.label, '\\n')", grid=False, labelOverlap=False),
     )
     tip = _tip(
         ("method", "strategy"), ("question", "question"), ("decay", "λ"), ("metric", "metric"), ("text", "difference")
@@ -355,7 +354,7 @@ def _pull_panels(frame: pd.DataFrame, look: Look) -> list[Panel]:
             label=whole.map(dict(zip(names, _shortened(names), strict=True))),
             drawn=part["ratio"].clip(SMALLEST, LARGEST),
         )
-        y = alt.Y("label:N", sort=None, title=None, axis=alt.Axis(grid=False))
+        y = alt.Y("label:N", sort=None, title=None, axis=alt.Axis(grid=False, labelOverlap=False))
         scale = alt.Scale(type="log", range=["#0072b2", "#767676", "#d55e00"], domain=[SMALLEST, LARGEST])
         legend = alt.Legend(
             title="pull of decay / pull of the gradient",

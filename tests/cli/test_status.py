@@ -1,14 +1,17 @@
 """``decaybench status``, precision on demand and the executors from the command line."""
 
+import io
 import json
 import os
 import platform
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from decaybench.cli import app
+from decaybench.cli.live import Live
 from decaybench.execution.progress import Progress, loads
 from decaybench.results.store import StudyFolder
 from decaybench.training.trainer import Epoch
@@ -158,3 +161,27 @@ def test_a_report_follows_a_study_until_it_is_complete(monkeypatch: pytest.Monke
     assert "1 of the study's 4 runs are not finished" in errors
     first, second = out.strip().split("\ndataset,", 1)
     assert first != f"dataset,{second}"
+
+
+def test_a_terminal_shows_a_bar_and_below_it_how_far_the_study_is() -> None:
+    progress = Progress("a-study", 3, 120, 20, finished=30, seconds=60.0, share=0.3)
+    progress.best, progress.worst = (0.97, "kaf exclude-alpha " * 9), (0.41, "prelu decay-all " * 9)
+    console = Console(width=80, file=io.StringIO(), force_terminal=True, color_system=None)
+    console.print(Live(progress, StudyFolder(Path("nowhere"))).picture())
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert set(lines[0]) <= set("━╸╺ ")
+    assert len(lines[0]) == 80
+    assert lines[1].rstrip() == "a-study: 50 of 120 runs (3 cells) · 30 runs/min · 2 min 20 s left"
+    assert lines[2].startswith("best validation accuracy 97.0%: kaf")
+    assert lines[3].startswith("worst validation accuracy 41.0%: prelu")
+    assert all(len(line) == 80 for line in lines[2:4])
+    assert {line.rstrip()[-1] for line in lines[2:4]} == {"…"}
+
+
+@pytest.mark.parametrize(
+    ("share", "seconds", "left"),
+    [(0.01, 5.0, "…"), (0.5, 61.0, "1 min 0 s"), (0.2, 301.0, "20 min 0 s"), (1.0, 9.0, "0 s")],
+)
+def test_the_time_that_is_left_settles(share: float, seconds: float, left: str) -> None:
+    shown = Progress("s", 1, 10, 0, finished=1, seconds=seconds, share=share).rate
+    assert shown.removesuffix(" left").endswith(left)

@@ -103,6 +103,7 @@ def test_ctrl_c_ends_within_two_seconds_keeps_what_is_finished_and_says_how_to_g
     assert process.returncode == 130
     assert stdout == ""
     assert "Traceback" not in stderr
+    assert "Error" not in stderr
     assert "1 of 2 runs are finished and kept in results/k." in stderr
     assert "Go on with: decaybench run --dataset synthetic,samples=800" in stderr
     kept = numbers(tmp_path)
@@ -148,6 +149,7 @@ def test_ctrl_c_does_not_wait_for_a_long_operation(tmp_path: Path) -> None:
     assert time.monotonic() - sent < 2
     assert process.returncode == 130
     assert "Go on with: decaybench run" in errors
+    assert "Error" not in errors
 
 
 FULL = """

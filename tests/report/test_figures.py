@@ -1,6 +1,7 @@
 """Figures as files for a paper, and the data that they are made of."""
 
 import io
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from decaybench.report.figures import FIGURES, panels, spec, window
 from decaybench.report.formats import FIGURE_NAMES
 from decaybench.report.vega import COLORS, DARK, Look, Strategies, save
 from decaybench.results.store import StudyFolder
-from made_records import pairs, summary_of
+from made_records import made, pairs, summary_of
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -140,3 +141,44 @@ def test_text_of_a_file_is_black_on_white_whatever_the_page_does() -> None:
     assert 'fill="white"' in svg
     assert set(re.findall(r'<text [^>]*fill="([^"]+)"', svg)) == {"#000000"}
     assert Image.open(io.BytesIO(save(found, "png"))).info["dpi"][0] == pytest.approx(200, abs=1)
+
+
+@pytest.mark.parametrize("name", ["answer", "differences"])
+def test_no_row_of_a_figure_is_without_its_name(name: str) -> None:
+    records = []
+    for decay in (0.001, 0.01, 0.1):
+        for strategy in (
+            "exclude-alpha",
+            "exclude-norm-bias",
+            "alpha-only",
+            "proximal-l1",
+            "a.py:strategy_with_a_name",
+        ):
+            for record in pairs([0.01, 0.02, 0.03], weight_decay=decay):
+                if record.config["strategy"]["name"] == "exclude-alpha":
+                    record.config["strategy"] = {"name": strategy, "options": {}, "source": None}
+                records.append(record)
+    unique = {json.dumps([r.config, r.seed], sort_keys=True): r for r in records}
+    summary, settings, look = summary_of(unique.values()), ComparisonSettings(primary=None), Look(240, 8)
+    found = FIGURES[name].panels(FIGURES[name].frame(summary, settings), look)
+    svg = save(spec(name, found, look) or {}, "svg").decode()
+    texts = re.findall(r"<(?:text|tspan)[^>]*>([^<]*)<", svg)
+    for panel in found:
+        rows = panel.told.split("; ")
+        assert len(rows) == (3 if name == "answer" else 15)
+    shown = sum(text.count("λ 0.") for text in texts)
+    assert shown == sum(len(panel.told.split("; ")) for panel in found)
+
+
+def test_tiny_and_huge_values_are_drawn_where_they_are() -> None:
+    records = [made(0.5, strategy, s) for strategy in ("decay-all", "exclude-alpha") for s in range(3)]
+    for record in records:
+        size = 1e-9 * (1 + record.seed) * (3 if record.config["strategy"]["name"] == "exclude-alpha" else 1)
+        record.history["test_loss"][-1] = size
+    frame = FIGURES["differences"].frame(summary_of(records), ComparisonSettings())
+    assert frame[frame["metric"] == "loss"]["value"].iloc[0] == pytest.approx(200.0)
+    small = frame.assign(value=frame["value"] * 1e-12, low=frame["value"] * 1e-12, high=frame["value"] * 2e-12)
+    chart = figures.differences(small)
+    assert chart is not None
+    values = [row for rows in chart.to_dict()["datasets"].values() for row in json.loads(rows) if "text" in row]
+    assert all(row["high"] for row in values if row["text"].startswith("+200"))
