@@ -1,11 +1,12 @@
 """Turns errors into one sentence on stderr and an exit code, so that no traceback reaches a user."""
 
+import contextlib
 import functools
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import typer
@@ -67,6 +68,19 @@ def _sentence(error: Exception) -> str:
 def say(text: str) -> None:
     """Writes a line to stderr, since stdout is for results."""
     typer.echo(one_line(text), err=True)
+
+
+@contextlib.contextmanager
+def working(text: str) -> Iterator[None]:
+    """Shows in a terminal that something is under way, until it is done."""
+    from rich.console import Console  # `list` and `--help` need none of it
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(one_line(text)):
+        yield
 
 
 def check_device(name: str) -> None:

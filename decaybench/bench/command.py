@@ -32,6 +32,7 @@ def activations(
     """Learned activations against torch's own and against their definition, forward and backward."""
     check_device(device)
     check_choice("format", format, FORMATS)
+    say("Measuring, about a minute …")
     import torch
 
     from decaybench.bench import activations as measure
@@ -39,7 +40,6 @@ def activations(
     from decaybench.training.provenance import device_name
 
     where = resolve(device)
-    say("Measuring, about a minute …")
     rate = measure.copy_rate(where, rounds)
     costs = list(measure.costs(where, rounds, rate))
     found = {
@@ -68,6 +68,7 @@ def study(
     """Whole studies against the scripts a user would write, every contender in a process of its own."""
     check_device(device)
     check_choice("format", format, FORMATS)
+    say("Measuring, a quarter of an hour …")
     import torch
 
     from decaybench.bench import study as measure
@@ -77,7 +78,6 @@ def study(
 
     where = resolve(device)
     about = f"{device_name(where)}, torch {torch.__version__}"
-    say("Measuring, a quarter of an hour …")
     if where.type != "cpu":
         _show(about, {"a whole study and a script": [measure.whole(where, epochs)]}, format)
         return
@@ -99,10 +99,10 @@ def report(
 ) -> None:
     """The report of very many runs."""
     check_choice("format", format, FORMATS)
+    say("Measuring, some minutes …")
     from decaybench.bench.report import reports
     from decaybench.training.provenance import processor
 
-    say("Measuring, some minutes …")
     _show(processor(), {"decaybench report": list(reports(tuple(runs or (1000, 10_000))))}, format)
 
 
@@ -115,10 +115,10 @@ def verdicts(
 ) -> None:
     """What verdicts and intervals promise, on real runs: false alarms where nothing differs, and coverage."""
     check_choice("format", format, FORMATS)
+    say("Training some thousand runs, a quarter of an hour …")
     from decaybench.bench import verdicts as measure
     from decaybench.training.provenance import processor
 
-    say("Training some thousand runs, a quarter of an hour …")
     found = {
         "false alarms, nominally 0.05": list(measure.false_alarms(seeds)),
         "coverage of new seeds and new images, nominally 0.95": list(measure.coverage(seeds)),

@@ -13,7 +13,7 @@ from decaybench.analysis.epochs import epochs_frame
 from decaybench.analysis.frame import config_of, recorded_columns, recorded_metrics, runs_frame
 from decaybench.analysis.stopping import next_runs
 from decaybench.cli.output import check_files, write_content, write_report
-from decaybench.console import check_choice, say
+from decaybench.console import check_choice, say, working
 from decaybench.errors import DecaybenchError, UsageError, unknown
 from decaybench.registry import STRATEGIES
 from decaybench.registry.hashing import config_digest
@@ -69,7 +69,8 @@ def tabulate(given: Mapping[str, Any]) -> None:
     wanted = Wanted(*(given[key] for key in Wanted._fields))
     look = {key: given[key] for key in ("layers", "figure", "wide", "font_size") if given[key] is not None}
     look |= {"columns": given["column"] or ()} | ({"width": given["figure_width"]} if given["figure_width"] else {})
-    loaded = folder.load(detail=detail)
+    with working(f"Reading {folder.path} …"):
+        loaded = folder.load(detail=detail)
     while waiting := _unfinished(folder, loaded):
         if not given["follow"]:
             loaded.problems.append(waiting)
@@ -143,7 +144,8 @@ def _write(
         check_primary(wanted.primary, recorded_columns(runs_frame(loaded)))
     runs, note = (runs_frame(loaded), "") if everything else _asked(folder, runs_frame(loaded))
     settings = _settings(fields, wanted, runs)
-    summary = summarize(runs, settings)
+    with working(f"Comparing {len(runs)} runs …"):
+        summary = summarize(runs, settings)
     summary.notes.extend([note] if note else [])
     if format == "html":  # elsewhere they are said on stderr
         summary.notes[:0] = loaded.problems

@@ -41,6 +41,7 @@ def verify(
     check_choice("format", format, FORMATS)
     shape = None if input is None else parse_input(input)[1]
     options = dict(parse_pair(text) for text in kwargs or [])
+    say("Training ways side by side …")
     import torch
 
     from decaybench.report import verify as render

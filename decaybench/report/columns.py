@@ -166,7 +166,7 @@ def _of_metric(metric: Metric, rows: list[Row], is_baseline: list[bool], baselin
         better = [of(row, metric, "improvement") for row in rows]
         yield Column(
             f"{metric.name}_improvement",
-            "better in %",
+            f"{metric.title}: better in %",
             [MISSING if b is None else f"{100 * b:.0f}" for b in better],
             DETAIL,
             explained=OFTEN,

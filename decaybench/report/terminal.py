@@ -39,9 +39,10 @@ def print_summary(summary: Summary, console: Console, settings: ComparisonSettin
     """
     baseline, metrics = settings.baseline, summary.metrics
     found = titled(summary)
-    if len(found) > 1:
-        for sentence in headline(summary, settings):
-            console.print(rich_text(sentence, style="bold"))
+    answer = headline(summary, settings) if len(found) > 1 else []
+    for sentence in answer:
+        console.print(rich_text(sentence, style="bold"))
+    if answer:
         console.print()
     legends: dict[str, None] = {}
     for title, members in found:
@@ -62,7 +63,7 @@ def print_summary(summary: Summary, console: Console, settings: ComparisonSettin
     console.print(rich_text(how_to_read(summary, settings) + "".join(legends) + more, style="dim"))
     if len(found) > MANY:
         console.print()
-        for sentence in headline(summary, settings):
+        for sentence in answer:
             console.print(rich_text(sentence, style="bold"))
     for note in summary.notes:
         console.print(rich_text(f"Note: {note}", style="yellow"))
