@@ -5,6 +5,18 @@ import torch
 from decaybench.errors import UsageError
 
 
+def every(name: str) -> tuple[torch.device, ...]:
+    """Returns the devices that a study may use: of ``auto`` and ``cuda`` every GPU, of others the one that is named.
+
+    Raises:
+        UsageError: When it is absent.
+    """
+    first = resolve(name)
+    if first.type == "cuda" and first.index is None:
+        return tuple(torch.device("cuda", index) for index in range(torch.cuda.device_count()))
+    return (first,)
+
+
 def resolve(name: str) -> torch.device:
     """Turns ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps`` into a device that is there.
 

@@ -29,5 +29,5 @@ class Inline:
 
 def place(options: ExecutionOptions, runs: int) -> Placement:
     """Places the jobs of a study in this process; see `decaybench.registry.EXECUTORS`."""
-    device, _ = local_workers(options, runs)
+    (device, *_), _ = local_workers(options, runs)
     return Placement(Inline(device), device)

@@ -81,6 +81,7 @@ class Message:
         failure: Why it cannot go on.
         error: The same in words.
         details: The traceback.
+        remark: A sentence for the user; the job goes on.
     """
 
     job_id: str
@@ -93,6 +94,7 @@ class Message:
     failure: Failure | None = None
     error: str = ""
     details: str = ""
+    remark: str = ""
 
 
 def failed(job_id: str, worker: str, failure: Failure, error: str, details: str = "") -> Message:
@@ -163,7 +165,10 @@ def run_job(job: Job, data: Data, worker: str = "") -> Iterator[Message]:
         last = failed(job.id, worker, _failure(error), f"{type(error).__name__}: {error}", traceback.format_exc())
     if data.train.x.is_cuda and last.failure is not Failure.device:  # the next job needs the memory, graphs included
         gc.collect()
-        torch.cuda.empty_cache()
+        try:
+            torch.cuda.empty_cache()
+        except RuntimeError as error:  # an error of a kernel comes late: the GPU takes no more work from this process
+            last = failed(job.id, worker, Failure.device, f"{type(error).__name__}: {error}", traceback.format_exc())
     yield last
 
 
@@ -185,9 +190,14 @@ def _train(job: Job, data: Data, worker: str) -> Iterator[Message]:
     if job.saved is not None:
         earlier, before = checkpoint.restore(training, job.saved)
         about = _resumed(about, earlier)
+    remarked = False
     while not training.finished:
         events = training.advance()
         now = time.monotonic()
+        if not remarked and (remark := _remark(training)):
+            remarked = True
+            about["step"] = remark
+            yield Message(job.id, worker, remark=remark)
         done = [event for event in events if isinstance(event, Finished)]
         seconds = (before + now - start) / len(job.configs)  # its share of the time they took together
         extra = {**about, "seconds": round(seconds, 3), "together": len(job.configs)}
@@ -200,6 +210,14 @@ def _train(job: Job, data: Data, worker: str) -> Iterator[Message]:
             kept = {event.config.run_id: training.weights(event.config) for event in done} if job.keep_weights else {}
             yield Message(job.id, worker, epochs, records, kept, state)
             sign = now
+
+
+def _remark(training: Training) -> str:
+    """Says why the step is slower than it could be; empty where it is not, or where nothing is known yet."""
+    step = training.recorded_step
+    if step is None or not step.reason:
+        return ""
+    return f"The step cannot be recorded as a CUDA graph, so that every kernel is started alone ({step.reason})."
 
 
 def _resumed(about: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:

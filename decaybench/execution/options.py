@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from decaybench.execution.device import resolve
+from decaybench.execution.device import every
 from decaybench.execution.job import Executor
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -20,7 +20,7 @@ class ExecutionOptions:
     Attributes:
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
         executor: A name of `decaybench.registry.EXECUTORS`, or ``auto``: processes where there is more than one worker.
-        workers: A number, or ``auto``: one for each core, or one for a GPU.
+        workers: A number, or ``auto``: one for each core, or one for each GPU.
         checkpoint_every: Seconds between two checkpoints.
         patience: Seconds without a message after which a worker counts as hung.
         ray_address: Address of the Ray cluster.
@@ -44,15 +44,17 @@ class Placement:
 
     Attributes:
         executor: What trains the jobs.
-        device: The device of every worker, by which the size of jobs is planned.
+        device: The device of a worker, by which the size of jobs is planned.
         workers: Number of jobs that are trained at once.
         jobs_per_gpu: Number of jobs that share one GPU.
+        memory: Free bytes of a GPU that this machine does not have; None where it has it.
     """
 
     executor: Executor
     device: torch.device
     workers: int = 1
     jobs_per_gpu: int = 1
+    memory: int | None = None
 
 
 def available_cores() -> int:
@@ -82,12 +84,12 @@ def _quota() -> float | None:
     return None
 
 
-def local_workers(options: ExecutionOptions, runs: int) -> tuple[torch.device, int]:
-    """Returns the device on this machine and the number of workers for some runs.
+def local_workers(options: ExecutionOptions, runs: int) -> tuple[tuple[torch.device, ...], int]:
+    """Returns the devices of this machine and the number of workers for some runs: one a GPU, or one a core.
 
     Raises:
         UsageError: When the device is not there.
     """
-    device = resolve(options.device)
-    most = available_cores() if device.type == "cpu" else 1
-    return device, min(runs, most if options.workers == "auto" else int(options.workers))
+    devices = every(options.device)
+    most = available_cores() if devices[0].type == "cpu" else len(devices)
+    return devices, min(runs, most if options.workers == "auto" else int(options.workers))

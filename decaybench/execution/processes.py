@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -132,16 +132,16 @@ class Processes:
     """Trains jobs in several processes at once.
 
     Args:
-        device: The device of every worker.
+        devices: The devices; of several workers each takes the next one, and begins again with the first.
         workers: Number of processes.
         patience: Seconds without a message after which a worker is killed and its job lost.
     """
 
-    def __init__(self, device: str, workers: int, patience: float) -> None:
-        self._device, self._count, self._patience = device, workers, patience
+    def __init__(self, devices: Sequence[str], workers: int, patience: float) -> None:
+        self._devices, self._count, self._patience = devices, workers, patience
 
     def run(self, jobs: "Jobs", data: "DataSource") -> "Iterator[Message]":
-        workers = [Worker(n, self._device) for n in range(1, min(self._count, len(jobs)) + 1)]
+        workers = [self._worker(n) for n in range(1, min(self._count, len(jobs)) + 1)]
         try:
             while True:
                 for w in workers:
@@ -157,6 +157,9 @@ class Processes:
         finally:
             for w in workers:
                 w.stop()
+
+    def _worker(self, number: int) -> Worker:
+        return Worker(number, self._devices[(number - 1) % len(self._devices)])
 
     def _receive(self, w: Worker, workers: list[Worker]) -> "Message":
         from decaybench.execution.job import Failure
@@ -179,7 +182,7 @@ class Processes:
         job = w.job
         assert job is not None
         w.stop()
-        workers[workers.index(w)] = Worker(w.number, self._device)
+        workers[workers.index(w)] = self._worker(w.number)
         return failed(job.id, w.name, Failure.lost, f"{w.name} was lost: {why}")
 
 
@@ -187,5 +190,6 @@ def place(options: "ExecutionOptions", runs: int) -> "Placement":
     """Places the jobs of a study in processes of this machine; see `decaybench.registry.EXECUTORS`."""
     from decaybench.execution.options import Placement, local_workers
 
-    device, count = local_workers(options, runs)
-    return Placement(Processes(str(device), count, options.patience), device, count, jobs_per_gpu=count)
+    devices, count = local_workers(options, runs)
+    sharing = -(-count // len(devices))
+    return Placement(Processes([*map(str, devices)], count, options.patience), devices[0], count, jobs_per_gpu=sharing)

@@ -27,6 +27,8 @@ from decaybench.registry.metrics import PARTS
 from decaybench.study.config import RunConfig
 from decaybench.training.data import Data, Part
 
+ASKED_SECONDS = 120.0  # for a worker that has to import torch first
+
 
 def connect(address: str) -> int:
     """Connects to a Ray cluster.
@@ -81,7 +83,9 @@ class Cluster:
     def run(self, jobs: Jobs, data: DataSource) -> Iterator[Message]:
         import ray
 
-        remote = ray.remote(num_cpus=1, num_gpus=self._gpus, max_retries=0, num_returns="streaming")(_run_job)
+        # Ray would end the worker of a GPU's task after each job, and with it what torch has loaded and compiled.
+        kept = {"max_retries": 0, "max_calls": 0}
+        remote = ray.remote(num_cpus=1, num_gpus=self._gpus, num_returns="streaming", **kept)(_run_job)
         going: dict[Any, list[Any]] = {}  # a stream of messages: its job, when it last gave a sign
         while True:
             while job := jobs.take():
@@ -152,15 +156,48 @@ def _run_job(job: Job, stored: Stored, device: str, folder: str) -> Iterator[Mes
 def place(options: ExecutionOptions, runs: int) -> Placement:
     """Places the jobs of a study on a Ray cluster; see `decaybench.registry.EXECUTORS`.
 
-    A job sees only the GPUs it was given, the first of which is its device; this machine may have none.
+    A job sees only the GPUs it was given, the first of which is its device. This machine may have none: how many runs
+    fit is asked on the cluster's side, and there are as many workers as its GPUs hold jobs.
+
+    Raises:
+        UsageError: When there is no cluster, or it has no GPU where one is asked for.
     """
     cores = connect(options.ray_address)
     kind = options.device.partition(":")[0]
     kind = ("cuda" if options.ray_gpus else "cpu") if kind == "auto" else kind
-    device = torch.device("cuda") if kind == "cuda" else resolve(kind)
-    gpus = options.ray_gpus or float(kind == "cuda")
-    sharing = max(1, round(1 / gpus)) if gpus else 1
-    return Placement(Cluster(device, gpus, options.patience), device, cores, sharing)
+    if kind != "cuda":
+        device = resolve(kind)
+        return Placement(Cluster(device, 0.0, options.patience), device, cores)
+    gpus, there = options.ray_gpus or 1.0, cluster_gpus()
+    workers = int(there / gpus) if gpus <= 1 else int(there // gpus)
+    if not workers:
+        raise UsageError(f"The Ray cluster has {there:g} GPUs, too few for jobs of {gpus:g}; use --device cpu.")
+    sharing = max(1, round(1 / gpus))
+    cuda = torch.device("cuda")
+    return Placement(Cluster(cuda, gpus, options.patience), cuda, workers, sharing, free_memory(gpus))
+
+
+def cluster_gpus() -> float:
+    """Returns the number of GPUs of the cluster that `connect` connected to."""
+    import ray
+
+    return float(ray.cluster_resources().get("GPU", 0.0))  # type: ignore[no-untyped-call]
+
+
+def free_memory(gpus: float) -> int | None:
+    """Asks a worker with a GPU how many bytes are free on it; None where it cannot tell."""
+    import ray
+
+    remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(_free_memory)
+    try:
+        return int(ray.get(remote.remote(), timeout=ASKED_SECONDS))
+    except ray.exceptions.RayError:
+        return None
+
+
+def _free_memory() -> int:
+    free, _ = torch.cuda.mem_get_info()
+    return free
 
 
 class ScriptCluster:

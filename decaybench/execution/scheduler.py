@@ -36,6 +36,7 @@ class Scheduler:
         workers: Number of workers among which runs are divided.
         checkpoint_seconds: Seconds between two checkpoints.
         jobs_per_gpu: Number of jobs that share a GPU.
+        memory: Free bytes of a GPU that this machine does not have; None where it has it.
         asked: All runs of the study; checkpoints of others are not touched.
         sources: Contents of the user's own files that the runs need.
         keep_weights: Whether the weights of finished runs are written, too.
@@ -47,6 +48,7 @@ class Scheduler:
     workers: int = 1
     checkpoint_seconds: float = 60.0
     jobs_per_gpu: int = 1
+    memory: int | None = None
     asked: Sequence[RunConfig] = ()
     sources: dict[str, bytes] = field(default_factory=dict)
     keep_weights: bool = False
@@ -135,7 +137,7 @@ class Scheduler:
         yield from (self._job(cohort) for cohort in cohorts(rest, sizes, self.workers))
 
     def _capacity(self, config: RunConfig) -> int:
-        return capacity(config, self.data(config), self.device, self.jobs_per_gpu)
+        return capacity(config, self.data(config), self.device, self.jobs_per_gpu, self.memory)
 
     def _job(self, configs: Sequence[RunConfig], saved: bytes | None = None) -> Job:
         data, first = self.data(configs[0]), configs[0]
@@ -152,6 +154,8 @@ class Scheduler:
             self.folder.write_weights(run_id, content)
         for record in message.records:
             self.folder.write(record)
+        if message.remark:
+            yield Event(message.worker, job.configs, trouble=message.remark)
         yield Event(message.worker, job.configs, message.epochs, message.records, ended=message.ended)
         if message.failure is not None:
             yield from self._failed(message, job, jobs)
@@ -233,6 +237,7 @@ def make_scheduler(
         workers=placed.workers,
         checkpoint_seconds=options.checkpoint_every,
         jobs_per_gpu=placed.jobs_per_gpu,
+        memory=placed.memory,
         asked=asked,
         keep_weights=options.keep_weights,
     )

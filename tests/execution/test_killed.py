@@ -30,7 +30,7 @@ STUDY = [*SMALL, "--activation", "kaf", "--strategy", "exclude-alpha", "--seeds"
 
 def start(folder: Path, arguments: list[str] = STUDY) -> "subprocess.Popen[str]":
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-m", "decaybench", *arguments]
+    command = [sys.executable, "-m", "decaybench", *arguments, "--verbose"]  # a line for each run
     return subprocess.Popen(
         command,
         cwd=folder,

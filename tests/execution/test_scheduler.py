@@ -55,7 +55,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_processes_give_the_same_bits_as_inline(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
-    events = do(Processes("cpu", 2, 600.0), StudyFolder(tmp_path), runs_of())
+    events = do(Processes(["cpu"], 2, 600.0), StudyFolder(tmp_path), runs_of())
     assert numbers(StudyFolder(tmp_path)) == undisturbed
     assert len(undisturbed) == 12
     assert {event.worker for event in events} == {"worker 1", "worker 2"}
@@ -117,13 +117,13 @@ def test_workers_killed_at_thirty_random_moments_change_nothing(tmp_path: Path) 
     do(Inline(CPU), whole, runs)
     with Trouble(signal.SIGKILL, 30, pause=0.8) as trouble:
         for _ in range(20):  # the same command again, should one run be lost three times
-            events = do(Processes("cpu", 2, 600.0), folder, runs, every=0.1)
+            events = do(Processes(["cpu"], 2, 600.0), folder, runs, every=0.1)
             if trouble.sent == 30 and len(numbers(folder)) == len(runs):
                 break
             for path in list(folder.runs.glob("*.json"))[::2] if trouble.sent < 30 else []:
                 path.unlink()
     assert trouble.sent == 30
-    do(Processes("cpu", 2, 600.0), folder, runs)
+    do(Processes(["cpu"], 2, 600.0), folder, runs)
     assert numbers(folder) == numbers(whole)
     assert not folder.checkpoints()
     assert events
@@ -132,7 +132,7 @@ def test_workers_killed_at_thirty_random_moments_change_nothing(tmp_path: Path) 
 @pytest.mark.slow
 def test_a_worker_that_hangs_is_noticed_and_its_job_done_again(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
     with Trouble(signal.SIGSTOP, 1, pause=0.2) as trouble:
-        events = do(Processes("cpu", 2, patience=6.0), StudyFolder(tmp_path), runs_of())
+        events = do(Processes(["cpu"], 2, patience=6.0), StudyFolder(tmp_path), runs_of())
     assert trouble.sent == 1
     assert [e.trouble for e in events if e.trouble and "sent no message for 6 s" in e.trouble]
     assert numbers(StudyFolder(tmp_path)) == undisturbed
@@ -161,7 +161,7 @@ def test_a_run_whose_own_code_fails_is_given_up_at_once_and_the_study_goes_on(
     (tmp_path / "fails.py").write_text(FAILS)
     runs = runs_of(activation=["fails.py:make", "prelu"], seeds=1)
     folder = StudyFolder(tmp_path / "study")
-    events = do(Processes("cpu", 2, 600.0) if processes else Inline(CPU), folder, runs)
+    events = do(Processes(["cpu"], 2, 600.0) if processes else Inline(CPU), folder, runs)
     failed = [event for event in events if event.failed is not None]
     assert {event.failed.run_id for event in failed if event.failed} == {runs[0].run_id, runs[1].run_id}
     assert "fails at fails.py:7: ValueError: it cannot go on. The traceback is in" in (failed[0].trouble or "")
@@ -194,7 +194,7 @@ def test_a_worker_whose_gpu_takes_no_more_work_is_replaced(tmp_path: Path, monke
     (tmp_path / "fails.py").write_text(error + FAILS.replace('ValueError("it cannot go on")', "ERROR"))
     runs = runs_of(activation=["fails.py:make", "prelu"], seeds=1)
     folder = StudyFolder(tmp_path / "study")
-    events = do(Processes("cpu", 1, 600.0), folder, runs)
+    events = do(Processes(["cpu"], 1, 600.0), folder, runs)
     troubles = [event.trouble for event in events if event.trouble]
     assert "worker 1 was lost: " in troubles[0]
     assert "CUDA error: unspecified launch failure" in troubles[0]

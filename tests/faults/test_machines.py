@@ -175,7 +175,7 @@ def test_workers_are_spawned_where_they_cannot_be_forked(tmp_path: Path, monkeyp
     processes.start_forkserver()  # does nothing
     runs = tiny(activation=["prelu", "kaf"], seeds=2).runs()
     folder = StudyFolder(tmp_path)
-    events = list(Scheduler(Processes("cpu", 2, 600.0), folder, CPU, workers=2).run(runs))
+    events = list(Scheduler(Processes(["cpu"], 2, 600.0), folder, CPU, workers=2).run(runs))
     assert len(folder.load()) == len(runs)
     assert not any(event.trouble for event in events)
 

@@ -1,5 +1,6 @@
 """Chooses which runs train together, and how many."""
 
+from collections import Counter
 from typing import Any
 
 import torch
@@ -37,14 +38,16 @@ def _is_elementwise(config: RunConfig) -> bool:
     return entry is not None and entry.elementwise
 
 
-def capacity(config: RunConfig, data: Data, device: torch.device, sharing: int = 1) -> int:
+def capacity(config: RunConfig, data: Data, device: torch.device, sharing: int = 1, memory: int | None = None) -> int:
     """Returns how many replicas of a run to train together; 0 where it has to train alone.
 
     Args:
         config: A run of the cohort.
         data: The data of the run, on any device.
-        device: Where it will be trained. For a GPU that this machine does not have, the CPU's rule is taken.
+        device: Where it will be trained. For a GPU that is not here and whose memory is not known, the CPU's rule is
+            taken.
         sharing: How many jobs share the memory of that device, if it is a GPU.
+        memory: Its free bytes, where it is a GPU of another machine.
     """
     if any(spec.source for spec in config.specs() if spec is not config.dataset) or data.train.x.ndim != 4:
         return 0
@@ -54,9 +57,11 @@ def capacity(config: RunConfig, data: Data, device: torch.device, sharing: int =
     bytes_each = _bytes(config, data.shape, data.outputs, batch)
     if not bytes_each:
         return 0
-    if device.type == "cuda" and torch.cuda.is_available():  # it may be one of a cluster's, and not here
+    free = memory if device.type == "cuda" else None
+    if device.type == "cuda" and free is None and torch.cuda.is_available():
         free, _ = torch.cuda.mem_get_info(device)
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # what torch itself keeps
+    if free is not None:
         return max(1, min(MAX_REPLICAS_GPU, int(GPU_MEMORY_SHARE * free / sharing) // bytes_each))
     return max(1, min(MAX_REPLICAS_CPU, CPU_BYTES // bytes_each))
 
@@ -104,6 +109,9 @@ def cohorts(runs: list[RunConfig], most: dict[str, int], workers: int) -> list[l
     cut = []
     for key, group in groups.items():
         size = min(max(most[key], 1), max(few, -(-len(group) // workers)))
+        together = max(Counter(run.seed for run in group).values())
+        if size > together:  # runs of one seed are compared with each other: what trains together is rounded alike
+            size -= size % together
         cut += [group[i : i + size] for i in range(0, len(group), size)]
     order = {run.run_id: i for i, run in enumerate(runs)}
     return sorted(cut, key=lambda c: order[c[0].run_id])

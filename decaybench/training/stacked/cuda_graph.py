@@ -50,12 +50,17 @@ class RecordedStep:
         net: The networks whose gradients are computed.
         batch: B, the number of examples of a whole batch.
         record: The function that makes the recording.
+
+    Attributes:
+        replay: Repeats the recording; None where there is none.
+        reason: Why there is none, after the first batch.
     """
 
     def __init__(self, work: Work, net: StackedModels, batch: int, record: Recorder = cuda_graph) -> None:
         self._work, self._net, self._batch, self._record = weakref.WeakMethod(work), net, batch, record
         self._tried, self._elsewhere = False, False
         self.replay: Callable[[], object] | None = None
+        self.reason = ""
         self._result: tuple[Tensor, Tensor]
 
     def __call__(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,8 +92,11 @@ class RecordedStep:
                 self.replay, self._result = self._record(lambda: self._do(self._x, self._y))
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError:  # something in it cannot be recorded: then it is done as it is
+        except RuntimeError as error:  # something in it cannot be recorded: then it is done as it is
             if x.is_cuda:
                 torch.cuda.synchronize(x.device)  # unless the GPU itself is in trouble
+            if "out of memory" in str(error).lower():  # within a capture it comes as another type
+                raise torch.OutOfMemoryError(str(error)) from error
+            self.reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
             return
         self._gradients = self._net.gradients_by_name()
