@@ -12,7 +12,7 @@ def every(name: str) -> tuple[torch.device, ...]:
         UsageError: When it is absent.
     """
     first = resolve(name)
-    if first.type == "cuda" and first.index is None:
+    if str(first) == "cuda":
         return tuple(torch.device("cuda", index) for index in range(torch.cuda.device_count()))
     return (first,)
 

@@ -83,9 +83,10 @@ class Cluster:
     def run(self, jobs: Jobs, data: DataSource) -> Iterator[Message]:
         import ray
 
-        # Ray would end the worker of a GPU's task after each job, and with it what torch has loaded and compiled.
-        kept = {"max_retries": 0, "max_calls": 0}
-        remote = ray.remote(num_cpus=1, num_gpus=self._gpus, num_returns="streaming", **kept)(_run_job)
+        # max_calls: Ray would end the worker of a GPU's task after each job, and with it what torch has loaded.
+        remote = ray.remote(num_cpus=1, num_gpus=self._gpus, max_retries=0, max_calls=0, num_returns="streaming")(
+            _run_job
+        )
         going: dict[Any, list[Any]] = {}  # a stream of messages: its job, when it last gave a sign
         while True:
             while job := jobs.take():

@@ -86,3 +86,32 @@ def test_no_cluster_is_one_clear_sentence(cli: Cli) -> None:
     assert "ray start --head" in done.stderr
     assert "Traceback" not in done.stderr
     assert time.monotonic() - start < 120
+
+
+ON_GPU_SLOTS = """
+import logging, ray, torch
+ray.init(address="local", num_cpus=2, num_gpus=1, logging_level=logging.ERROR, include_dashboard=False)
+import decaybench.execution.ray as cluster
+from pathlib import Path
+from decaybench.execution.scheduler import Scheduler
+from decaybench.results.store import StudyFolder
+from helpers import tiny
+
+print(cluster.cluster_gpus(), cluster.free_memory(1.0))
+runs = tiny(network=["mlp,width=8", "mlp,width=16", "mlp,width=24"], activation="prelu").runs()
+study = Scheduler(cluster.Cluster(torch.device("cpu"), gpus=1.0), StudyFolder(Path("k")), torch.device("cpu"))
+events = list(study.run(runs))
+print(len({event.configs[0].run_id for event in events}), len({event.worker for event in events}))
+"""
+
+
+def test_a_worker_with_a_gpu_is_kept_from_job_to_job(tmp_path: Path) -> None:
+    """A real Ray that believes in a GPU; it has none, so that the work is a CPU's and nobody can tell its memory."""
+    environment = {**ENVIRONMENT, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])}
+    command = [sys.executable, "-c", ON_GPU_SLOTS]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+    gpus, memory, jobs, workers = done.stdout.split()[-4:]
+    assert (gpus, memory) == ("1.0", "None")
+    assert int(jobs) >= 3
+    assert workers == "1"
