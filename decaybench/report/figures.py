@@ -481,7 +481,7 @@ def panels(name: str, summary: Summary, settings: ComparisonSettings, look: Look
     if len(found) > MAX_PANELS and look.legend:
         raise DecaybenchError(
             f"The figure {name} would have {len(found)} panels, at most {MAX_PANELS}: report a study with fewer "
-            "questions or decays, or look at --format html."
+            "questions or decays, or write the page (--output report.html)."
         )
     return found
 

@@ -53,11 +53,6 @@ def by_method(members: Sequence[Member]) -> Iterator[tuple[list[str], Member]]:
         yield [str(row["strategy"]) for row, _ in same], same[0]
 
 
-def distinct(members: Sequence[Member]) -> list[Member]:
-    """Returns each method of a question once, under all the names that it has."""
-    return [({**row, "strategy": " = ".join(names)}, cell) for names, (row, cell) in by_method(members)]
-
-
 def apart(titles: Sequence[str]) -> tuple[str, dict[str, str]]:
     """Divides titles into what all have in common, and the fewest words that tell each of them apart."""
     parts = {title: title.split(" · ") for title in titles}
