@@ -107,7 +107,12 @@ print(len({event.configs[0].run_id for event in events}), len({event.worker for 
 
 def test_a_worker_with_a_gpu_is_kept_from_job_to_job(tmp_path: Path) -> None:
     """A real Ray that believes in a GPU; it has none, so that the work is a CPU's and nobody can tell its memory."""
-    environment = {**ENVIRONMENT, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])}
+    # Ray leaves a token in the home folder, with which clusters that were started without it cannot be reached.
+    environment = {
+        **ENVIRONMENT,
+        "HOME": str(tmp_path),
+        "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")]),
+    }
     command = [sys.executable, "-c", ON_GPU_SLOTS]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
