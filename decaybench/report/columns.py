@@ -145,41 +145,36 @@ def _of_metric(metric: Metric, rows: list[Row], is_baseline: list[bool], baselin
         title = f"vs {against}{unit}" if first else f"Δ {metric.title}{unit}"
         words = [of(row, metric, "verdict") or "" for row in rows]
         yield Column(f"{metric.name}_difference", title, changes, 0 if first else 1 + min(place, 3) // 2, words)
-        yield Column(
-            f"{metric.name}_verdict",
-            f"{metric.title}: verdict",
-            [of(row, metric, "verdict") or MISSING for row in rows],
-            DETAIL,
-        )
-        yield Column(
-            f"{metric.name}_p_holm",
-            f"{metric.title}: p (Holm)",
-            [format_number(of(row, metric, "p_holm")) for row in rows],
-            DETAIL,
-            explained=HOLM,
-        )
         seen = ((of(row, metric, "detectable"), of(row, metric, "baseline")) for row in rows)
-        shown = [format_change(metric, *both, signed=False) for both in seen]
-        yield Column(
-            f"{metric.name}_detectable", f"{metric.title}: would have shown{unit}", shown, DETAIL, explained=SEEN
-        )
         better = [of(row, metric, "improvement") for row in rows]
-        yield Column(
-            f"{metric.name}_improvement",
-            f"{metric.title}: better in %",
-            [MISSING if b is None else f"{100 * b:.0f}" for b in better],
-            DETAIL,
-            explained=OFTEN,
-        )
-        yield Column(
-            f"{metric.name}_pairing",
-            f"{metric.title}: pairing r",
-            [format_number(of(row, metric, "pairing")) for row in rows],
-            DETAIL,
-            explained=PAIRING,
+        yield from (
+            _detail(metric, "verdict", "verdict", [word or MISSING for word in words]),
+            _detail(metric, "p_holm", "p (Holm)", [format_number(of(row, metric, "p_holm")) for row in rows], HOLM),
+            _detail(
+                metric,
+                "detectable",
+                f"would have shown{unit}",
+                [format_change(metric, *both, signed=False) for both in seen],
+                SEEN,
+            ),
+            _detail(
+                metric,
+                "improvement",
+                "better in %",
+                [MISSING if b is None else f"{100 * b:.0f}" for b in better],
+                OFTEN,
+            ),
+            _detail(
+                metric, "pairing", "pairing r", [format_number(of(row, metric, "pairing")) for row in rows], PAIRING
+            ),
         )
     ends = [format_interval(metric, of(row, metric, "low"), of(row, metric, "high")) for row in rows]
-    yield Column(f"{metric.name}_interval", f"{metric.title}: 95% interval", ends, DETAIL)
+    yield _detail(metric, "interval", "95% interval", ends)
+
+
+def _detail(metric: Metric, what: str, title: str, cells: Sequence[str], explained: str = "") -> Column:
+    """Makes a column about a metric that is shown on demand."""
+    return Column(f"{metric.name}_{what}", f"{metric.title}: {title}", cells, DETAIL, explained=explained)
 
 
 def _of_activations(shown: list[Member]) -> Iterator[Column]:

@@ -257,6 +257,8 @@ def _function_panels(frame: pd.DataFrame, look: Look) -> list[Panel]:
     keys = ["question", "decay", "layer"]
     for (question, decay, layer), part in frame.groupby(keys, sort=False) if len(frame) else ():
         ends = part[["mean", "low", "high", "start"]].to_numpy(dtype=float)
+        if not np.isfinite(ends).any():
+            continue
         domain = [float(np.nanmin(ends)), float(np.nanmax(ends))]
         domain[0] -= 0.25 * (domain[1] - domain[0] or 1)  # room for the inputs
         for strategy, curves in part.groupby("strategy", sort=False):

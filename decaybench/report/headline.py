@@ -85,7 +85,8 @@ def _at_its_best(summary: Summary, settings: ComparisonSettings, name: str) -> l
     titles = [title for title, _, _ in tuned_tables(questions, metric, settings.baseline)]
     _, short = apart([title.partition(" · each at its own best")[0] for title in titles])
     found = []
-    for where, rows in zip(short.values(), questions, strict=True):
+    for title, rows in zip(titles, questions, strict=True):
+        where = short[title.partition(" · each at its own best")[0]]
         row = next((r for r in rows if name in r["strategy"].split(" = ")), None)
         if row is not None and row["difference"] is not None:
             ends = (row[f"difference{end}"] for end in ("", "_low", "_high"))

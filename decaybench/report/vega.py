@@ -1,6 +1,7 @@
 """How figures look, and how they are written: Vega-Lite with vl-convert, without a browser."""
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -107,7 +108,7 @@ def chart(frame: pd.DataFrame) -> alt.Chart:
 
 
 def _rounded(value: float) -> float:
-    return float(f"{value:.5g}")
+    return float(f"{value:.5g}") if math.isfinite(value) else math.nan
 
 
 class Strategies:
