@@ -81,6 +81,7 @@ def compute(given: Mapping[str, Any]) -> None:
     runs = asked.runs()
     check_choice("executor", executor, ("auto", *EXECUTORS))
     _check(asked, given["data_dir"], given["workers"], given["device"])
+    _check_use(asked, given)
     check_folder(folder, asked, runs, fresh)
     ids = {run.run_id for run in runs}
     if not (dry_run or fresh):
@@ -177,6 +178,17 @@ def _check(asked: AnyStudy, data_dir: Path | None, workers: str, device: str) ->
     if not re.fullmatch(r"auto|[1-9]\d{0,3}", workers):
         raise UsageError(f"--workers {workers!r}: allowed are auto and whole numbers from 1 on.")
     check_device(device)
+
+
+def _check_use(asked: AnyStudy, given: Mapping[str, Any]) -> None:
+    """Refuses options that would do nothing."""
+    scripts = [key for key in ("gpus_per_run", "time_limit", "slurm") if given[key]]
+    if scripts and not isinstance(asked, ScriptStudy):
+        raise UsageError(f"--{scripts[0].replace('_', '-')} is for --script; it does nothing for this study.")
+    if given["ray_gpus"] and given["executor"] != "ray":
+        raise UsageError(f"--ray-gpus is for --executor ray; it does nothing for {given['executor']}.")
+    if given["slurm"] and given["executor"] != "slurm":
+        raise UsageError(f"--slurm is for --executor slurm; it does nothing for {given['executor']}.")
 
 
 def _compute(plan: RunPlan) -> bool:
