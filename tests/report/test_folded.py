@@ -64,3 +64,9 @@ def test_a_pattern_stands_for_what_it_counts_whatever_the_names(
 @pytest.mark.parametrize("names", [["a.b"], ["x"]])
 def test_a_single_parameter_keeps_its_name(names: list[str]) -> None:
     assert folded(names, ["k"], names, names) == [(names[0], names[0], 1)]
+
+
+def test_a_star_stands_for_every_word_that_a_reader_may_take_it_for() -> None:
+    names = ["1.act.weight", "2.act.weight", "x.act.weight"]
+    found = folded(names, ["a", "a", "b"], names, names)
+    assert [(name, count) for name, _, count in found] == [("{1,2}.act.weight", 2), ("x.act.weight", 1)]

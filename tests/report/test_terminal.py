@@ -154,3 +154,16 @@ def test_one_seed_and_no_baseline_give_no_verdict() -> None:
     assert headline(alone, ComparisonSettings()) == ["Nothing here can be compared with decay-all."]
     lost = [replace(r, diverged=0) for r in pairs([0.01, 0.02])]
     assert headline(summary_of(lost), ComparisonSettings()) == ["Nothing here can be compared with decay-all."]
+
+
+def test_networks_that_collapsed_are_left_out_of_the_answer_and_counted() -> None:
+    fine = pairs([0.05, 0.051, 0.049, 0.05], weight_decay=0.01)
+    both = [
+        made(0.1 + 0.001 * s * (1 + k), name, s, weight_decay=1.0)
+        for k, name in enumerate(("decay-all", "exclude-alpha"))
+        for s in range(4)
+    ]
+    first, *_ = headline(summary_of([*fine, *both]), ComparisonSettings())
+    assert "λ 0.01 (+5.00" in first
+    assert "λ 1" not in first
+    assert first.endswith("Left out: 1 in which both collapsed.")
