@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch.nn import Parameter
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from decaybench import registry
 from decaybench.errors import UsageError
@@ -22,22 +21,46 @@ Params = Sequence[Parameter] | Sequence[dict[str, Any]]
 
 def sgd(params: Params, lr: float, weight_decay: float, momentum: float, nesterov: bool) -> Optimizer:
     """Makes a `torch.optim.SGD`."""
-    return torch.optim.SGD(params, lr=lr, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov)
+    fused = True if on_gpu(params) else None
+    return torch.optim.SGD(params, lr=lr, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov, fused=fused)
 
 
 def adam(params: Params, lr: float, weight_decay: float, beta1: float, beta2: float, eps: float) -> Optimizer:
     """Makes a `torch.optim.Adam`."""
-    return torch.optim.Adam(params, lr=lr, weight_decay=weight_decay, betas=(beta1, beta2), eps=eps)
+    return torch.optim.Adam(
+        params, lr=lr, weight_decay=weight_decay, betas=(beta1, beta2), eps=eps, **_recordable(params)
+    )
 
 
 def adamw(params: Params, lr: float, weight_decay: float, beta1: float, beta2: float, eps: float) -> Optimizer:
     """Makes a `torch.optim.AdamW`."""
-    return torch.optim.AdamW(params, lr=lr, weight_decay=weight_decay, betas=(beta1, beta2), eps=eps)
+    return torch.optim.AdamW(
+        params, lr=lr, weight_decay=weight_decay, betas=(beta1, beta2), eps=eps, **_recordable(params)
+    )
 
 
 def rmsprop(params: Params, lr: float, weight_decay: float, smoothing: float, momentum: float, eps: float) -> Optimizer:
     """Makes a `torch.optim.RMSprop`, whose alpha is called ``smoothing`` here."""
-    return torch.optim.RMSprop(params, lr=lr, weight_decay=weight_decay, alpha=smoothing, momentum=momentum, eps=eps)
+    return torch.optim.RMSprop(
+        params,
+        lr=lr,
+        weight_decay=weight_decay,
+        alpha=smoothing,
+        momentum=momentum,
+        eps=eps,
+        capturable=on_gpu(params),
+    )
+
+
+def on_gpu(params: Params) -> bool:
+    """Tells whether parameters are on a CUDA GPU, where steps are recorded as CUDA graphs."""
+    tensors = [p for given in params for p in (given["params"] if isinstance(given, dict) else [given])]
+    return bool(tensors) and all(p.is_cuda for p in tensors)
+
+
+def _recordable(params: Params) -> dict[str, bool]:
+    """Returns the options by which Adam's step is one kernel for all parameters and can be recorded."""
+    return {"fused": True, "capturable": True} if on_gpu(params) else {}
 
 
 def timm(params: Params, lr: float, weight_decay: float, name: str) -> Optimizer:
@@ -93,8 +116,8 @@ def step(epoch: float, epochs: int, step_size: float, gamma: float) -> float:
     return gamma ** math.floor(epoch / step_size)
 
 
-def lr_scheduler(optimizer: Optimizer, schedule: Spec, epochs: int, steps_per_epoch: int) -> LambdaLR:
-    """Makes the schedule of an optimizer, stepped after every batch; ``warmup`` epochs rise linearly to 1."""
+def lr_factor(schedule: Spec, epochs: int, steps_per_epoch: int) -> Callable[[int], float]:
+    """Returns what the learning rate is multiplied by at each step; ``warmup`` epochs rise linearly to 1."""
     own = schedule.source is not None
     shape = imports.load(schedule.name if own else registry.SCHEDULES[schedule.name].target)
     options = {"warmup": 0.0, **schedule.options}
@@ -105,4 +128,4 @@ def lr_scheduler(optimizer: Optimizer, schedule: Spec, epochs: int, steps_per_ep
         with user_code(f"The schedule {schedule.label}") if own else nullcontext():
             return rise * float(shape(done / steps_per_epoch, epochs, **options))
 
-    return LambdaLR(optimizer, factor)
+    return factor

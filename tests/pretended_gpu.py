@@ -103,6 +103,7 @@ class PretendedGpu(TorchDispatchMode):
         self._on: dict[
             int, tuple[int, Any]
         ] = {}  # of a storage: its GPU, and the storage, so that its address stays its own
+        self._before: dict[int, tuple[Tensor, Tensor]] = {}  # what a capture must not change, and as it was
         self._unseen = 0
 
     # -- where a tensor is --------------------------------------------------------------------------------------------
@@ -152,6 +153,8 @@ class PretendedGpu(TorchDispatchMode):
         there = {index for t in tensors if (index := self.index_of(t)) is not None}
         if there:
             self._check(func, name, args, tensors, there)
+        if self.capturing is not None:
+            self._keep(func, args, kwargs)
         out = func(*args, **kwargs)
         outs = tree_flatten(out)[0]
         if there and name != "_local_scalar_dense":
@@ -160,6 +163,24 @@ class PretendedGpu(TorchDispatchMode):
                 self.put(made, min(there) if target is None else target)
             self._record(func, name, args, kwargs, outs)
         return out
+
+    def _keep(self, func: Any, args: Any, kwargs: Any) -> None:
+        """Keeps what an operation within a capture writes to, which a capture leaves as it is."""
+        assert self.capturing is not None
+        given = zip(func._schema.arguments, args, strict=False)
+        named = ((a, kwargs[a.name]) for a in func._schema.arguments if a.name in kwargs)
+        for argument, value in (*given, *named):
+            written = argument.alias_info is not None and argument.alias_info.is_write
+            if not written and argument.name not in (
+                "running_mean",
+                "running_var",
+            ):  # of batch norm, whose schema is mum
+                continue
+            for t in tree_flatten(value)[0]:
+                if isinstance(t, Tensor) and (storage := _storage(t)) is not None:
+                    with _disable_current_modes(), torch.no_grad(), self.unseen():
+                        whole = t.detach().as_strided((t.untyped_storage().nbytes() // t.element_size(),), (1,), 0)
+                        self._before.setdefault(storage, (whole, whole.clone()))
 
     def _check(self, func: Any, name: str, args: Any, tensors: list[Tensor], there: set[int]) -> None:
         others = [t for t in tensors if t.dim() and t.numel() and self.index_of(t) is None]
@@ -197,10 +218,16 @@ class PretendedGpu(TorchDispatchMode):
     def _capture(self, graph: Graph, stream: Any = None, **_: Any) -> Iterator[None]:
         self.capturing = graph
         self.count["captures"] += 1
+        drawn = torch.random.get_rng_state()
         try:
             yield
         finally:
             self.capturing = None
+            torch.random.set_rng_state(drawn)
+            with _disable_current_modes(), torch.no_grad(), self.unseen():
+                for tensor, before in self._before.values():
+                    tensor.copy_(before)
+            self._before.clear()
         seen: set[int | None] = set()
         with _disable_current_modes(), torch.no_grad(), self.unseen():
             for _work, args, kwargs, outs in graph.recorded:  # what the graph makes, and not what it was given
@@ -271,6 +298,10 @@ class PretendedGpu(TorchDispatchMode):
             out = real(*args, **kwargs)
             if real.__name__ in ("tensor", "as_tensor"):
                 self.note("upload", f"torch.{real.__name__}")
+            elif not real.__name__.startswith("empty"):  # a kernel fills it, within a graph each time
+                self.count["kernels in a graph" if self.capturing is not None else "kernels"] += 1
+                if self.capturing is not None:
+                    self.capturing.recorded.append((real, args, kwargs, [out]))
             return self.put(out.clone() if real.__name__ == "as_tensor" else out, index)
 
         return make
@@ -355,6 +386,8 @@ class PretendedGpu(TorchDispatchMode):
             "empty_cache": lambda: None,
             "is_current_stream_capturing": lambda: gpu.capturing is not None,
             "device_of": lambda tensor: contextlib.nullcontext(),
+            "device": lambda device: contextlib.nullcontext(),
+            "graph_pool_handle": lambda: (0, 0),
             "get_rng_state": lambda device=None: torch.zeros(16, dtype=torch.uint8),
             "set_rng_state": lambda state, device=None: None,
             "manual_seed_all": lambda seed: None,

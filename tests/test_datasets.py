@@ -5,6 +5,7 @@ import hashlib
 import pickle
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from decaybench.datasets import files
 from decaybench.datasets.arrays import Arrays, checked, split
 from decaybench.datasets.embedded import digits, synthetic
 from decaybench.errors import DecaybenchError, UsageError
-from decaybench.training.data import Batches, load, random_crop
+from decaybench.training.data import Batches, Data, gather, load, random_crop
 from helpers import CPU, one
 
 RNG = np.random.default_rng(0)
@@ -234,19 +235,28 @@ def test_images_are_normalized_by_the_training_part() -> None:
     assert abs(float(data.test.x.mean())) > 1e-5  # not by its own
 
 
+def batches_of(data: Data, **overrides: Any) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], Batches]:
+    """The x (B, …) and y (B,) of an epoch, and what drew them."""
+    config = one(**overrides)
+    batches = Batches(data.train, config)
+    drawn = batches.draw().map(lambda t: t[None])  # of one seed
+    cuts = range(0, drawn.order.shape[1], config.batch_size)
+    given = [gather(data.train, drawn.map(lambda t, a=a: t[..., a : a + config.batch_size])) for a in cuts]
+    return [(x[0], y[0]) for x, y in given], batches
+
+
 def test_batches_hold_every_example_once_and_each_seed_has_its_order() -> None:
     data = load(one(), CPU)
-    seen = [
-        torch.cat([y for _, y in Batches(data.train, one().model_copy(update={"seed": s})).epoch()]) for s in (0, 0, 1)
-    ]
+    orders = [Batches(data.train, one().model_copy(update={"seed": seed})).draw().order for seed in (0, 0, 1)]
+    seen = [data.train.y[order] for order in orders]
     assert torch.equal(seen[0], seen[1])
     assert not torch.equal(seen[0], seen[2])
     for order in seen:
         assert torch.equal(order.bincount(), data.train.y.bincount())
-    batches = Batches(data.train, one())
-    assert len(list(batches.epoch())) == len(batches)
-    alone = Batches(data.train, one(batch_size=len(data.train.y) - 1))
-    assert [len(y) for _, y in alone.epoch()] == [len(data.train.y) - 1]  # batch norm cannot take a batch of one
+    pairs, batches = batches_of(data)
+    assert len(pairs) == len(batches)
+    pairs, _ = batches_of(data, batch_size=len(data.train.y) - 1)
+    assert [len(y) for _, y in pairs] == [len(data.train.y) - 1]  # batch norm cannot take a batch of one
 
 
 def test_random_crop_against_a_loop() -> None:
@@ -261,12 +271,12 @@ def test_random_crop_against_a_loop() -> None:
 
 def test_augmentation_has_a_stream_of_its_own() -> None:
     data = load(one(), CPU)
-    plain, flipped, cropped = (Batches(data.train, one(augment=a)) for a in ("none", "flip", "crop-flip"))
-    for (x, y), (xf, yf), (xc, yc) in zip(plain.epoch(), flipped.epoch(), cropped.epoch(), strict=True):
+    plain, flipped, cropped = (batches_of(data, augment=a) for a in ("none", "flip", "crop-flip"))
+    for (x, y), (xf, yf), (xc, yc) in zip(plain[0], flipped[0], cropped[0], strict=True):
         assert torch.equal(y, yf)
         assert torch.equal(y, yc)
         is_flipped = (xf == x.flip(-1)).flatten(1).all(1)
         assert (is_flipped | (xf == x).flatten(1).all(1)).all()
         assert 0 < int(is_flipped.sum()) < len(y)
         assert not torch.equal(xc, x)
-    assert len({plain.fingerprint, flipped.fingerprint, cropped.fingerprint}) == 3
+    assert len({batches.fingerprint for _, batches in (plain, flipped, cropped)}) == 3

@@ -214,10 +214,9 @@ def _train(job: Job, data: Data, worker: str) -> Iterator[Message]:
 
 def _remark(training: Training) -> str:
     """Says why the step is slower than it could be; empty where it is not, or where nothing is known yet."""
-    step = training.recorded_step
-    if step is None or not step.reason:
+    if not training.not_recorded:
         return ""
-    return f"The step cannot be recorded as a CUDA graph, so that every kernel is started alone ({step.reason})."
+    return f"The step is not recorded as a CUDA graph, so each kernel is started alone: {training.not_recorded}."
 
 
 def _resumed(about: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:

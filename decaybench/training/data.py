@@ -1,9 +1,9 @@
 """The data set of a run as tensors on its device, and its batches."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -116,6 +116,31 @@ def _hash(pieces: dict[str, tuple[Array, Array]]) -> str:
     return hasher.hexdigest()[:16]
 
 
+class Drawn(NamedTuple):
+    """What decides the batches of an epoch, of each example in the order in which they come; a batch is a slice.
+
+    Attributes:
+        order: (…, N), which examples they are.
+        offsets: (…, 2, N), where they are cut, rows then columns; None without cropping.
+        flips: (…, N), whether they are mirrored; None without flipping.
+    """
+
+    order: Tensor
+    offsets: Tensor | None
+    flips: Tensor | None
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Drawn":
+        """Applies a function to each of them that there is."""
+        offsets, flips = (None if drawn is None else function(drawn) for drawn in (self.offsets, self.flips))
+        return Drawn(function(self.order), offsets, flips)
+
+    @classmethod
+    def stack(cls, seeds: Iterable["Drawn"]) -> "Drawn":
+        """Puts those of several seeds together, (S, …, N)."""
+        order, offsets, flips = ([t for t in drawn if t is not None] for drawn in zip(*seeds, strict=True))
+        return cls(torch.stack(order), torch.stack(offsets) if offsets else None, torch.stack(flips) if flips else None)
+
+
 class Batches:
     """The training batches of one run, with order and augmentation from its seed, the same on every device."""
 
@@ -129,31 +154,29 @@ class Batches:
         n, size = len(self._part.y), self._config.batch_size
         return max(1, -(-n // size) - (n % size == 1))
 
-    def epoch(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields x (B, …) and y (B, …) until every example was seen once.
+    def draw(self) -> Drawn:
+        """Draws an epoch, on the CPU, until every example was seen once.
 
         A last batch of one example is left out: batch normalization cannot take it.
         """
         order = torch.randperm(len(self._part.y), generator=self._order)
         self._note(order)
-        order = order.to(self._part.x.device)
-        for index in torch.split(order, self._config.batch_size)[: len(self)]:
-            x, y = self._part.x.index_select(0, index), self._part.y.index_select(0, index)
-            yield self._augmented(x), y
+        crop, flip = "crop" in self._config.augment, "flip" in self._config.augment
+        margin = crop_margin(self._part.x)
+        offsets, flips = list[Tensor](), list[Tensor]()
+        pieces = torch.split(order, self._config.batch_size)[: len(self)]
+        for index in pieces:  # batch by batch, the one after the other
+            if crop:
+                offsets.append(self._draw(2 * margin + 1, (2, len(index))))
+            if flip:
+                flips.append(self._draw(2, (len(index),)))
+        used = torch.cat(pieces)
+        return Drawn(used, torch.cat(offsets, 1) if crop else None, torch.cat(flips).bool() if flip else None)
 
-    def _draw(self, low: int, high: int, size: tuple[int, ...]) -> Tensor:
-        drawn = torch.randint(low, high, size, generator=self._augmentation)
+    def _draw(self, high: int, size: tuple[int, ...]) -> Tensor:
+        drawn = torch.randint(0, high, size, generator=self._augmentation)
         self._note(drawn)
-        return drawn.to(self._part.x.device)
-
-    def _augmented(self, x: Tensor) -> Tensor:
-        if "crop" in self._config.augment:
-            margin = max(1, x.shape[-1] // 8)
-            x = random_crop(x, margin, self._draw(0, 2 * margin + 1, (2, len(x))))
-        if "flip" in self._config.augment:
-            flip = self._draw(0, 2, (len(x),)).bool()[:, None, None, None]
-            x = torch.where(flip, x.flip(-1), x)
-        return x
+        return drawn
 
     @property
     def fingerprint(self) -> str:
@@ -173,6 +196,22 @@ class Batches:
         self._order.set_state(state["order"])
         self._augmentation.set_state(state["augmentation"])
         self._digest = bytes.fromhex(state["digest"])
+
+
+def gather(part: Part, drawn: Drawn) -> tuple[Tensor, Tensor]:
+    """Returns the examples of a batch of S seeds, augmented: x (S, B, …) and y (S, B, …)."""
+    shape, index = drawn.order.shape, drawn.order.flatten()
+    x, y = part.x.index_select(0, index), part.y.index_select(0, index)  # (S·B, …)
+    if drawn.offsets is not None:
+        x = random_crop(x, crop_margin(x), drawn.offsets.transpose(0, 1).flatten(1))
+    if drawn.flips is not None:
+        x = torch.where(drawn.flips.flatten()[:, None, None, None], x.flip(-1), x)
+    return x.view(*shape, *x.shape[1:]), y.view(*shape, *y.shape[1:])
+
+
+def crop_margin(x: Tensor) -> int:
+    """Returns how many zeros are put around images (…, W) before they are cut."""
+    return max(1, x.shape[-1] // 8)
 
 
 def random_crop(x: Tensor, margin: int, offsets: Tensor) -> Tensor:

@@ -17,12 +17,12 @@ class Evaluated(NamedTuple):
     """What R replicas make of a part of the data.
 
     Attributes:
-        means: The loss and each metric of each replica, (R,) in float64 on the CPU.
+        sums: The loss and each metric of each replica over the examples, (R,).
         losses: The loss of each example, (R, N).
         values: Each metric of each example, (R, N).
     """
 
-    means: Mapping[str, Tensor]
+    sums: Mapping[str, Tensor]
     losses: Tensor
     values: Mapping[str, Tensor]
 
@@ -44,8 +44,13 @@ def evaluate(net: Replicas, part: Part, task: Task, batch: int = EVALUATION_BATC
             values[name].append(of_examples(out, targets))
         loss += losses[-1].to(where).double().sum(1)
     whole = {name: torch.cat(found, 1) for name, found in values.items()}
-    means = {name: summed(found).cpu().double() / len(part.y) for name, found in whole.items()}
-    return Evaluated({"loss": loss.cpu() / len(part.y), **means}, torch.cat(losses, 1), whole)
+    sums = {name: summed(found) for name, found in whole.items()}
+    return Evaluated({"loss": loss, **sums}, torch.cat(losses, 1), whole)
+
+
+def means(evaluated: Evaluated) -> dict[str, Tensor]:
+    """Computes the means over the examples, (R,) each, in float64 on the CPU."""
+    return {name: total.cpu().double() / evaluated.losses.shape[1] for name, total in evaluated.sums.items()}
 
 
 def clip_gradients(gradients: Sequence[Tensor], most: float) -> None:

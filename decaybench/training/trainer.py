@@ -11,25 +11,25 @@ import numpy as np
 import torch
 from safetensors.torch import save
 from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR
 
 from decaybench.activations.compiled import any_size
 from decaybench.errors import DecaybenchError
-from decaybench.optimizers import lr_scheduler
+from decaybench.optimizers import lr_factor
 from decaybench.parameter_roles.roles import mark_by_behaviour
-from decaybench.registry import TASKS
+from decaybench.registry import OPTIMIZERS, TASKS
 from decaybench.registry.user_code import failure, no_exit
 from decaybench.results.record import LARGEST_LOSS, Layer, Outcomes, Record
 from decaybench.strategies.plan import Plan, make_plan
 from decaybench.study.config import RunConfig
 from decaybench.training.activation_statistics import ActivationStatistics
-from decaybench.training.data import Batches, Data
-from decaybench.training.metrics import EVALUATION_BATCH, Evaluated, clip_gradients, evaluate
+from decaybench.training.cuda_graph import CudaGraphs, Recorded
+from decaybench.training.data import Batches, Data, Drawn, gather
+from decaybench.training.metrics import EVALUATION_BATCH, Evaluated, clip_gradients, evaluate, means
 from decaybench.training.model import build_model
 from decaybench.training.precision import lowered, products
+from decaybench.training.rates import Factor, Rates
 from decaybench.training.seeding import OtherStreams, model_fingerprint, seeded, stream_seed
 from decaybench.training.stacked.cohorts import capacity
-from decaybench.training.stacked.cuda_graph import RecordedStep
 from decaybench.training.stacked.stack import Replicas, SingleModel, StackedModels
 from decaybench.training.tasks import make_task, summed
 
@@ -65,11 +65,17 @@ class Finished:
 
 @dataclass(frozen=True)
 class ReplicaGroup:
-    """Replicas that differ only in their seed and share parameters, optimizers and schedulers."""
+    """Replicas that differ only in their seed and share parameters, optimizers and schedulers.
+
+    Attributes:
+        rows: Which replicas they are.
+        plan: Their optimizers, and what else the strategy does.
+        factor: What learning rates are multiplied by at a step.
+    """
 
     rows: slice
     plan: Plan
-    schedulers: list[LambdaLR]
+    factor: Factor
 
 
 @dataclass
@@ -117,10 +123,9 @@ class Training:
         self.net: Replicas = (
             StackedModels(models, first.precision) if stacked else SingleModel(models[0], first.precision, layout)
         )
-        self.recorded_step: RecordedStep | None = None
-        if isinstance(self.net, StackedModels) and device.type == "cuda":
-            self.recorded_step = RecordedStep(self._gradients, self.net, min(first.batch_size, len(data.train.y)))
         self._batches = {c.seed: Batches(data.train, c) for c in configs}
+        seeds = list(self._batches)
+        self._seed_of_run = torch.tensor([seeds.index(c.seed) for c in configs], device=device)  # (R,)
         steps = len(self._batches[first.seed])
         self.groups: list[ReplicaGroup] = []
         for _, members in groupby(range(len(configs)), key=lambda r: configs[r].cell_id):
@@ -130,16 +135,29 @@ class Training:
             Run(c, i, ActivationStatistics(m, channels=c.seed == 0))
             for c, i, m in zip(configs, initial, models, strict=True)
         ]
+        self.recorded: tuple[Recorded, Recorded] | None = None  # the step and the evaluation, on a GPU
+        self._hindrance = not_recordable(first)
+        if device.type == "cuda" and not self._hindrance:
+            graphs = CudaGraphs(device)
+            self.recorded = Recorded(self._work, graphs), Recorded(self._evaluate, graphs)
+        scheduled = [(optimizer, group.factor) for group in self.groups for optimizer in group.plan.optimizers]
+        self._rates = Rates(scheduled, device if self.recorded else None)
         self._tested: Evaluated  # of the epoch that ended last
+        self._sums = dict[str, Tensor]()  # of the loss and each metric over the examples of an epoch, (R,)
         self.epoch, self.done = 0, 0  # whole epochs, and steps of the one under way
         self._begin()
 
     def _group(self, config: RunConfig, rows: slice, steps: int) -> ReplicaGroup:
         shared = self.net.cell(rows) if isinstance(self.net, StackedModels) else None
         plan = make_plan(config, self.net.models[rows.start], shared)
-        return ReplicaGroup(
-            rows, plan, [lr_scheduler(o, config.schedule, config.epochs, steps) for o in plan.optimizers]
-        )
+        return ReplicaGroup(rows, plan, lr_factor(config.schedule, config.epochs, steps))
+
+    @property
+    def not_recorded(self) -> str:
+        """Says why a GPU starts every kernel alone; empty where it does not, or where nothing is known yet."""
+        if self._data.train.x.device.type != "cuda":
+            return ""
+        return self._hindrance or next((r.reason for r in self.recorded or () if r.reason), "")
 
     @property
     def finished(self) -> bool:
@@ -148,9 +166,12 @@ class Training:
     def _begin(self) -> None:
         """Starts an epoch."""
         self._start = {seed: batches.state() for seed, batches in self._batches.items()}
-        self._iterators = {seed: batches.epoch() for seed, batches in self._batches.items()}
-        zero = torch.zeros(len(self.runs), device=self._data.train.x.device, dtype=self._data.dtype)
-        self._loss, self._sums = zero, dict[str, Tensor]()
+        drawn = Drawn.stack(batches.draw() for batches in self._batches.values())  # (S, …, N)
+        self._drawn = drawn.map(lambda t: t.to(self._data.train.x.device))
+        steps = len(self._batches[self._first.seed])
+        self._rates.begin(self.epoch * steps, steps)
+        for total in self._sums.values():
+            total.zero_()
         self._seen = self.done = 0
         seed = stream_seed(self._first.seed, f"dropout/{self.epoch + 1}")
         self._random = torch.Generator().manual_seed(seed).get_state()
@@ -159,36 +180,25 @@ class Training:
 
     def state_dict(self) -> dict[str, Any]:
         """Returns where in the data this training is, and its sums since the epoch began."""
-        sums = {"loss": self._loss, "sums": self._sums, "seen": self._seen}
+        sums = {"sums": self._sums, "seen": self._seen}
         streams = {"random": self._random, "others": self._others.dumps()}
         return {"epoch": self.epoch, "done": self.done, "batches": self._start, **sums, **streams}
 
     def load_state_dict(self, place: dict[str, Any]) -> None:
-        """Restores a `state_dict`, and draws again the batches that were done."""
+        """Restores a `state_dict`."""
         self.epoch = place["epoch"]
         for seed, batches in self._batches.items():
             batches.restore(place["batches"][seed])
         self._begin()
-        for _ in range(place["done"]):
-            self._batch()
         device = self._data.train.x.device
         self.done, self._seen = place["done"], place["seen"]
         self._random, self._others = place["random"], OtherStreams.loads(place["others"])
-        self._loss = place["loss"].to(device)
         self._sums = {name: total.to(device) for name, total in place["sums"].items()}
-
-    def _batch(self) -> tuple[Tensor, Tensor]:
-        """Returns the next x (R, B, C, H, W) and y (R, B)."""
-        drawn = {seed: next(iterator) for seed, iterator in self._iterators.items()}
-        pairs = [drawn[run.config.seed] for run in self.runs]
-        if len(pairs) == 1:
-            return pairs[0][0][None], pairs[0][1][None]
-        return torch.stack([x for x, _ in pairs]), torch.stack([y for _, y in pairs])
 
     def advance(self) -> list[Epoch | Finished]:
         """Trains one step, and returns what the epoch gave after its last one."""
         with self._guarded():
-            self._step(*self._batch())
+            self._step()
         self.done += 1
         if self.done < len(self._batches[self._first.seed]):
             return []
@@ -210,20 +220,31 @@ class Training:
         state = self.net.models[row].state_dict()
         return save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()})
 
-    def _step(self, x: Tensor, y: Tensor) -> None:
+    def _step(self) -> None:
+        start = self.done * self._first.batch_size
+        drawn = self._drawn.map(lambda t: t[..., start : start + self._first.batch_size])
         self.net.train(True)
-        out, loss = self.recorded_step(x, y) if self.recorded_step else self._gradients(x, y)
+        self._rates.set(self.done)
+        (self.recorded[0] if self.recorded else self._work)(*drawn)
+        self._seen += drawn.order.shape[1]
+
+    def _work(self, order: Tensor, offsets: Tensor | None, flips: Tensor | None) -> None:
+        """Does everything that a step does on the device, for the `Drawn` of a batch of S seeds."""
+        x, y = gather(self._data.train, Drawn(order, offsets, flips))  # (S, B, …)
+        if len(x) != len(self.runs):
+            x, y = x.index_select(0, self._seed_of_run), y.index_select(0, self._seed_of_run)  # (R, B, …)
+        out, loss = self._gradients(x, y)
         for group in self.groups:
             for optimizer in group.plan.optimizers:
                 optimizer.step()
             if group.plan.after_step is not None:
                 group.plan.after_step()
-            for s in group.schedulers:
-                s.step()
-        self._loss = self._loss + loss * y.shape[1]
-        for name, of_examples in self._task.metrics.items():
-            self._sums[name] = self._sums.get(name, 0) + summed(of_examples(out, y))
-        self._seen += y.shape[1]
+        sums = {"loss": loss * y.shape[1]}
+        sums |= {name: summed(of_examples(out, y)) for name, of_examples in self._task.metrics.items()}
+        for name, total in sums.items():
+            if name not in self._sums:
+                self._sums[name] = torch.zeros_like(total)
+            self._sums[name] += total
 
     def _gradients(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Computes the gradients for the optimizers, and returns outputs (R, K, B, …) and losses (R,)."""
@@ -241,19 +262,22 @@ class Training:
 
     def _scores(self) -> list[dict[str, float]]:
         """Scores each replica: training over the epoch's batches, without any penalty; the other parts as it is now."""
-        # On a GPU a stack was cut to fit the memory with training's batches.
-        stacked_there = isinstance(self.net, StackedModels) and self._data.train.x.is_cuda
-        batch = self._first.batch_size if stacked_there else EVALUATION_BATCH
-        trained = {
-            name: total.cpu().double() / self._seen for name, total in {"loss": self._loss, **self._sums}.items()
-        }
-        self._tested = evaluate(self.net, self._data.test, self._task, batch)
-        validation = evaluate(self.net, self._data.validation, self._task, batch)
-        parts = {"train": trained, "validation": validation.means, "test": self._tested.means}
+        trained = {name: total.cpu().double() / self._seen for name, total in self._sums.items()}
+        evaluated = self.recorded[1] if self.recorded else self._evaluate
+        self._tested = evaluated("test")
+        tested = means(self._tested)
+        validation = means(evaluated("validation"))
+        parts = {"train": trained, "validation": validation, "test": tested}
         return [
             {f"{part}_{name}": float(values[r]) for part, means in parts.items() for name, values in means.items()}
             for r in range(len(self.runs))
         ]
+
+    def _evaluate(self, part: str) -> Evaluated:
+        # On a GPU a stack was cut to fit the memory with training's batches.
+        stacked_there = isinstance(self.net, StackedModels) and self._data.train.x.is_cuda
+        batch = self._first.batch_size if stacked_there else EVALUATION_BATCH
+        return evaluate(self.net, getattr(self._data, part), self._task, batch)
 
     def _note(self, run: Run, scores: dict[str, float]) -> list[Epoch | Finished]:
         epoch = Epoch(run.config, self.epoch, scores)
@@ -341,6 +365,16 @@ def train(configs: Sequence[RunConfig], data: Data) -> Iterator[Epoch | Finished
     training = Training(configs, data)
     while not training.finished:
         yield from training.advance()
+
+
+def not_recordable(config: RunConfig) -> str:
+    """Says why the step of a run cannot be recorded as a CUDA graph; empty where it can."""
+    own = [spec.label for spec in config.specs() if spec.source and spec is not config.dataset]
+    if own:
+        return f"{own[0]} is code of your own, which may do more than start kernels"
+    if not OPTIMIZERS[config.optimizer.name].elementwise:
+        return f"{config.optimizer.label} may compute in Python"
+    return ""
 
 
 def _json(x: float) -> float | None:

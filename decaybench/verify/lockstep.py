@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR
 
 from decaybench.errors import UsageError
-from decaybench.optimizers import lr_scheduler, optimizer_factory
+from decaybench.optimizers import lr_factor, optimizer_factory
 from decaybench.parameter_roles.roles import roles
 from decaybench.registry.optimizers import default_lr
 from decaybench.registry.spec import parse
@@ -100,7 +101,8 @@ class MethodRun:
         self.parameters = list(named.values())
         (cosine,) = parse("schedule", "cosine")
         scheduled = {"none": 0, "first": 1, "every": len(self.plan.optimizers)}[condition.schedule]
-        self.schedulers = [lr_scheduler(o, cosine, len(tested.batches), 1) for o in self.plan.optimizers[:scheduled]]
+        factor = lr_factor(cosine, len(tested.batches), 1)
+        self.schedulers = [LambdaLR(o, factor) for o in self.plan.optimizers[:scheduled]]
 
     def step(self, number: int, clip_norm: float) -> None:
         """Trains one step."""

@@ -1,8 +1,11 @@
 """The CUDA path on a pretended GPU: recorded, without waiting, equal to the CPU; and mistakes are noticed."""
 
 import contextlib
+import gc
 import itertools
+import weakref
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -12,10 +15,15 @@ from torch import Tensor
 
 from decaybench.activations import compiled
 from decaybench.activations.kaf import functional, triton
+from decaybench.execution.job import _remark
 from decaybench.registry import STRATEGIES
 from decaybench.results.record import Record
+from decaybench.training import checkpoint
+from decaybench.training.cuda_graph import WARMUP_CALLS, CudaGraphs
 from decaybench.training.data import load
-from decaybench.training.stacked.cuda_graph import RecordedStep
+from decaybench.training.rates import Rates
+from decaybench.training.stacked.cohorts import capacity
+from decaybench.training.stacked.stack import StackedModels
 from decaybench.training.trainer import Finished, Training
 from helpers import CPU, tiny
 from pretended_gpu import PretendedGpu, pretended_gpu
@@ -89,67 +97,114 @@ EVERY = itertools.product(
 )
 
 
+def trained(runs: Any, gpu: PretendedGpu) -> dict[str, Record]:
+    """Trains runs on a pretended GPU; every step and evaluation is recorded from its third time on, and waits for
+    nothing."""
+    training = Training(runs, load(runs[0], CUDA))
+    assert training.recorded is not None
+    found: dict[str, Record] = {}
+    while not training.finished:
+        before, replays = len(gpu.notes), gpu.count["replays"]
+        launched = gpu.count["kernels"]
+        events = training.advance()
+        found |= {e.config.run_id: e.record for e in events if isinstance(e, Finished)}
+        assert [r.reason for r in training.recorded] == ["", ""]
+        if training.epoch >= WARMUP_CALLS and not events:
+            assert gpu.count["replays"] == replays + 1
+            assert gpu.count["kernels"] - launched <= LAUNCHES
+            assert gpu.notes[before:] == []
+    step, evaluation = training.recorded
+    steps = len(training._batches[runs[0].seed])
+    assert step.replays >= runs[0].epochs * steps - 2 * WARMUP_CALLS
+    assert evaluation.replays == 2 * (runs[0].epochs - WARMUP_CALLS)
+    return found
+
+
+LAUNCHES = 4  # of a step, beside its graph: rates, order, offsets, flips
+
+
+def assert_equal(found: dict[str, Record], wanted: dict[str, Record], tolerance: float = 1e-5) -> None:
+    assert found.keys() == wanted.keys()
+    for run_id, record in wanted.items():
+        for key in ("train_loss", "validation_loss", "test_loss"):
+            assert found[run_id].history[key] == pytest.approx(record.history[key], rel=tolerance, abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("activation", "optimizer"), [pytest.param(*p, marks=() if p in QUICK else pytest.mark.slow) for p in EVERY]
 )
-def test_a_step_is_recorded_waits_for_nothing_and_gives_what_a_cpu_gives(activation: str, optimizer: str) -> None:
-    runs = study(activation, optimizer)
+def test_all_of_a_step_is_recorded_waits_for_nothing_and_gives_what_a_cpu_gives(
+    activation: str, optimizer: str
+) -> None:
+    """All strategies in one cohort, gradients clipped, rates that change, and a last batch of another size."""
+    runs = study(activation, optimizer, epochs=4)
     wanted = records(Training(runs, load(runs[0], CPU)))
     with pretended_gpu() as gpu, kernels():
-        training = Training(runs, load(runs[0], CUDA))
-        training.advance()
-        assert training.recorded_step is not None
-        assert training.recorded_step.replay is not None, training.recorded_step.reason
-        before = len(gpu.notes)
-        training.advance()
-        assert gpu.notes[before:] == []
-        found = records(training)
-    assert found.keys() == wanted.keys()
-    for run_id, record in wanted.items():
-        assert found[run_id].history["train_loss"] == pytest.approx(record.history["train_loss"], rel=1e-5)
-        assert found[run_id].history["test_loss"] == pytest.approx(record.history["test_loss"], rel=1e-5)
+        assert_equal(trained(runs, gpu), wanted)
 
 
-def test_convolutions_too() -> None:
-    runs = study("prelu", "sgd", network="forum,width=4", seeds=1, strategy=["decay-all", "loss-penalty"], epochs=1)
-    wanted = records(Training(runs, load(runs[0], CPU)))
-    with pretended_gpu(), kernels():
-        training = Training(runs, load(runs[0], CUDA))
-        found = records(training)
-        assert training.recorded_step is not None
-        assert training.recorded_step.replay is not None, training.recorded_step.reason
-    for run_id, record in wanted.items():
-        assert found[run_id].history["train_loss"] == pytest.approx(record.history["train_loss"], rel=1e-4)
+SMALL = {"dataset": "synthetic,samples=40,size=16", "batch_size": 12, "epochs": 3, "seeds": 1, "validation": 0.2}
+NETWORKS = [  # beside mlp; the slow ones are large
+    ("forum,width=4", {}),
+    ("forum,width=4", {"augment": "crop-flip", "seeds": 2}),
+    ("kafnet", {}),
+    ("vgg,depth=3,width=4", {}),
+    ("vgg,depth=3,width=4,norm=true", {}),
+    ("mlp,width=8,dropout=0.2", {}),
+    ("gpt,width=16", {"dataset": "python-source,context=16", "train_limit": 40, "batch_size": 16}),
+    ("resnet18", {"batch_size": 24, "strategy": ["decay-to-init"]}),
+]
 
 
-def noticed(runs: Any, wrong: Any = None) -> str:
-    """Trains two steps with a mistake on a pretended GPU.
+@pytest.mark.parametrize("activation", ["prelu", "kaf,D=5"])
+@pytest.mark.parametrize(("network", "more"), [pytest.param(*n, marks=pytest.mark.slow) for n in NETWORKS])
+def test_every_network_is_recorded(network: str, more: dict[str, Any], activation: str) -> None:
+    """Together, or each of the runs alone."""
+    strategies = ["decay-all", "exclude-alpha", "loss-penalty", "two-optimizers", "decay-to-init", "proximal-l1"]
+    fields = {**SMALL, "strategy": strategies, **more}
+    runs = study(activation, "adamw", network=network, **fields)
+    data = load(runs[0], CPU)
+    cohorts = [runs] if capacity(runs[0], data, CUDA) else [[run] for run in runs]
+    for cohort in cohorts:
+        wanted = records(Training(cohort, data))
+        with pretended_gpu() as gpu, kernels():
+            assert_equal(trained(cohort, gpu), wanted, 1e-3)
+
+
+def steps() -> Any:
+    """Runs of more steps an epoch than a warm-up takes."""
+    return study("prelu", "sgd", strategy=["decay-all", "exclude-alpha"], epochs=4, batch_size=24)
+
+
+def noticed(runs: Any, wrong: Any = None, calls: int = WARMUP_CALLS + 1) -> str:
+    """Trains some steps with a mistake on a pretended GPU, of which the last are recorded.
 
     Returns:
         What would cost time there, or be wrong; empty where nothing would.
     """
-    wanted = _losses(Training(runs, load(runs[0], CPU)))
+    wanted = _losses(Training(runs, load(runs[0], CPU)), calls)
     with pretended_gpu() as gpu, kernels(), wrong or contextlib.nullcontext():
         training = Training(runs, load(runs[0], CUDA))
         try:
-            training.advance()
-            if training.recorded_step is None or training.recorded_step.replay is None:
-                return f"not recorded: {training.recorded_step.reason if training.recorded_step else ''}"
+            for _ in range(calls - 1):
+                training.advance()
             before = len(gpu.notes)
             training.advance()
+            if training.not_recorded or not gpu.count["replays"]:
+                return f"not recorded: {training.not_recorded}"
             if gpu.notes[before:]:
                 return f"{gpu.notes[before].what}: {gpu.notes[before].detail}"
             with gpu.unseen():
-                got = training._loss.tolist()
+                got = training._sums["loss"].tolist()
         except Exception as error:
             return f"{type(error).__name__}: {error.__cause__ or error}"
     return "" if got == pytest.approx(wanted, rel=1e-4) else f"other numbers: {got} instead of {wanted}"
 
 
-def _losses(training: Training) -> list[float]:
-    for _ in range(2):
+def _losses(training: Training, calls: int) -> list[float]:
+    for _ in range(calls):
         training.advance()
-    return list(training._loss.tolist())
+    return list(training._sums["loss"].tolist())
 
 
 def mistake(change: Callable[[Any], Any]) -> Any:
@@ -229,52 +284,146 @@ MISTAKES = [
 
 @pytest.mark.parametrize("wrong", MISTAKES, ids=lambda f: f.__name__.strip("_"))
 def test_a_mistake_in_the_recorded_part_is_noticed(wrong: Callable[..., Any]) -> None:
-    runs = study("prelu", "sgd", strategy=["decay-all", "exclude-alpha"], epochs=4)
     COUNT["steps"] = 0
-    assert noticed(runs, mistake(wrong))
+    assert noticed(steps(), mistake(wrong))
 
 
 def test_without_a_mistake_nothing_is_noticed() -> None:
-    runs = study("prelu", "sgd", strategy=["decay-all", "exclude-alpha"], epochs=4)
-    assert noticed(runs, mistake(lambda step: step())) == ""
+    assert noticed(steps(), mistake(lambda step: step())) == ""
 
 
 def test_mistakes_outside_the_recording_are_noticed() -> None:
-    runs = study("prelu", "sgd", strategy=["decay-all", "exclude-alpha"], epochs=4)
-    real = Training._batch
+    real = Training._step
 
-    def from_the_cpu(self: Training) -> tuple[Tensor, Tensor]:
-        x, y = real(self)
-        return x.cpu().to(x.device), y
+    def looked_at(self: Training) -> None:
+        real(self)
+        self._sums["loss"].max().item()
 
-    assert noticed(runs, mock.patch.object(Training, "_batch", from_the_cpu)).startswith("download")
-    summed = Training._step
+    assert noticed(steps(), mock.patch.object(Training, "_step", looked_at)).startswith("wait")
 
-    def looked_at(self: Training, x: Tensor, y: Tensor) -> None:
-        summed(self, x, y)
-        self._loss.max().item()
+    def drawn_late(self: Training) -> None:
+        self._drawn = self._drawn.map(lambda t: t.cpu().to(t.device))
+        real(self)
 
-    assert noticed(runs, mock.patch.object(Training, "_step", looked_at)).startswith("wait")
+    assert noticed(steps(), mock.patch.object(Training, "_step", drawn_late)).startswith("download")
 
 
-def test_a_step_that_cannot_be_recorded_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    runs = study("prelu", "sgd", strategy=["decay-all"], epochs=1)
+def test_a_rate_that_a_recording_does_not_read_is_noticed() -> None:
+    """A number in Python is the same in every replay, whatever the schedule says."""
+
+    def numbers(self: Rates, step: int) -> None:
+        for group, lr in zip(self._groups(), self._table[step], strict=True):
+            group["lr"] = lr
+
+    runs = study(
+        "prelu",
+        "sgd",
+        strategy=["decay-all"],
+        epochs=2,
+        batch_size=24,
+        lr=1.0,
+        schedule="step,step_size=0.4,gamma=0.01",
+    )
+    assert noticed(runs, mock.patch.object(Rates, "set", numbers), calls=5).startswith("other numbers")
+
+
+def test_an_optimizer_that_cannot_be_recorded_is_noticed() -> None:
+    def plain(params: Any, lr: float, weight_decay: float, **_: Any) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(params, lr=lr, weight_decay=weight_decay)
+
+    runs = study("prelu", "adamw", strategy=["decay-all"], epochs=4)
+    assert noticed(runs, mock.patch("decaybench.optimizers.adamw", plain)).startswith("not recorded")
+
+
+def test_sums_that_move_are_noticed() -> None:
+    """A replay adds to the memory that was recorded."""
+
+    def anew(self: Training) -> None:
+        self._sums = {name: total.clone() for name, total in self._sums.items()}
+        real(self)
+
+    real = Training._step
+    assert noticed(steps(), mock.patch.object(Training, "_step", anew), calls=4).startswith("other numbers")
+
+
+def test_a_step_that_cannot_be_recorded_says_why() -> None:
     with pretended_gpu(), kernels(), mistake(_synchronized):
+        runs = study("prelu", "sgd", strategy=["decay-all"], epochs=1, batch_size=24)
         training = Training(runs, load(runs[0], CUDA))
-        training.advance()
-        assert training.recorded_step is not None
-        assert training.recorded_step.replay is None
-        assert "operation not permitted when stream is capturing" in training.recorded_step.reason
+        records(training)
+        assert "operation not permitted when stream is capturing" in training.not_recorded
+
+
+def test_a_capture_that_fails_changes_nothing() -> None:
+    runs = study("prelu", "adamw", epochs=3)
+    wanted = records(Training(runs, load(runs[0], CPU)))
+    real = Training._evaluate, Training._work
+
+    def late(self: Training, *given: Any) -> None:
+        real[1](self, *given)
+        if PretendedGpu.now is not None and PretendedGpu.now.capturing is not None:
+            raise RuntimeError("the last kernel cannot be captured")
+
+    with pretended_gpu(), kernels(), mock.patch.object(Training, "_work", late):
+        training = Training(runs, load(runs[0], CUDA))
+        found = records(training)
+        assert "the last kernel" in training.not_recorded
+    assert_equal(found, wanted)
+
+
+def test_own_code_and_optimizers_of_timm_are_not_recorded_and_that_is_said(tmp_path: Path) -> None:
+    own = tmp_path / "mine.py"
+    own.write_text("from torch.nn import PReLU\n\n\ndef make(channels):\n    return PReLU(channels)\n")
+    cases: list[tuple[str, dict[str, Any]]] = [("mine.py:make", {"activation": f"{own}:make"})]
+    cases.append(("timm", {"optimizer": "timm:lamb"}))
+    for what, fields in cases:
+        fields = {"activation": "prelu", "optimizer": "sgd", "strategy": ["decay-all"], "seeds": 1, **fields}
+        runs = study(**fields)
+        with pretended_gpu():
+            training = Training(runs, load(runs[0], CUDA))
+            assert training.recorded is None
+            assert what in training.not_recorded
+            assert "each kernel is started alone" in _remark(training)
 
 
 def test_too_little_memory_within_a_capture_is_what_it_is() -> None:
-    def record(work: Callable[[], Any]) -> Any:
+    def record(self: CudaGraphs, work: Callable[[], Any]) -> Any:
         raise RuntimeError("CUDA error: out of memory")
 
-    runs = study("prelu", "sgd", strategy=["decay-all"], epochs=1)
-    with pretended_gpu(), kernels():
+    with pretended_gpu(), kernels(), mock.patch.object(CudaGraphs, "record", record):
+        runs = steps()
         training = Training(runs, load(runs[0], CUDA))
-        assert isinstance(training.recorded_step, RecordedStep)
-        training.recorded_step._record = record
         with pytest.raises(torch.OutOfMemoryError):
+            records(training)
+
+
+def test_a_training_that_is_over_gives_its_memory_back() -> None:
+    """At once, and not when Python's garbage collector comes by."""
+    with pretended_gpu(), kernels():
+        runs = steps()
+        training = Training(runs, load(runs[0], CUDA))
+        assert isinstance(training.net, StackedModels)
+        gc.disable()
+        try:
+            for _ in range(WARMUP_CALLS + 1):
+                training.advance()
+            leaf = weakref.ref(next(iter(training.net._leaves.values())))
+            del training
+            assert leaf() is None
+        finally:
+            gc.enable()
+
+
+@pytest.mark.parametrize(("here", "there"), [(CPU, CUDA), (CUDA, CPU), (CUDA, CUDA)])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "rmsprop"])
+def test_a_checkpoint_goes_on_on_another_device(optimizer: str, here: torch.device, there: torch.device) -> None:
+    runs = study("prelu", optimizer, strategy=["exclude-alpha", "two-optimizers"], epochs=4, batch_size=24)
+    wanted = records(Training(runs, load(runs[0], CPU)))
+    with pretended_gpu(), kernels():
+        training = Training(runs, load(runs[0], here))
+        for _ in range(15):
             training.advance()
+        saved = checkpoint.save(training)
+        resumed = Training(runs, load(runs[0], there))
+        checkpoint.restore(resumed, saved)
+        assert_equal(records(resumed), wanted)

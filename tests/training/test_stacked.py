@@ -91,7 +91,13 @@ def test_a_cohort_is_its_runs_to_1e_10(optimizer: str, network: str, activation:
 @pytest.mark.parametrize("activation", list(registry.ACTIVATIONS))
 @pytest.mark.parametrize(
     "network",
-    ["mlp,width=16", *(pytest.param(n, marks=SLOW) for n in ("forum,width=4", "kafnet", "vgg,depth=3,width=4"))],
+    [
+        "mlp,width=16",
+        *(
+            pytest.param(n, marks=SLOW)
+            for n in ("forum,width=4", "kafnet", "vgg,depth=3,width=4", "vgg,depth=3,width=4,norm=true")
+        ),
+    ],
 )
 def test_every_activation_and_network_is_the_same_in_a_cohort(network: str, activation: str) -> None:
     runs = tiny(
@@ -150,9 +156,33 @@ def test_clipping_is_torchs_for_each_replica() -> None:
 
 
 def test_what_cannot_be_stacked_trains_alone() -> None:
-    for network in ("mlp,dropout=0.5", "vgg,depth=3,width=4,norm=true", "resnet18"):
+    for network in ("mlp,dropout=0.5", "resnet18"):
         run = tiny(network=network).runs()[0]
         assert capacity(run, load(run, CPU), CPU) == 0
+
+
+def test_large_networks_train_alone_on_a_cpu_and_together_on_a_gpu() -> None:
+    run = tiny(network="vgg", dataset="synthetic,samples=200,size=28", batch_size=64).runs()[0]
+    data = load(run, CPU)
+    assert capacity(run, data, CPU) == 0
+    assert capacity(run, data, torch.device("cuda"), memory=70 << 30) > 30
+
+
+def test_batch_norm_in_a_cohort_is_torchs_with_its_buffers() -> None:
+    runs = tiny(network="vgg,depth=3,width=4,norm=true", activation="prelu", seeds=3, epochs=2).runs()
+    data = double(load(runs[0], CPU))
+    together = Training(runs, data, stacked=True)
+    for _ in range(5):
+        together.advance()
+    for row, run in enumerate(together.runs):
+        single = alone(run.config, data)
+        for _ in range(5):
+            single.advance()
+        for (name, ours), theirs in zip(
+            together.net.models[row].state_dict().items(), single.net.models[0].state_dict().values(), strict=True
+        ):
+            torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10, msg=name)
+    assert int(together.net.parameters()["1.num_batches_tracked"][0]) == 5
 
 
 def test_runs_are_cut_into_cohorts_that_fit() -> None:

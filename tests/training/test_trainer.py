@@ -9,15 +9,16 @@ from torch import nn
 
 from decaybench import registry
 from decaybench.errors import UsageError
-from decaybench.optimizers import lr_scheduler, optimizer_factory
+from decaybench.optimizers import lr_factor, optimizer_factory
 from decaybench.parameter_roles.roles import mark_activation, mark_by_behaviour
 from decaybench.registry.spec import parse
 from decaybench.results.record import INPUT_GRID, Record, dumps, loads
 from decaybench.strategies.plan import Plan, Setup, make_plan, strategy_setup
 from decaybench.training.activation_statistics import curve
 from decaybench.training.data import load
-from decaybench.training.metrics import evaluate
+from decaybench.training.metrics import evaluate, means
 from decaybench.training.model import build_model
+from decaybench.training.rates import Rates
 from decaybench.training.seeding import model_fingerprint
 from decaybench.training.stacked.stack import SingleModel
 from decaybench.training.tasks import make_task
@@ -146,8 +147,8 @@ def test_evaluate_against_a_loop() -> None:
         losses.append(-math.log(float(p[y])))
         hits += int(p.argmax() == y)
     model.train()
-    means = evaluate(SingleModel(model), data.test, make_task("classification")).means
-    loss, accuracy = means["loss"], means["accuracy"]
+    found = means(evaluate(SingleModel(model), data.test, make_task("classification")))
+    loss, accuracy = found["loss"], found["accuracy"]
     assert loss == pytest.approx(sum(losses) / len(losses), rel=1e-5)
     assert accuracy == hits / len(losses)
 
@@ -230,11 +231,12 @@ def test_schedules_by_their_formula(schedule: str, expected) -> None:
     (spec,) = parse("schedule", schedule)
     (sgd,) = parse("optimizer", "sgd")
     optimizer = optimizer_factory(sgd, 0.1)([nn.Parameter(torch.zeros(1))])
-    steps = lr_scheduler(optimizer, spec, epochs=4, steps_per_epoch=5)
+    rates = Rates([(optimizer, lr_factor(spec, epochs=4, steps_per_epoch=5))], None)
     for done in range(20):
+        if done % 5 == 0:
+            rates.begin(done, 5)
+        rates.set(done % 5)
         assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * expected(done / 5), abs=1e-12)
-        optimizer.step()
-        steps.step()
 
 
 def test_the_curve_of_an_activation_that_takes_only_images_is_unknown() -> None:

@@ -16,6 +16,7 @@ from decaybench.training.stacked.stack import StackedModels, stackable
 
 CPU_BYTES = 128 << 20  # bytes that replicas may use together on a CPU: more replicas gain little
 FEW_REPLICAS = 8  # fewer gain less by training together
+FEWEST_CPU = 4  # with fewer, the library's convolutions of one network are as fast, those of large ones faster
 MAX_REPLICAS_CPU = 32  # replicas on a CPU, where more gain nothing
 MAX_REPLICAS_GPU = 512
 GPU_MEMORY_SHARE = 0.5  # share of a GPU's free memory
@@ -54,7 +55,8 @@ def capacity(config: RunConfig, data: Data, device: torch.device, sharing: int =
     if not _is_elementwise(config):
         return 0
     batch = min(config.batch_size, len(data.train.y))
-    bytes_each = _bytes(config, data.shape, data.outputs, batch)
+    # On the device "meta" nothing is computed, and layers do what they do where nothing is compiled, as on a GPU.
+    bytes_each = _bytes(config, data.shape, data.outputs, batch, "meta" if device.type == "cuda" else "cpu")
     if not bytes_each:
         return 0
     free = memory if device.type == "cuda" else None
@@ -63,25 +65,26 @@ def capacity(config: RunConfig, data: Data, device: torch.device, sharing: int =
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # what torch itself keeps
     if free is not None:
         return max(1, min(MAX_REPLICAS_GPU, int(GPU_MEMORY_SHARE * free / sharing) // bytes_each))
-    return max(1, min(MAX_REPLICAS_CPU, CPU_BYTES // bytes_each))
+    fit = CPU_BYTES // bytes_each
+    return min(MAX_REPLICAS_CPU, fit) if fit >= FEWEST_CPU else 0
 
 
-def _bytes(config: RunConfig, shape: tuple[int, ...], outputs: int, batch: int) -> int:
+def _bytes(config: RunConfig, shape: tuple[int, ...], outputs: int, batch: int, device: str) -> int:
     """Returns the bytes that one step of one replica keeps in memory; 0 for a network that cannot be stacked."""
-    where = (cohort_key(config), shape, outputs, batch)
+    where = (cohort_key(config), shape, outputs, batch, device)
     if where not in _known:
-        _known[where] = _measured(config, shape, outputs, batch)
+        _known[where] = _measured(config, shape, outputs, batch, device)
     return _known[where]
 
 
 _known: dict[tuple[Any, ...], int] = {}
 
 
-def _measured(config: RunConfig, shape: tuple[int, ...], outputs: int, batch: int) -> int:
+def _measured(config: RunConfig, shape: tuple[int, ...], outputs: int, batch: int, device: str) -> int:
     model = build_model(config, shape, outputs)
     if not stackable(config, model):
         return 0
-    net, kept = StackedModels([model]), 0
+    net, kept = StackedModels([model.to(device)]), 0
 
     def pack(tensor: Tensor) -> Tensor:
         nonlocal kept
@@ -89,7 +92,8 @@ def _measured(config: RunConfig, shape: tuple[int, ...], outputs: int, batch: in
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        F.cross_entropy(net(torch.zeros(1, batch, *shape)), torch.zeros(1, batch, dtype=torch.long))
+        out = net(torch.zeros(1, batch, *shape, device=device))
+        F.cross_entropy(out, torch.zeros(1, batch, dtype=torch.long, device=device))
     # Parameter, gradient, two moments; and the gradients of what was kept.
     return 2 * kept + sum(4 * 4 * p.numel() for p in model.parameters())
 

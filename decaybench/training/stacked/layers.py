@@ -16,7 +16,7 @@ from decaybench.training.stacked import compiled
 from decaybench.training.stacked.compiled import Pair
 from decaybench.training.stacked.convolution import convolve
 
-Parameters = dict[str, Tensor]  # of one layer, each (R, …)
+Parameters = dict[str, Tensor]  # of one layer, and its buffers, each (R, …)
 
 
 def _conv2d(layer: nn.Conv2d, p: Parameters, x: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ def _conv2d(layer: nn.Conv2d, p: Parameters, x: Tensor) -> Tensor:
 
 def _lowered(x: Tensor, *others: Tensor | None) -> Any:
     """Casts tensors as autocast would, which does not look into custom functions."""
-    if not torch.is_autocast_enabled(x.device.type):
+    if x.is_meta or not torch.is_autocast_enabled(x.device.type):
         return x, *others
     dtype = torch.get_autocast_dtype(x.device.type)
     return tuple(None if t is None else t.to(dtype) for t in (x, *others))
@@ -56,6 +56,15 @@ def _average(layer: nn.AdaptiveAvgPool2d, p: Parameters, x: Tensor) -> Tensor:
     return x.mean((2, 3), keepdim=True)
 
 
+def _batch_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d, p: Parameters, x: Tensor) -> Tensor:
+    """Normalizes each channel of each replica of x (R, C, …, B)."""
+    if layer.training:
+        p["num_batches_tracked"].add_(1)
+    flat = [p[name].flatten(0, 1) for name in ("running_mean", "running_var", "weight", "bias")]  # (R·C,)
+    out = F.batch_norm(x.flatten(0, 1)[None], *flat, layer.training, layer.momentum, layer.eps)
+    return out.view(x.shape)
+
+
 def _elementwise(layer: nn.Module, p: Parameters, x: Tensor) -> Tensor:
     out: Tensor = layer(x)
     return out
@@ -74,6 +83,8 @@ LAYERS: dict[type[nn.Module], tuple[Apply, Callable[[Any], bool]]] = {
     nn.MaxPool2d: (_max_pool, lambda m: m.dilation == 1 and not m.ceil_mode and not m.return_indices),
     nn.AdaptiveAvgPool2d: (_average, lambda m: m.output_size in (1, (1, 1))),
     nn.Flatten: (_flatten, lambda m: (m.start_dim, m.end_dim) == (1, -1)),
+    nn.BatchNorm1d: (_batch_norm, lambda m: m.affine and m.track_running_stats and m.momentum is not None),
+    nn.BatchNorm2d: (_batch_norm, lambda m: m.affine and m.track_running_stats and m.momentum is not None),
     nn.ReLU: (_elementwise, lambda m: not m.inplace),
     nn.LeakyReLU: (_elementwise, lambda m: not m.inplace),
 }

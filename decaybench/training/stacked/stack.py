@@ -1,6 +1,7 @@
 """R networks of one structure trained as one, and a single network with the same interface."""
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Protocol
@@ -94,18 +95,20 @@ class SingleModel:
 
 
 class StackedModels:
-    """R networks of one structure, whose parameters are views of one tensor (R, …) each."""
+    """R networks of one structure, whose parameters and buffers are views of one tensor (R, …) each."""
 
     def __init__(self, models: list[nn.Module], precision: Precision = "float32") -> None:
         self.models, self._precision = models, precision
         named = [dict(model.named_parameters()) for model in models]
         self._leaves = {n: torch.stack([p[n].detach() for p in named]).requires_grad_() for n in named[0]}
         self._cells: list[tuple[slice, dict[str, Parameter]]] = []
-        for r, parameters in enumerate(named):
-            for name, p in parameters.items():
-                p.data = self._leaves[name].detach()[r]
+        buffers = [dict(model.named_buffers()) for model in models]
+        self._buffers = {n: torch.stack([b[n] for b in buffers]) for n in buffers[0]}
+        for r, tensors in enumerate(zip(named, buffers, strict=True)):
+            for name, tensor in itertools.chain(*(t.items() for t in tensors)):
+                tensor.data = (self._leaves | self._buffers)[name].detach()[r]
         self._layers = [
-            _layer(module, {n.removeprefix(f"{name}."): p for n, p in self._leaves.items() if n.startswith(f"{name}.")})
+            _layer(module, _under(name, self._leaves), _under(name, self._buffers))
             for name, module in models[0].named_modules()
             if not _inner(module)
         ]
@@ -123,7 +126,8 @@ class StackedModels:
         return shares
 
     def train(self, mode: bool) -> None:
-        pass  # no layer here depends on it
+        if self._buffers:  # only layers with buffers depend on it
+            self.models[0].train(mode)
 
     def zero_grad(self) -> None:
         for leaf in self._leaves.values():
@@ -135,21 +139,11 @@ class StackedModels:
                 grad = self._leaves[name].grad
                 p.grad = None if grad is None else grad[rows]
 
-    def gradients_by_name(self) -> dict[str, Tensor | None]:
-        """Returns the gradients of the leaves."""
-        return {name: leaf.grad for name, leaf in self._leaves.items()}
-
-    def set_gradients(self, gradients: Mapping[str, Tensor | None]) -> None:
-        """Replaces the gradients of the leaves, and hands them to the groups of replicas."""
-        for name, grad in gradients.items():
-            self._leaves[name].grad = grad
-        self.distribute_gradients()
-
     def gradients(self) -> Iterator[Tensor]:
         return (leaf.grad for leaf in self._leaves.values() if leaf.grad is not None)
 
     def parameters(self) -> Mapping[str, Tensor]:
-        return {name: leaf.detach() for name, leaf in self._leaves.items()}
+        return {name: tensor.detach() for name, tensor in (self._leaves | self._buffers).items()}
 
     def backends(self) -> dict[str, str]:
         ours = any(compiled.usable(leaf) for leaf in self._leaves.values())
@@ -157,11 +151,16 @@ class StackedModels:
         return {type(layer).__name__: f"compiled ({compiler_version()})" for layer in layers if ours}
 
 
-def _layer(module: nn.Module, own: Parameters) -> Callable[[Tensor], Tensor]:
-    """Makes the function of a layer of R networks from the layer of one and the parameters of all, each (R, …)."""
+def _under(name: str, tensors: Parameters) -> Parameters:
+    """Returns the tensors of a layer by their names within it."""
+    return {n.removeprefix(f"{name}."): t for n, t in tensors.items() if n.startswith(f"{name}.")}
+
+
+def _layer(module: nn.Module, own: Parameters, buffers: Parameters) -> Callable[[Tensor], Tensor]:
+    """Makes the function of a layer of R networks from the layer of one and the tensors of all, each (R, …)."""
     if type(module) in LAYERS:
         apply = LAYERS[type(module)][0]
-        return lambda x: apply(module, own, x)
+        return lambda x: apply(module, own | buffers, x)
     if len({p.shape[1:2] for p in own.values()}) == 1:
         return _Activation(module, own)
     return partial(_each, module, own)

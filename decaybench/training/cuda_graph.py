@@ -1,0 +1,130 @@
+"""Records work as CUDA graphs, which a GPU starts at once instead of kernel by kernel."""
+
+import gc
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+WARMUP_CALLS = 2  # the first creates what is created once (optimizers' moments), the second is as all later ones
+
+
+class Recorder(Protocol):
+    """Does work as it is, and records it."""
+
+    def do(self, work: Callable[[], Any]) -> Any:
+        """Does the work, and returns what it returns."""
+
+    def record(self, work: Callable[[], Any]) -> tuple[Callable[[], object], Any]:
+        """Records the work without doing it; returns what replays it, and its result, to which replays write."""
+
+
+class CudaGraphs:
+    """CUDA graphs on a stream of their own; see https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs.
+
+    They share their memory: no two run at once, and what one gives is used before the next one begins.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream: Any = None
+        self._pool: Any = None
+
+    def do(self, work: Callable[[], Any]) -> Any:
+        """Does work on the stream on which it will be recorded, as a capture asks for."""
+        with torch.cuda.device(self._device):
+            if self._stream is None:
+                self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            current = torch.cuda.current_stream()
+            self._stream.wait_stream(current)
+            with torch.cuda.stream(self._stream):
+                result = work()
+            current.wait_stream(self._stream)
+        return result
+
+    def record(self, work: Callable[[], Any]) -> tuple[Callable[[], object], Any]:
+        """Records work; nothing is computed."""
+        with torch.cuda.device(self._device):
+            if self._pool is None:
+                self._pool = torch.cuda.graph_pool_handle()
+            current, graph = torch.cuda.current_stream(), torch.cuda.CUDAGraph()
+            gc.collect()  # an old graph must not be destroyed while a new one is recorded
+            gc.disable()
+            try:
+                with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+                    result = work()
+            finally:
+                gc.enable()
+                torch.cuda.set_stream(current)  # a capture that fails leaves its own
+        return graph.replay, result
+
+
+@dataclass
+class _Recording:
+    """Work for inputs of one shape: how often it was done, and how it is repeated."""
+
+    calls: int = 0
+    inputs: tuple[Tensor, ...] = ()
+    replay: Callable[[], object] | None = None
+    result: Any = None
+
+
+class Recorded:
+    """Does work for inputs of a few shapes, of each the first times as it is, and then by a recording.
+
+    Since a recording computes nothing, there is nothing to put back after one, whether it succeeds or not.
+
+    Args:
+        work: A method that starts kernels on a GPU and returns tensors there. Its object is not kept alive.
+        recorder: Makes the recordings.
+
+    Attributes:
+        replays: How often a recording was used.
+        reason: Why there is none; empty where there is, or nothing is known yet.
+    """
+
+    def __init__(self, work: Callable[..., Any], recorder: Recorder) -> None:
+        self._work, self._recorder = weakref.WeakMethod(work), recorder
+        self._recordings: dict[Any, _Recording] = {}
+        self.replays, self.reason = 0, ""
+
+    def __call__(self, *inputs: Any) -> Any:
+        """Does the work; a result is overwritten by the next call.
+
+        Args:
+            *inputs: Tensors, whose content may differ from call to call, and other values that tell work from work.
+        """
+        work, tensors = self._work(), tuple(i for i in inputs if isinstance(i, Tensor))
+        assert work is not None
+        recording = self._recordings.setdefault(
+            tuple(i.shape if isinstance(i, Tensor) else i for i in inputs), _Recording()
+        )
+        recording.calls += 1
+        if recording.replay is None and recording.calls > WARMUP_CALLS and not self.reason:
+            self._record(recording, work, inputs)
+        if recording.replay is None:
+            return work(*inputs) if self.reason else self._recorder.do(lambda: work(*inputs))
+        for static, given in zip(recording.inputs, tensors, strict=True):
+            static.copy_(given)
+        recording.replay()
+        self.replays += 1
+        return recording.result
+
+    def _record(self, recording: _Recording, work: Callable[..., Any], inputs: tuple[Any, ...]) -> None:
+        static = [i.clone() if isinstance(i, Tensor) else i for i in inputs]
+        try:
+            recording.replay, recording.result = self._recorder.record(lambda: work(*static))
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # something in it cannot be recorded: then it is done as it is
+            device = next((i.device for i in static if isinstance(i, Tensor)), None)
+            if device is not None and device.type == "cuda":
+                torch.cuda.synchronize(device)  # unless the GPU itself is in trouble
+            if "out of memory" in str(error).lower():  # within a capture it comes as another type
+                raise torch.OutOfMemoryError(str(error)) from error
+            self.reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+            return
+        recording.inputs = tuple(i for i in static if isinstance(i, Tensor))
