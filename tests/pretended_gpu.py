@@ -85,7 +85,7 @@ def _place() -> str:
 
 
 class PretendedGpu(TorchDispatchMode):
-    """A machine with GPUs, while it is entered.
+    """A machine with GPUs, while it is entered: CUDA's, or Apple's ("mps"), which has no float64.
 
     Attributes:
         notes: Transfers and waits.
@@ -94,8 +94,9 @@ class PretendedGpu(TorchDispatchMode):
 
     now: "PretendedGpu | None" = None
 
-    def __init__(self, devices: int = 1, free: int = 70 << 30) -> None:
+    def __init__(self, devices: int = 1, free: int = 70 << 30, kind: str = "cuda") -> None:
         super().__init__()
+        self.kind = kind
         self.devices, self.free = devices, free
         self.notes: list[Note] = []
         self.count: collections.Counter[str] = collections.Counter()
@@ -115,6 +116,8 @@ class PretendedGpu(TorchDispatchMode):
             while torch._C._functorch.is_functorch_wrapped_tensor(real):
                 real = torch._C._functorch.get_unwrapped(real)
             self._on.setdefault(storage, (index, real.untyped_storage()))
+            if self.kind == "mps" and tensor.dtype == torch.float64 and not self._unseen:
+                raise TypeError(f"the MPS framework doesn't support float64 (at {_place()})")
         return tensor
 
     def index_of(self, tensor: Tensor) -> int | None:
@@ -143,6 +146,8 @@ class PretendedGpu(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if any(isinstance(a, Tensor) and a.is_meta for a in args):
+            return func(*args, **kwargs)
         if func.namespace == "decaybench":  # an operation of the project: what is inside counts
             with self:
                 out = func._op_dk(torch._C.DispatchKey.CompositeExplicitAutograd, *args, **kwargs)
@@ -246,7 +251,10 @@ class PretendedGpu(TorchDispatchMode):
         PretendedGpu.now = self
         self._patches = contextlib.ExitStack()
         self._patch_tensors()
-        self._patch_cuda()
+        if self.kind == "cuda":
+            self._patch_cuda()
+        self._patch_optimizers()
+        self._patch_autocast()
         return super().__enter__()
 
     def close(self) -> None:
@@ -265,7 +273,7 @@ class PretendedGpu(TorchDispatchMode):
         if device is None or self._unseen:
             return None
         device = torch.device(device)
-        return (device.index or 0) if device.type == "cuda" else None
+        return (device.index or 0) if device.type == self.kind else None
 
     def _patch_tensors(self) -> None:
         real_device = torch._C.TensorBase.device.__get__
@@ -273,10 +281,10 @@ class PretendedGpu(TorchDispatchMode):
 
         def device(t: Tensor) -> torch.device:
             index = None if gpu._unseen else gpu.index_of(t)
-            return real_device(t) if index is None else torch.device("cuda", index)
+            return real_device(t) if index is None else torch.device(gpu.kind, index)
 
         self._patch(Tensor, "device", property(device), create=True)
-        self._patch(Tensor, "is_cuda", property(lambda t: not gpu._is_here(t)), create=True)
+        self._patch(Tensor, "is_cuda", property(lambda t: gpu.kind == "cuda" and not gpu._is_here(t)), create=True)
         self._patch(Tensor, "is_cpu", property(gpu._is_here), create=True)
         real_get = Tensor.get_device
         self._patch(Tensor, "get_device", lambda t: real_get(t) if gpu._is_here(t) else gpu.index_of(t))
@@ -331,7 +339,7 @@ class PretendedGpu(TorchDispatchMode):
                 gpu.note("upload", f"{tuple(t.shape)} {t.dtype}")
                 return gpu.put(out, index)
             if before is None:
-                return to(t, "cpu", *args, **kwargs)
+                return to(t, target, *args, **kwargs)
             gpu.note("download", f"{tuple(t.shape)}")
             with gpu.unseen(), _disable_current_modes():
                 return to(t.detach(), *args, **kwargs).clone()
@@ -401,8 +409,6 @@ class PretendedGpu(TorchDispatchMode):
         }
         for name, answer in answers.items():
             self._patch(cuda, name, answer)
-        self._patch_optimizers()
-        self._patch_autocast()
 
     def _patch_optimizers(self) -> None:
         gpu = self
@@ -421,21 +427,22 @@ class PretendedGpu(TorchDispatchMode):
                 index = next(
                     (i for t in values[0][0] if isinstance(t, Tensor) and (i := gpu.index_of(t)) is not None), None
                 )
-                out[device if index is None else torch.device("cuda", index), dtype] = values
+                out[device if index is None else torch.device(gpu.kind, index), dtype] = values
             return out
 
         self._patch(torch._C, "_group_tensors_by_device_and_dtype", grouped)
 
     def _patch_autocast(self) -> None:
+        gpu = self
         real, enabled, dtype_of = torch.autocast, torch.is_autocast_enabled, torch.get_autocast_dtype
 
         class Autocast(real):  # type: ignore[misc,valid-type]
             def __init__(self, device_type: str, *args: Any, **kwargs: Any) -> None:
-                super().__init__("cpu" if device_type == "cuda" else device_type, *args, **kwargs)
+                super().__init__("cpu" if device_type == gpu.kind else device_type, *args, **kwargs)
 
         self._patch(torch, "autocast", Autocast)
-        self._patch(torch, "is_autocast_enabled", lambda kind="cpu": enabled("cpu" if kind == "cuda" else kind))
-        self._patch(torch, "get_autocast_dtype", lambda kind: dtype_of("cpu" if kind == "cuda" else kind))
+        self._patch(torch, "is_autocast_enabled", lambda kind="cpu": enabled("cpu" if kind == gpu.kind else kind))
+        self._patch(torch, "get_autocast_dtype", lambda kind: dtype_of("cpu" if kind == gpu.kind else kind))
 
 
 @contextlib.contextmanager

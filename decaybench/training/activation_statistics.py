@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from decaybench.activations.float64 import device_with_float64
 from decaybench.parameter_roles.probe import probe
 from decaybench.parameter_roles.roles import activation_layers
 from decaybench.results.record import INPUT_GRID, QUANTILE_LEVELS, Layer
@@ -54,7 +55,7 @@ def layer_inputs(model: nn.Module, layers: dict[str, nn.Module], x: Tensor) -> d
 
 def rms(difference: Tensor) -> float | None:
     """Computes the root mean square, or None where it is not finite."""
-    return _numbers(difference.double().square().mean().sqrt()[None])[0]
+    return _numbers(difference.to(device_with_float64(difference.device)).double().square().mean().sqrt()[None])[0]
 
 
 def _numbers(x: Tensor) -> list[float | None]:

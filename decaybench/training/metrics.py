@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from decaybench.activations.float64 import device_with_float64
 from decaybench.training.data import Part
 from decaybench.training.stacked.stack import Replicas
 from decaybench.training.tasks import Task, summed
@@ -32,7 +33,7 @@ def evaluate(net: Replicas, part: Part, task: Task, batch: int = EVALUATION_BATC
     """Evaluates every replica on a part of the data, with no gradients."""
     R = len(net.models)
     net.train(False)
-    where = part.x.device if part.x.device.type != "mps" else torch.device("cpu")  # MPS has no float64
+    where = device_with_float64(part.x.device)
     loss = torch.zeros(R, dtype=torch.float64, device=where)
     losses: list[Tensor] = []
     values: dict[str, list[Tensor]] = {name: [] for name in task.metrics}
@@ -58,7 +59,7 @@ def clip_gradients(gradients: Sequence[Tensor], most: float) -> None:
 
     The norm is over all its parameters, whatever optimizers they are in, as in `torch.nn.utils.clip_grad_norm_`.
     """
-    norms = torch.stack([g.flatten(1).norm(dim=1) for g in gradients])  # (parameters, R)
-    factor = (most / (norms.norm(dim=0) + 1e-6)).clamp(max=1.0)  # (R,)
+    norms = torch.stack([torch.linalg.vector_norm(g.flatten(1), dim=1) for g in gradients])  # (parameters, R)
+    factor = (most / (torch.linalg.vector_norm(norms, dim=0) + 1e-6)).clamp(max=1.0)  # (R,)
     for g in gradients:
         g.mul_(factor.view(-1, *[1] * (g.ndim - 1)))

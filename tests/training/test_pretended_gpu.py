@@ -16,7 +16,7 @@ from torch import Tensor
 from decaybench.activations import compiled
 from decaybench.activations.kaf import functional, triton
 from decaybench.execution.job import _remark
-from decaybench.registry import STRATEGIES
+from decaybench.registry import ACTIVATIONS, STRATEGIES
 from decaybench.results.record import Record
 from decaybench.training import checkpoint
 from decaybench.training.cuda_graph import WARMUP_CALLS, CudaGraphs
@@ -427,3 +427,21 @@ def test_a_checkpoint_goes_on_on_another_device(optimizer: str, here: torch.devi
         resumed = Training(runs, load(runs[0], there))
         checkpoint.restore(resumed, saved)
         assert_equal(records(resumed), wanted)
+
+
+MPS = torch.device("mps:0")
+
+
+@pytest.mark.parametrize("network", ["mlp,width=8", pytest.param("forum,width=4", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("activation", list(ACTIVATIONS))
+def test_a_gpu_without_float64_trains_and_describes_every_activation(activation: str, network: str) -> None:
+    runs = study(activation, "adamw", network=network, strategy=["exclude-alpha"], seeds=1)
+    wanted = records(Training(runs, load(runs[0], CPU)))
+    with pretended_gpu(kind="mps"):
+        training = Training(runs, load(runs[0], MPS))
+        assert training.recorded is None
+        found = records(training)
+    assert_equal(found, wanted, 1e-4)
+    for run_id, record in wanted.items():
+        for ours, theirs in zip(found[run_id].layers, record.layers, strict=True):
+            assert ours.distance_from_start == pytest.approx(theirs.distance_from_start, rel=1e-3, abs=1e-5)

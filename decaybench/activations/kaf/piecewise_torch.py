@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from decaybench.activations.float64 import device_with_float64
 from decaybench.activations.kaf.piecewise import ROW, Pieces
 from decaybench.activations.kaf.reference import per_channel
 
@@ -14,10 +15,11 @@ TILE = 1 << 16  # numbers at a time: what is in between stays in the cache and n
 def _table(alpha: Tensor, p: Pieces) -> Tensor:
     """Computes the rows of every channel, (ROW, C·K), one contiguous line for each coefficient."""
     C, D = alpha.shape
-    basis = torch.from_numpy(p.dense).reshape(D, -1).to(alpha.device)  # (D, K·ROW)
-    rows = (alpha.double() @ basis).reshape(C, p.count, ROW)
-    rows[:, :, 0] = torch.from_numpy(p.centre).to(alpha.device)
-    return rows.permute(2, 0, 1).reshape(ROW, -1).to(alpha.dtype)
+    where = device_with_float64(alpha.device)
+    basis = torch.from_numpy(p.dense).reshape(D, -1).to(where)  # (D, K·ROW)
+    rows = (alpha.to(where).double() @ basis).reshape(C, p.count, ROW)
+    rows[:, :, 0] = torch.from_numpy(p.centre).to(where)
+    return rows.permute(2, 0, 1).reshape(ROW, -1).to(alpha.dtype).to(alpha.device)
 
 
 def _places(s: Tensor, p: Pieces) -> tuple[Tensor, Tensor]:

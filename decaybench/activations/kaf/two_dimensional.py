@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from decaybench.activations.custom_op import differentiable, merged, operation, split
+from decaybench.activations.float64 import device_with_float64
 from decaybench.activations.kaf.functional import atoms
 
 TILE = 1 << 14  # numbers at a time
@@ -107,11 +108,12 @@ def _forward(s: Tensor, alpha: Tensor, precision: float, boundary: float) -> Ten
 
 
 def _backward(grad: Tensor, s: Tensor, alpha: Tensor, precision: float, boundary: float) -> tuple[Tensor, Tensor]:
-    down, to_alpha = torch.empty_like(s), torch.zeros_like(alpha, dtype=torch.float64)
+    where = device_with_float64(s.device)
+    down, to_alpha = torch.empty_like(s), torch.zeros(alpha.shape, dtype=torch.float64, device=where)
     for tile in _tiles(s):
         down[tile], part = _first(grad[tile], s[tile], alpha, precision, boundary)
-        to_alpha += part
-    return down, to_alpha.to(alpha.dtype)
+        to_alpha += part.to(where)
+    return down, to_alpha.to(alpha.dtype).to(alpha.device)
 
 
 def _second(grad: Tensor, saved: Sequence[Tensor], constants: Any, upstream: Any) -> tuple[Tensor, ...]:

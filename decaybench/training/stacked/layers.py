@@ -60,8 +60,9 @@ def _batch_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d, p: Parameters, x: Tensor
     """Normalizes each channel of each replica of x (R, C, …, B)."""
     if layer.training:
         p["num_batches_tracked"].add_(1)
-    flat = [p[name].flatten(0, 1) for name in ("running_mean", "running_var", "weight", "bias")]  # (R·C,)
-    out = F.batch_norm(x.flatten(0, 1)[None], *flat, layer.training, layer.momentum, layer.eps)
+    mean, var, weight, bias = (p[name].flatten(0, 1) for name in ("running_mean", "running_var", "weight", "bias"))
+    flat = x.flatten(0, 1)[None]  # (1, R·C, …, B)
+    out = F.batch_norm(flat, mean, var, weight, bias, layer.training, layer.momentum or 0.0, layer.eps)
     return out.view(x.shape)
 
 
