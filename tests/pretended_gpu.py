@@ -11,6 +11,7 @@ It cannot see streams, the allocator, the workspaces of cuBLAS and cuDNN, Triton
 
 import collections
 import contextlib
+import os
 import traceback
 import types
 from collections.abc import Callable, Iterator
@@ -76,6 +77,13 @@ def _storage(tensor: Tensor) -> int | None:
         return None
 
 
+def _bytes(values: Any) -> int:
+    """Returns the bytes of tensors that a kernel reads or writes, each number once however often it is repeated."""
+    tensors = [t for t in tree_flatten(values)[0] if isinstance(t, Tensor)]
+    real = {t.data_ptr(): min(t.numel() * t.element_size(), t.untyped_storage().nbytes()) for t in tensors}
+    return sum(real.values())
+
+
 def _place() -> str:
     """Names the line of the project that is being executed."""
     for frame in reversed(traceback.extract_stack()[:-2]):
@@ -89,7 +97,8 @@ class PretendedGpu(TorchDispatchMode):
 
     Attributes:
         notes: Transfers and waits.
-        count: How many operations there were outside a graph and in one, captures, replays, …
+        count: How many kernels there were outside a graph and in one, the bytes they touch, captures, replays.
+        kernels: How often each kernel was started or recorded.
     """
 
     now: "PretendedGpu | None" = None
@@ -100,6 +109,7 @@ class PretendedGpu(TorchDispatchMode):
         self.devices, self.free = devices, free
         self.notes: list[Note] = []
         self.count: collections.Counter[str] = collections.Counter()
+        self.kernels: collections.Counter[str] = collections.Counter()
         self.capturing: Graph | None = None
         self._on: dict[
             int, tuple[int, Any]
@@ -207,13 +217,18 @@ class PretendedGpu(TorchDispatchMode):
         if self._unseen:
             return
         if not func.is_view and name not in NO_KERNEL:
-            self.count["kernels in a graph" if self.capturing is not None else "kernels"] += 1
+            where = " in a graph" if self.capturing is not None else ""
+            self.count["kernels" + where] += 1
+            self.count["bytes" + where] += _bytes((args, kwargs, outs))
+            self.kernels[name] += 1
         if self.capturing is not None and not func.is_view and name not in ("detach", "alias", "_unsafe_view"):
             self.capturing.recorded.append((func, args, kwargs, outs))
 
     def launch(self, work: Callable[..., Any], *args: Any) -> None:
         """Does what is no operation of torch, as one kernel: ``work(*args)`` writes to its arguments."""
-        self.count["kernels in a graph" if self.capturing is not None else "kernels"] += 1
+        where = " in a graph" if self.capturing is not None else ""
+        self.count["kernels" + where] += 1
+        self.count["bytes" + where] += _bytes(args)
         with _disable_current_modes(), self.unseen():
             work(*args)
         if self.capturing is not None:
@@ -382,7 +397,7 @@ class PretendedGpu(TorchDispatchMode):
         stream = types.SimpleNamespace(wait_stream=lambda other: None, cuda_stream=0)
         answers: dict[str, Any] = {
             "is_available": lambda: True,
-            "device_count": lambda: gpu.devices,
+            "device_count": gpu.visible,
             "current_device": lambda: 0,
             "is_initialized": lambda: True,
             "_lazy_init": lambda: None,
@@ -390,7 +405,7 @@ class PretendedGpu(TorchDispatchMode):
             "memory_reserved": lambda device=None: 0,
             "memory_allocated": lambda device=None: 0,
             "get_device_capability": lambda device=None: (9, 0),
-            "get_device_name": lambda device=None: "Pretended GPU",
+            "get_device_name": gpu.name,
             "empty_cache": lambda: None,
             "is_current_stream_capturing": lambda: gpu.capturing is not None,
             "device_of": lambda tensor: contextlib.nullcontext(),
@@ -409,6 +424,16 @@ class PretendedGpu(TorchDispatchMode):
         }
         for name, answer in answers.items():
             self._patch(cuda, name, answer)
+
+    def visible(self) -> int:
+        """Returns how many GPUs this process may see, by CUDA_VISIBLE_DEVICES."""
+        given = os.environ.get("CUDA_VISIBLE_DEVICES")
+        return self.devices if given is None else min(self.devices, len([i for i in given.split(",") if i]))
+
+    def name(self, device: Any = None) -> str:
+        """Names a GPU by its number on the machine."""
+        given = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(self.devices)))
+        return f"Pretended GPU {given.split(',')[torch.device(device or 'cuda').index or 0]}"
 
     def _patch_optimizers(self) -> None:
         gpu = self

@@ -30,3 +30,18 @@ def backends(model: nn.Module) -> dict[str, str]:
             backend = "triton"
         found[type(module).__name__] = backend
     return found
+
+
+def slow_backend(model: nn.Module) -> str:
+    """Says which activation of a network on a GPU its kernels do not compute, and why; empty where they do.
+
+    Args:
+        model: A network on the device on which it is trained.
+    """
+    for module in model.modules():
+        if isinstance(module, KAF) and module.alpha.is_cuda and (reason := triton.hindrance(module.alpha.device)):
+            return (
+                "Torch's own operations compute KAF here, which is slow and cannot be recorded as a CUDA graph, since "
+                f"Triton cannot build its kernels, for which it needs a C compiler and Python's headers ({reason})."
+            )
+    return ""

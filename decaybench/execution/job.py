@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
+from decaybench.activations.backends import slow_backend
 from decaybench.errors import DecaybenchError, UsageError
 from decaybench.native import keep_freed_memory
 from decaybench.registry import imports
@@ -190,7 +191,10 @@ def _train(job: Job, data: Data, worker: str) -> Iterator[Message]:
     if job.saved is not None:
         earlier, before = checkpoint.restore(training, job.saved)
         about = _resumed(about, earlier)
-    remarked = False
+    if slow := slow_backend(training.net.models[0]):
+        about["step"] = slow
+        yield Message(job.id, worker, remark=slow)
+    remarked = bool(slow)
     while not training.finished:
         events = training.advance()
         now = time.monotonic()

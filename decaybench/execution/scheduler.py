@@ -55,6 +55,7 @@ class Scheduler:
     _fingerprints: dict[DataKey, str] = field(default_factory=dict)
     _data: dict[DataKey, Data] = field(default_factory=dict)
     _tries: Counter[tuple[str, int]] = field(default_factory=Counter)
+    _remarks: set[str] = field(default_factory=lambda: {""})
 
     def data(self, config: RunConfig) -> Data:
         """Loads the data of a run on the CPU; one data set is kept at a time.
@@ -154,7 +155,8 @@ class Scheduler:
             self.folder.write_weights(run_id, content)
         for record in message.records:
             self.folder.write(record)
-        if message.remark:
+        if message.remark not in self._remarks:  # each once, however many jobs it holds for
+            self._remarks.add(message.remark)
             yield Event(message.worker, job.configs, trouble=message.remark)
         yield Event(message.worker, job.configs, message.epochs, message.records, ended=message.ended)
         if message.failure is not None:

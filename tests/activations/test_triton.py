@@ -1,10 +1,12 @@
 """The kernels for GPUs: their numbers, by Triton's interpreter where there is no GPU; and that they compile."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -128,3 +130,63 @@ def test_the_kernels_compile_for_gpus(capability: int, tmp_path) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "16\n"  # a table with and without a straight tail, forward, backward; two types
+
+
+BUDGET = """
+import json, re, subprocess, sys, torch, triton
+from pathlib import Path
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from decaybench.activations import KAF
+from decaybench.activations.kaf import triton as gpu
+
+tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+calls, found = [], {}
+gpu.launch = lambda kernel, grid, *arguments: calls.append((kernel, arguments))
+gpu.DEVICES, gpu.works = ("cpu",), lambda device: True
+KAF(16)(torch.randn(64, 16, 14, 14, requires_grad=True)).sum().backward()
+for kernel, arguments in calls:
+    constants = {(i,): a for i, a in enumerate(arguments) if kernel.params[i].is_constexpr}
+    kinds = [{torch.int32: "*i32", torch.float64: "*fp64", torch.float32: "*fp32"}[a.dtype]
+             if isinstance(a, torch.Tensor) else "i32" for a in arguments]
+    signature = {p.name: "constexpr" if p.is_constexpr else k for p, k in zip(kernel.params, kinds, strict=True)}
+    # Tensors begin at multiples of 16 bytes, which the launcher finds out and the compiler makes use of.
+    sixteen = {(i,): [["tt.divisibility", 16]] for i, a in enumerate(arguments) if isinstance(a, torch.Tensor)}
+    target = GPUTarget("cuda", 90, 32)
+    made = triton.compile(ASTSource(kernel, signature, constants, sixteen), target=target)
+    binary = Path(sys.argv[1]) / "kernel.cubin"
+    binary.write_bytes(made.asm["cubin"])
+    shown = lambda option: subprocess.run([tool, option, binary], capture_output=True, text=True, check=True).stdout
+    code = re.findall(r"^\\s+/\\*[0-9a-f]{4,}\\*/\\s+(?:@!?\\w+ +)?([A-Z0-9_.]+)", shown("-sass"), re.M)
+    used = dict(re.findall(r"(REG|STACK|LOCAL):(\\d+)", shown("-res-usage")))
+    found[kernel.fn.__name__] = {
+        "instructions": len(code), "wide": sum(c.startswith("LDG") and c.endswith("128") for c in code),
+        "powers": sum(c.startswith("MUFU.EX2") for c in code), "registers": int(used["REG"]),
+        "spilled": int(used["STACK"]) + int(used["LOCAL"]),
+    }
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_the_kernels_stay_within_their_budget(tmp_path: Path) -> None:
+    """For a GPU of compute capability 9.0, 20 Gaussian atoms, four numbers a thread.
+
+    What can be counted without a GPU: before, the gradient took 856 instructions for one number a thread, and 32
+    powers of 2 for 20 atoms.
+    """
+    (tmp_path / "budget.py").write_text(BUDGET)
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment |= {"PYTHONPATH": str(REPOSITORY), "TRITON_CACHE_DIR": str(tmp_path / "cache")}
+    command = [sys.executable, str(tmp_path / "budget.py"), str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    forward, backward = found["forward"], found["backward"]
+    assert backward["instructions"] <= 1500
+    assert 80 <= backward["powers"] <= 84 + 32  # 20 atoms × 4 numbers, and what is odd, atom by atom
+    assert backward["registers"] <= 176
+    assert backward["wide"] == 2  # s and its gradient, 128 bits each
+    assert forward["instructions"] <= 850
+    assert forward["registers"] <= 80
+    assert all(kernel["spilled"] == 0 for kernel in found.values())

@@ -26,11 +26,11 @@ ON_RAY = [*STUDY, "--executor", "ray", "--ray-address", f"127.0.0.1:{PORT}", "--
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY), "RAY_DISABLE_IMPORT_WARNING": "1"}
 
 
-def node(*arguments: str) -> "subprocess.Popen[bytes]":
+def node(*arguments: str, environment: dict[str, str] = ENVIRONMENT) -> "subprocess.Popen[bytes]":
     """Starts a node that lives as long as its process."""
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     command = [*RAY, "start", "--block", "--disable-usage-stats", *arguments]
-    return subprocess.Popen(command, env=ENVIRONMENT, start_new_session=True, **quiet)  # type: ignore[call-overload]
+    return subprocess.Popen(command, env=environment, start_new_session=True, **quiet)  # type: ignore[call-overload]
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:

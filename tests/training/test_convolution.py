@@ -12,8 +12,14 @@ from decaybench.training.stacked import convolution
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+ONE_AND_MANY_WINDOWS = [
+    *(((1, 1), (1, 1), (3, 3)), ((2, 1), (0, 2), (5, 2))),
+    *(((1, 1), (0, 0), (9, 8)), ((9, 9), (0, 0), (5, 2)), ((9, 9), (1, 2), (7, 9))),
+]
+
+
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize(("stride", "padding", "kernel"), [((1, 1), (1, 1), (3, 3)), ((2, 1), (0, 2), (5, 2))])
+@pytest.mark.parametrize(("stride", "padding", "kernel"), ONE_AND_MANY_WINDOWS)
 def test_both_convolutions_are_torchs(stride: Any, padding: Any, kernel: Any, bias: bool) -> None:
     torch.manual_seed(0)
     R, C, B = 3, 4, 6

@@ -15,13 +15,14 @@ from torch import Tensor
 
 from decaybench.activations import compiled
 from decaybench.activations.kaf import functional, triton
-from decaybench.execution.job import _remark
+from decaybench.execution.job import Job, _remark, run_job
 from decaybench.registry import ACTIVATIONS, STRATEGIES
 from decaybench.results.record import Record
 from decaybench.training import checkpoint
 from decaybench.training.cuda_graph import WARMUP_CALLS, CudaGraphs
 from decaybench.training.data import load
 from decaybench.training.rates import Rates
+from decaybench.training.stacked import convolution
 from decaybench.training.stacked.cohorts import capacity
 from decaybench.training.stacked.stack import StackedModels
 from decaybench.training.trainer import Finished, Training
@@ -141,6 +142,34 @@ def test_all_of_a_step_is_recorded_waits_for_nothing_and_gives_what_a_cpu_gives(
     wanted = records(Training(runs, load(runs[0], CPU)))
     with pretended_gpu() as gpu, kernels():
         assert_equal(trained(runs, gpu), wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("activation", ["prelu", "kaf"])
+def test_a_step_of_the_forum_network_starts_no_more_kernels_and_moves_no_more_bytes_than_it_did(
+    activation: str,
+) -> None:
+    """What can be counted without a GPU; convolutions by unfolding, whatever this machine finds faster."""
+    strategies = ["no-decay", "decay-all", "exclude-alpha", "loss-penalty", "two-optimizers"]
+    runs = tiny(
+        dataset="synthetic,samples=400,size=28",
+        network="forum",
+        activation=activation,
+        optimizer="adamw",
+        strategy=strategies,
+        seeds=2,
+        batch_size=128,
+    ).runs()
+    with (
+        pretended_gpu() as gpu,
+        kernels(),
+        mock.patch.object(convolution, "fastest", lambda *_: convolution.unfolded),
+    ):
+        training = Training(runs, load(runs[0], CUDA))
+        while not gpu.count["captures"]:
+            training.advance()
+    assert gpu.count["kernels in a graph"] <= 115
+    assert gpu.count["bytes in a graph"] / len(runs) <= 70e6
 
 
 SMALL = {"dataset": "synthetic,samples=40,size=16", "batch_size": 12, "epochs": 3, "seeds": 1, "validation": 0.2}
@@ -427,6 +456,27 @@ def test_a_checkpoint_goes_on_on_another_device(optimizer: str, here: torch.devi
         resumed = Training(runs, load(runs[0], there))
         checkpoint.restore(resumed, saved)
         assert_equal(records(resumed), wanted)
+
+
+def test_without_triton_the_user_is_told_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No C compiler, say: nothing fails, and each step takes many times as long."""
+
+    def fails(*_: Any) -> Any:
+        raise RuntimeError("Failed to find C compiler.\n Please specify via CC environment variable.")
+
+    monkeypatch.setattr(triton, "forward", fails)
+    runs = study("kaf,D=5", "sgd", strategy=["decay-all"], seeds=1)
+    wanted = records(Training(runs, load(runs[0], CPU)))
+    triton.hindrance.cache_clear()
+    with pretended_gpu():
+        messages = list(run_job(Job(tuple(runs), stacked=True), load(runs[0], CUDA)))
+    triton.hindrance.cache_clear()
+    (remark,) = [m.remark for m in messages if m.remark]
+    assert "Failed to find C compiler. Please specify" in remark
+    (record,) = [record for m in messages for record in m.records]
+    assert record.provenance["backends"] == {"KAF": "torch"}
+    assert record.provenance["step"] == remark
+    assert_equal({record.run_id: record}, wanted)
 
 
 MPS = torch.device("mps:0")

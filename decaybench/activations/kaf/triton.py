@@ -5,6 +5,7 @@ need atomic adds: its time grows with D where D is large.
 """
 
 import importlib.util
+import math
 from functools import lru_cache
 from typing import Any
 
@@ -15,10 +16,11 @@ from decaybench.activations.kaf.piecewise import ROW, Pieces
 
 BLOCK = 1024  # numbers of a program
 CELLS = 64  # of the table, of a program
-LANES = 128  # numbers that a program of the backward pass looks at together
+LANES = 128, 512  # numbers that a program of the backward pass looks at together, at least and at most
 RUN = 32  # of them, at least so many that lie in one piece where channels are short
-ATOMS = 32  # of a program of the backward pass
+CHUNKS = 8  # of four atoms, at most, of a program of the backward pass
 PROGRAMS = 1024  # of the backward pass; the same on every GPU, so that the sums are
+LONGEST_REASON = 200  # characters of what Triton says; a compiler's errors fill pages
 Shape = tuple[int, int, int]  # outer, C, inner: how a tensor lies in memory
 DEVICES = ("cuda",)  # tests add the CPU, for Triton's interpreter
 
@@ -28,11 +30,16 @@ def usable(s: Tensor) -> bool:
     return s.device.type in DEVICES and s.dtype in (torch.float32, torch.float64) and works(s.device)
 
 
-@lru_cache(maxsize=16)
 def works(device: torch.device) -> bool:
     """Tells whether Triton is installed and can build a kernel; otherwise torch's own operations are used."""
+    return not hindrance(device)
+
+
+@lru_cache(maxsize=16)
+def hindrance(device: torch.device) -> str:
+    """Says why Triton cannot build a kernel for a device; empty where it can."""
     if importlib.util.find_spec("triton") is None:
-        return False
+        return "Triton is not installed"
     try:
         from decaybench.activations.kaf.piecewise import pieces
 
@@ -43,9 +50,9 @@ def works(device: torch.device) -> bool:
         backward(small, *known)
     except torch.OutOfMemoryError:
         raise
-    except Exception:  # no compiler, no driver, a GPU that is too old: whatever Triton says
-        return False
-    return True
+    except Exception as error:  # no compiler, no driver, a GPU that is too old: whatever Triton says
+        return " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_REASON]
+    return ""
 
 
 def _cdiv(a: int, b: int) -> int:
@@ -59,11 +66,12 @@ def _power(n: int) -> int:
 
 @lru_cache(maxsize=64)
 def _constants(
-    p: Pieces, precision: float, boundary: float, dtype: torch.dtype, device: torch.device
+    p: Pieces, name: str, precision: float, boundary: float, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, ...]:
     """Puts on the device what a kernel reads: grid, basis (K, W, ROW), first (K,), centre (K,), tail."""
     delta = 2 * boundary / (p.D - 1)
-    grid = torch.tensor([p.low, p.high, p.scale, p.inverse, precision, -boundary, delta], dtype=dtype)
+    root = math.sqrt(precision / math.log(2)) if name == "gaussian" else 1.0  # of the exponent, as one of 2
+    grid = torch.tensor([p.low, p.high, p.scale, p.inverse, precision, -boundary, delta, root], dtype=dtype)
     doubles = (torch.from_numpy(p.basis), torch.from_numpy(p.centre), torch.tensor([p.tail], dtype=torch.float64))
     basis, centre, tail = (t.contiguous().to(device) for t in doubles)
     return grid.to(device), basis, torch.from_numpy(p.first).to(device), centre, tail
@@ -94,7 +102,7 @@ def forward(s: Tensor, shape: Shape, alpha: Tensor, name: str, precision: float,
     """Computes the sum, (N, C, …); NaN and ±Inf give what the definition gives."""
     from decaybench.activations.kaf import triton_kernels
 
-    constants = _constants(p, precision, boundary, s.dtype, s.device)
+    constants = _constants(p, name, precision, boundary, s.dtype, s.device)
     _, C, inner = shape
     out, alpha = torch.empty_like(s), alpha.contiguous()
     table, size = _table(alpha, p, constants), s.numel()
@@ -121,16 +129,18 @@ def backward(
     """Computes the gradients of s (N, C, …) and of α (C, D), the same bits every time."""
     from decaybench.activations.kaf import triton_kernels
 
-    constants = _constants(p, precision, boundary, s.dtype, s.device)
+    constants = _constants(p, name, precision, boundary, s.dtype, s.device)
     outer, C, inner = shape
     alpha, down = alpha.contiguous(), torch.empty_like(s)
     if not s.numel():
         return down, torch.zeros_like(alpha)
-    run = min(_power(inner), LANES)  # I
+    lanes = min(max(_power(outer * inner), LANES[0]), LANES[1])
+    run = min(_power(inner), lanes)  # I
     group = min(_power(C), max(1, RUN // run))  # G
-    atoms = min(_power(p.D), ATOMS)
-    steps = _cdiv(outer, LANES // (group * run)) * _cdiv(inner, run)
-    blocks, columns = _cdiv(C, group), _cdiv(p.D, atoms)
+    steps = _cdiv(outer, lanes // (group * run)) * _cdiv(inner, run)
+    fours = _cdiv(p.D, 4)
+    blocks, columns = _cdiv(C, group), _cdiv(fours, CHUNKS)
+    chunks = _cdiv(fours, columns)
     shares = min(steps, max(1, PROGRAMS // (blocks * columns)))
     each = _cdiv(steps, shares)
     parts = alpha.new_empty(_cdiv(steps, each), C, p.D)
@@ -140,6 +150,6 @@ def backward(
         (blocks, len(parts), columns),
         *(grad, s, alpha, _table(alpha, p, constants), down, parts, constants[0]),
         *numbers,
-        *(name, LANES, group, run, atoms),
+        *(name, lanes, group, run, chunks, inner % 4 == 0 and run % 4 == 0),
     )
     return down, parts.sum(0)

@@ -5,22 +5,22 @@ import triton.language as tl
 
 
 @triton.jit
-def kappa(x, precision, kind: tl.constexpr):
-    """Computes κ at x = s − d."""
+def kappa(t, kind: tl.constexpr):
+    """Computes κ at s − d; of the Gaussian, t is √(γ·log₂e)·(s − d), so that it is one power of 2."""
     if kind == "gaussian":
-        value = tl.exp(-precision * x * x)
+        value = tl.exp2(-(t * t))
     elif kind == "relu":
-        value = tl.where(x > 0, x, tl.where(x <= 0, 0.0, x))  # NaN stays NaN
+        value = tl.where(t > 0, t, tl.where(t <= 0, 0.0, t))  # NaN stays NaN
     else:
-        value = tl.where(x > 0, x, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(x)))
+        value = tl.where(t > 0, t, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(t)))
     return value
 
 
 @triton.jit
-def kappa_slope(x, precision, kind: tl.constexpr):
+def kappa_slope(x, precision, root, kind: tl.constexpr):
     """Computes κ′ at x = s − d."""
     if kind == "gaussian":
-        slope = -2.0 * precision * x * tl.exp(-precision * x * x)
+        slope = -2.0 * precision * x * kappa(root * x, kind)
     elif kind == "relu":
         slope = tl.where(x <= 0, 0.0, 1.0).to(x.dtype)  # 1 at NaN, as torch's
     else:
@@ -37,14 +37,14 @@ def odd(x):
 @triton.jit
 def by_atoms(x, c, alpha, grid, D, kind: tl.constexpr, steep: tl.constexpr, N: tl.constexpr):
     """Computes f, or f′ if ``steep``, by its definition for x (N,) of the channels c; NaN and ±Inf are computed so."""
-    precision, atom, delta = tl.load(grid + 4), tl.load(grid + 5), tl.load(grid + 6)
+    precision, atom, delta, root = tl.load(grid + 4), tl.load(grid + 5), tl.load(grid + 6), tl.load(grid + 7)
     total = tl.zeros((N,), x.dtype)
     for i in range(D):
         distance = x - (atom + i * delta)
         if steep:
-            total += tl.load(alpha + c * D + i) * kappa_slope(distance, precision, kind)
+            total += tl.load(alpha + c * D + i) * kappa_slope(distance, precision, root, kind)
         else:
-            total += tl.load(alpha + c * D + i) * kappa(distance, precision, kind)
+            total += tl.load(alpha + c * D + i) * kappa(root * distance, kind)
     return total
 
 
@@ -126,36 +126,46 @@ def slope_at(x, c, alpha, table, grid, C, K, D, kind: tl.constexpr, LANES: tl.co
 @triton.jit
 def backward(
     grad, s, alpha, table, down, parts, grid, outer, C, inner, K, D, steps,
-    kind: tl.constexpr, LANES: tl.constexpr, G: tl.constexpr, I: tl.constexpr, ATOMS: tl.constexpr,
+    kind: tl.constexpr, LANES: tl.constexpr, G: tl.constexpr, I: tl.constexpr, CHUNKS: tl.constexpr,
+    fours: tl.constexpr,
 ):  # fmt: skip
     """Computes the gradient of s, and that of α as one sum for each share of the numbers, to be added up in order.
 
-    A program has G channels, a share of the numbers, and up to ATOMS atoms. Its lanes are (rows, G, I), so that each
-    lane stays in one channel and the sums of different lanes meet only at the end.
+    A program has G channels, a share of the numbers, and CHUNKS times four atoms. Its lanes are (rows, G, I), so that
+    each lane stays in one channel and the sums of different lanes meet only at the end.
     """
     rows: tl.constexpr = LANES // (G * I)
     lane = tl.arange(0, LANES)
     c = tl.program_id(0) * G + (lane // I) % G
     owned = c < C
     c = tl.where(owned, c, 0)
-    atom = tl.program_id(2) * ATOMS + tl.arange(0, ATOMS)
-    d = tl.load(grid + 5) + atom * tl.load(grid + 6)
-    precision = tl.load(grid + 4)
+    first = tl.program_id(2) * (4 * CHUNKS)
+    root = tl.load(grid + 7)
+    d = root * (tl.load(grid + 5) + (first + tl.arange(0, 4)) * tl.load(grid + 6))  # the first atoms, times root
+    apart = root * (4 * tl.load(grid + 6))
     strips = tl.cdiv(inner, I)
-    sums = tl.zeros((LANES, ATOMS), s.dtype.element_ty)
+    sums = (tl.zeros((LANES, 4), s.dtype.element_ty),) * CHUNKS
     share = tl.program_id(1)
     for step in range(share * steps, (share + 1) * steps):
         o = (step // strips) * rows + lane // (G * I)
         i = (step % strips) * I + lane % I
         inside = owned & (o < outer) & (i < inner)
         at = (o.to(tl.int64) * C + c) * inner + i
+        if fours:  # then loads take 128 bits
+            at, inside = tl.max_contiguous(tl.multiple_of(at, 4), 4), tl.max_constancy(inside, 4)
         x = tl.load(s + at, mask=inside, other=0.0)
         up = tl.load(grad + at, mask=inside, other=0.0)
         if tl.program_id(2) == 0:
             slope = slope_at(x, c, alpha, table, grid, C, K, D, kind, LANES)
             tl.store(down + at, up * slope, mask=inside)
-        sums += up[:, None] * kappa(x[:, None] - d[None, :], precision, kind)
-    total = tl.sum(tl.sum(tl.reshape(sums, (rows, G, I, ATOMS)), 2), 0)  # (G, ATOMS)
+        more = ()
+        for j in tl.static_range(CHUNKS):
+            t = root * x[:, None] - (d + j * apart)[None, :]
+            more = more + (sums[j] + up[:, None] * kappa(t, kind),)  # noqa: RUF005  # Triton knows no star
+        sums = more
     channel = tl.program_id(0) * G + tl.arange(0, G)
-    to = parts + (share * C + channel)[:, None] * D + atom[None, :]
-    tl.store(to, total, mask=(channel < C)[:, None] & (atom < D)[None, :])
+    for j in tl.static_range(CHUNKS):
+        total = tl.sum(tl.sum(tl.reshape(sums[j], (rows, G, I, 4)), 2), 0)  # (G, 4)
+        atom = first + 4 * j + tl.arange(0, 4)
+        to = parts + (share * C + channel)[:, None] * D + atom[None, :]
+        tl.store(to, total, mask=(channel < C)[:, None] & (atom < D)[None, :])
