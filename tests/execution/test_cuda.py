@@ -25,7 +25,7 @@ def records(training: Training) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
-@pytest.mark.parametrize("network", ["mlp,width=16", "forum,width=8"])
+@pytest.mark.parametrize("network", ["mlp,width=16", "forum,width=8", "vgg,depth=3,width=4,norm=true"])
 def test_the_step_is_recorded_and_gives_the_same_numbers(network: str, precision: str) -> None:
     study = tiny(
         network=network,
@@ -36,15 +36,33 @@ def test_the_step_is_recorded_and_gives_the_same_numbers(network: str, precision
         clip_norm=0.5,
         batch_size=48,
         seeds=2,
+        epochs=4,
     )
     data = load(study.runs()[0], CUDA)
     training, plain = Training(study.runs(), data), Training(study.runs(), data)
-    plain.recorded_step = None
+    assert training.recorded is not None
+    for recorded in plain.recorded or ():
+        recorded.reason = "for comparison"
     ours, theirs = records(training), records(plain)
-    assert training.recorded_step is not None
-    assert training.recorded_step.replay is not None
+    assert training.not_recorded == ""
+    assert all(recorded.replays for recorded in training.recorded)
     for run_id, record in ours.items():
         assert record.history["train_loss"] == pytest.approx(theirs[run_id].history["train_loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize("network", ["resnet18", "mlp,width=16,dropout=0.2"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "rmsprop"])
+def test_a_network_that_trains_alone_is_recorded(network: str, optimizer: str) -> None:
+    """With dropout every replay must draw anew: the loss of steps that see the same batch differs."""
+    (run,) = tiny(
+        network=network, activation="prelu", strategy="exclude-alpha", optimizer=optimizer, epochs=6, seeds=1
+    ).runs()
+    training = Training([run], load(run, CUDA))
+    (record,) = records(training).values()
+    assert training.not_recorded == ""
+    losses = record.history["train_loss"]
+    assert len(set(losses)) == len(losses)
+    assert losses[-1] < losses[0]
 
 
 def test_a_study_on_a_gpu_gives_what_it_gives_on_a_cpu(tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ NETWORKS = [  # beside mlp; the slow ones are large
     ("vgg,depth=3,width=4", {}),
     ("vgg,depth=3,width=4,norm=true", {}),
     ("mlp,width=8,dropout=0.2", {}),
-    ("gpt,width=16", {"dataset": "python-source,context=16", "train_limit": 40, "batch_size": 16}),
+    ("gpt,width=16,depth=1", {"dataset": "python-source,context=16", "train_limit": 40, "batch_size": 16}),
     ("resnet18", {"batch_size": 24, "strategy": ["decay-to-init"]}),
 ]
 
