@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from decaybench import registry, roles
+from decaybench import load, registry, roles
 from decaybench.errors import UsageError
 from decaybench.parameter_roles.roles import activation_layers
+from decaybench.study.study import read_grid
 from decaybench.training.model import build_model
-from helpers import one, tiny
+from helpers import REPOSITORY, one, tiny
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (2, 9, 13)]
 
@@ -61,6 +62,31 @@ def test_resnet18_is_torchvisions_but_for_stem_and_activations() -> None:
 def test_forum_is_conv_act_conv_act_conv() -> None:
     model = build_model(one(network="forum", activation="prelu"), (1, 28, 28), 10)
     assert [type(m).__name__ for m in model] == ["Conv2d", "PReLU", "Conv2d", "PReLU", "Conv2d", "Flatten"]
+
+
+@pytest.mark.parametrize(
+    ("network", "kinds"),
+    [
+        ("forum,norm=true", "Conv2d BatchNorm2d PReLU Conv2d BatchNorm2d PReLU Conv2d Flatten"),
+        ("mlp,norm=true", "Flatten Linear BatchNorm1d PReLU Linear BatchNorm1d PReLU Linear"),
+    ],
+)
+def test_norms_come_before_activations_and_take_the_place_of_biases(network: str, kinds: str) -> None:
+    model = build_model(one(network=network, activation="prelu"), (1, 28, 28), 10)
+    assert " ".join(type(m).__name__ for m in model) == kinds
+    *hidden, last = [m for m in model if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert [m.bias is None for m in hidden] == [True, True]
+    assert last.bias is not None
+
+
+def test_an_option_that_was_added_leaves_the_runs_from_before_as_they_were() -> None:
+    """Their id is a hash of their options; an added one is no part of it while it has its default."""
+    for before, now in (("forum,width=16", "forum,norm=false"), ("mlp,depth=2", "mlp,norm=false")):
+        assert one(network=before).run_id == one(network=now).run_id
+        assert "norm" not in one(network=before).network.options
+    assert one(network="forum,norm=true").run_id != one(network="forum").run_id
+    folder = REPOSITORY / "results" / "first-look"
+    assert {run.run_id for run in read_grid(folder / "study.toml", {}).runs()} == set(load(folder)["run_id"])
 
 
 def test_vgg_depth_and_pooling_shapes() -> None:

@@ -6,9 +6,12 @@ from torch import Tensor, nn
 
 from decaybench import registry
 from decaybench.activations.kaf.module import KAF
-from decaybench.parameter_roles.roles import mark_activation
+from decaybench.activations.relu import relu
+from decaybench.errors import UsageError
+from decaybench.parameter_roles.roles import mark_activation, roles
 from decaybench.registry.build import construct
 from decaybench.strategies.plan import Plan, strategy_setup
+from decaybench.training.model import build_model
 from helpers import one
 
 LR, DECAY = 0.1, 0.01
@@ -131,6 +134,35 @@ def test_penalties_have_the_gradient_of_their_formula(strategy: str, gradient) -
 def test_on_says_which_parameters(strategy: str, on: str, moved: set[str]) -> None:
     before, after = after_one_step(f"{strategy},on={on}", "sgd")
     assert {name for name in before if not torch.equal(before[name], after[name])} == moved
+
+
+@pytest.mark.parametrize(
+    ("strategy", "layer", "moved"),
+    [
+        ("alpha-only", 0, {"2.weight"}),
+        ("alpha-only", 1, {"3.alpha"}),
+        ("exclude-alpha", 0, EVERY - {"2.weight"}),
+        ("exclude-alpha", 1, EVERY - {"3.alpha"}),
+    ],
+)
+def test_layer_is_one_layers_activation_parameters(strategy: str, layer: int, moved: set[str]) -> None:
+    before, after = after_one_step(f"{strategy},layer={layer}", "sgd")
+    assert {name for name in before if not torch.equal(before[name], after[name])} == moved
+
+
+def test_a_layer_that_is_not_there_is_named() -> None:
+    with pytest.raises(UsageError, match=r"layer = 3: the network has 3 layers with .* counted from 0 to 2"):
+        after_one_step("alpha-only,layer=3", "sgd")
+
+
+def test_a_gain_is_a_scale_that_decay_takes_to_the_zero_function() -> None:
+    model = relu(3, gain=True)
+    s = torch.randn(5, 3, 2, 2)
+    torch.testing.assert_close(model(s), s.relu())
+    model.gain.data.copy_(torch.tensor([2.0, 0.0, -1.0]))
+    torch.testing.assert_close(model(s), s.relu() * torch.tensor([2.0, 0.0, -1.0])[:, None, None])
+    net = build_model(one(network="forum", activation="relu,gain=true"), (1, 8, 8), 4)
+    assert [name for name, role in roles(net).items() if role == "activation"] == ["1.gain", "3.gain"]
 
 
 def test_proximal_l1_gives_exact_zeros_and_the_subgradient_does_not() -> None:

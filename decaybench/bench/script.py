@@ -27,7 +27,7 @@ from decaybench.errors import UsageError
 from decaybench.networks.small import forum, mlp
 from decaybench.vision import torchvision
 
-NETWORKS = {"forum": forum, "mlp": mlp}
+NETWORKS: dict[str, Callable[..., nn.Module]] = {"forum": forum, "mlp": mlp}
 TRAINING_IMAGES = 54_000  # the others are validation's and the test's
 BATCH, RATE, MOMENTUM, DECAY = 128, 0.05, 0.9, 5e-4
 Batches = Callable[[], Iterator[tuple[Tensor, Tensor]]]

@@ -10,21 +10,19 @@ Shape = tuple[int, int, int]
 MakeActivation = Callable[[int], nn.Module]
 
 
-def forum(shape: Shape, classes: int, activation: MakeActivation, width: int = 16) -> nn.Module:
-    """Builds Conv-act-Conv-act-Conv, as in the thread.
+def forum(shape: Shape, classes: int, activation: MakeActivation, width: int = 16, norm: bool = False) -> nn.Module:
+    """Builds Conv-act-Conv-act-Conv, as in the thread; ``norm`` puts batch normalization before each activation.
 
     The first two halve the image; the last one spans what is left of it and so is the classifier.
     """
     c, h, w = shape
     left = -(-h // 4), -(-w // 4)
-    return nn.Sequential(
-        nn.Conv2d(c, width, 3, stride=2, padding=1),  # (N, width, ⌈H/2⌉, ⌈W/2⌉)
-        activation(width),
-        nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),  # (N, 2·width, ⌈H/4⌉, ⌈W/4⌉)
-        activation(2 * width),
-        nn.Conv2d(2 * width, classes, left),  # (N, classes, 1, 1)
-        nn.Flatten(),
-    )
+    layers: list[nn.Module] = []
+    for out in (width, 2 * width):  # (N, width, ⌈H/2⌉, ⌈W/2⌉), (N, 2·width, ⌈H/4⌉, ⌈W/4⌉)
+        layers.append(nn.Conv2d(c, out, 3, stride=2, padding=1, bias=not norm))
+        layers += [nn.BatchNorm2d(out), activation(out)] if norm else [activation(out)]
+        c = out
+    return nn.Sequential(*layers, nn.Conv2d(c, classes, left), nn.Flatten())  # (N, classes)
 
 
 def mlp(
@@ -34,12 +32,17 @@ def mlp(
     width: int = 128,
     depth: int = 2,
     dropout: float = 0.0,
+    norm: bool = False,
 ) -> nn.Module:
-    """Builds ``depth`` dense layers of ``width``, each with its activation, and a linear classifier."""
+    """Builds ``depth`` dense layers of ``width``, each with its activation, and a linear classifier.
+
+    ``norm`` puts batch normalization before each activation.
+    """
     layers: list[nn.Module] = [nn.Flatten()]
     features = shape[0] * shape[1] * shape[2]
     for _ in range(depth):
-        layers += [nn.Linear(features, width), activation(width)]
+        layers.append(nn.Linear(features, width, bias=not norm))
+        layers += [nn.BatchNorm1d(width), activation(width)] if norm else [activation(width)]
         if dropout:
             layers.append(nn.Dropout(dropout))
         features = width

@@ -11,6 +11,13 @@ from decaybench.registry.entry import Entry, Options
 InitialFunction = Literal["elu", "gelu", "identity", "leaky-relu", "relu", "sigmoid", "silu", "tanh"]
 
 
+class ReLUOptions(Options):
+    """Options of the ReLU: `gain` for a learned factor of each channel."""
+
+    added = frozenset({"gain"})
+    gain: bool = False
+
+
 class LeakyReLUOptions(Options):
     """Options of the leaky ReLU: its fixed slope for negative inputs."""
 
@@ -76,7 +83,11 @@ class RationalOptions(Options):
 
 
 ACTIVATIONS: Mapping[str, Entry] = {
-    "relu": Entry("max(0, s); nothing learned", "decaybench.activations.relu:relu"),
+    "relu": Entry(
+        "max(0, s); nothing learned, or with gain=true a factor per channel",
+        "decaybench.activations.relu:relu",
+        ReLUOptions,
+    ),
     "leaky-relu": Entry("s or slope·s; nothing learned", "decaybench.activations.relu:leaky_relu", LeakyReLUOptions),
     "prelu": Entry(
         "learned negative slope, per channel or shared (He et al. 2015)",

@@ -1,7 +1,7 @@
 """An entry of the registry: a summary, where its code is, and the options it takes."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -9,8 +9,14 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Options(BaseModel):
-    """The options of one entry: their names, types, ranges and defaults."""
+    """The options of one entry: their names, types, ranges and defaults.
 
+    Attributes:
+        added: Options that runs did not always have: they are no part of a run while they have their default, so that
+            the runs from before stay the same runs.
+    """
+
+    added: ClassVar[frozenset[str]] = frozenset()
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 

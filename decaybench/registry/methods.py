@@ -10,7 +10,7 @@ from decaybench.registry.strategies import STRATEGIES
 
 # Optimizers whose weight_decay adds λw to the gradient, as the gradient of ½λ‖w‖² does.
 COUPLED = ("sgd", "adam", "rmsprop")
-FIXED = ("relu", "leaky-relu")  # activations in which nothing is learned
+FIXED = ("relu", "leaky-relu")  # activations in which nothing is learned, unless relu has a gain
 
 
 class Circumstances(NamedTuple):
@@ -82,7 +82,9 @@ def method_of(config: Mapping[str, Any]) -> tuple[str, str]:
         nothing = strategy["name"] in NOTHING_AT_ZERO and config["weight_decay"] == 0
         return ("no-decay", "[]") if nothing else (strategy["name"], str(sorted(strategy["options"].items())))
     own = bool(config["network"].get("source"))
-    learned = own or config["activation"]["name"] not in FIXED  # a network of one's own may hold slopes itself
+    activation = config["activation"]
+    fixed = activation["name"] in FIXED and not activation["options"].get("gain")
+    learned = own or not fixed  # a network of one's own may hold slopes itself
     c = Circumstances(config["optimizer"]["name"], clip is not None, learned, config["weight_decay"], own)
     name, options = strategy["name"], strategy["options"]
     if strategy.get("source") or name not in STRATEGIES or config["optimizer"].get("source"):

@@ -12,17 +12,21 @@ _PACKAGE = "decaybench.networks."
 
 
 class ForumOptions(Options):
-    """Options of the forum network: channels of the first layer; the second has twice as many."""
+    """Options of the forum network: channels of the first layer, the second has twice as many; `norm` as in vgg."""
 
+    added = frozenset({"norm"})
     width: PositiveInt = 16
+    norm: bool = False
 
 
 class MLPOptions(Options):
-    """Options of the dense network: `dropout` follows each activation."""
+    """Options of the dense network: `dropout` follows each activation, batch normalization (`norm`) precedes it."""
 
+    added = frozenset({"norm"})
     width: PositiveInt = 128
     depth: PositiveInt = 2
     dropout: Fraction = 0.0
+    norm: bool = False
 
 
 class VGGOptions(Options):

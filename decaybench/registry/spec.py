@@ -24,7 +24,8 @@ class Spec(BaseModel):
 
     Attributes:
         name: An entry of the registry, or ``package.module:factory`` for a user's own code.
-        options: All options, so that a changed default is a different run.
+        options: All options, so that a changed default is a different run; without those that were added later and
+            have their default.
         source: For a user's own code, a hash of its source.
     """
 
@@ -52,9 +53,11 @@ class Spec(BaseModel):
             if option not in schema.model_fields:
                 raise unknown(f"option of {name}", option, schema.model_fields)
         try:
-            return cls(name=name, options={k: _plain(v) for k, v in schema(**options).model_dump().items()})
+            checked = {k: _plain(v) for k, v in schema(**options).model_dump().items()}
         except ValidationError as error:
             raise UsageError(explain(error, f"{family} {name}, option ")) from error
+        silent = {k for k in schema.added if checked[k] == schema.model_fields[k].default}
+        return cls(name=name, options={k: v for k, v in checked.items() if k not in silent})
 
     @property
     def chosen(self) -> dict[str, Scalar]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat
+from pydantic import Field, NonNegativeInt, PositiveFloat
 
 from decaybench.registry.entry import Entry, Options
 from decaybench.registry.optimizers import OptimizerName
@@ -19,6 +19,13 @@ class LossPenaltyOptions(Options):
     penalty: Literal["l1", "l2", "elastic-net"] = "l2"
     l1_ratio: Annotated[float, Field(ge=0, le=1)] = 0.5
     on: Subset = "weights"
+
+
+class LayerOptions(Options):
+    """Options of exclude-alpha and alpha-only: the one `layer` that they are about, counted from 0; None means all."""
+
+    added = frozenset({"layer"})
+    layer: NonNegativeInt | None = None
 
 
 class TwoOptimizersOptions(Options):
@@ -51,7 +58,7 @@ STRATEGIES: Mapping[str, StrategyEntry] = {
     "no-decay": StrategyEntry("control: nothing is regularized", _MODULE + "no_decay", decays="none"),
     "decay-all": StrategyEntry("the optimizer's weight_decay on every parameter", _MODULE + "decay_all"),
     "exclude-alpha": StrategyEntry(
-        "param groups: activation parameters get weight_decay=0", _MODULE + "exclude_alpha", decays="weights"
+        "param groups: activation parameters get weight_decay=0", _MODULE + "exclude_alpha", LayerOptions, "weights"
     ),
     "loss-penalty": StrategyEntry(
         "no optimizer decay; a penalty on the other parameters is added to the loss",
@@ -79,7 +86,7 @@ STRATEGIES: Mapping[str, StrategyEntry] = {
         decays="no norms or biases",
     ),
     "alpha-only": StrategyEntry(
-        "diagnostic: only the activation parameters are decayed", _MODULE + "alpha_only", decays="activation"
+        "diagnostic: only the activation parameters are decayed", _MODULE + "alpha_only", LayerOptions, "activation"
     ),
     "decay-to-init": StrategyEntry(
         "activation parameters are pulled to their initial value instead of to zero", _MODULE + "decay_to_init"

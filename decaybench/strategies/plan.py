@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -42,6 +42,26 @@ class Setup:
         """Returns the activation parameters, all the others ("weights"), or all."""
         wanted = {"all": (True, False), "weights": (False,), "activation": (True,)}[which]
         return [p for name, p in self.named.items() if (name in self.alphas) in wanted]
+
+    def of_layer(self, layer: int | None) -> "Setup":
+        """Returns a setup in which only one layer's activation parameters count as such.
+
+        Args:
+            layer: The layer, counted from 0 among the modules that hold activation parameters; None means all.
+
+        Raises:
+            UsageError: When there is no such layer.
+        """
+        if layer is None or not self.alphas:
+            return self
+        owners = list(dict.fromkeys(name.rpartition(".")[0] for name in self.named if name in self.alphas))
+        if layer >= len(owners):
+            raise UsageError(
+                f"layer = {layer}: the network has {len(owners)} layer{'s' * (len(owners) != 1)} with activation "
+                f"parameters, counted from 0 to {len(owners) - 1}."
+            )
+        chosen = {name for name in self.alphas if name.rpartition(".")[0] == owners[layer]}
+        return replace(self, alphas=frozenset(chosen))
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,9 @@ def decay_all(s: Setup) -> Plan:
     return Plan([s.optimizer(s.group("all"), weight_decay=s.decay)])
 
 
-def exclude_alpha(s: Setup) -> Plan:
+def exclude_alpha(s: Setup, layer: int | None = None) -> Plan:
     """Puts activation parameters into a param group with ``weight_decay=0``: the thread's first answer."""
+    s = s.of_layer(layer)
     groups = [
         {"params": s.group("weights"), "weight_decay": s.decay},
         {"params": s.group("activation"), "weight_decay": 0.0},
@@ -86,8 +87,9 @@ def _spared(s: Setup, kinds: set[str]) -> list[dict[str, Any]]:
     ]
 
 
-def alpha_only(s: Setup) -> Plan:
+def alpha_only(s: Setup, layer: int | None = None) -> Plan:
     """Decays the activation parameters only, to see what that does by itself."""
+    s = s.of_layer(layer)
     groups = [
         {"params": s.group("weights"), "weight_decay": 0.0},
         {"params": s.group("activation"), "weight_decay": s.decay},

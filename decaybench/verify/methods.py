@@ -87,7 +87,9 @@ def method(text: str) -> Method:
     (spec,) = parse("strategy", text)
     on = spec.options.get("on")
     entry = STRATEGIES.get(spec.name)
-    decays = str(on) if on else entry.decays if entry else "none"
+    decays = _WORDS[str(on) if on else entry.decays] if entry else f"what {text} chooses"
+    if (layer := spec.options.get("layer")) is not None:
+        decays = decays.replace("activation parameters", f"activation parameters of layer {layer}")
     via: dict[str, Via] = {"loss-penalty": "loss", "proximal-l1": "apart"}
     form = {"proximal-l1": "soft-thresholding", "decay-to-init": "½λ‖α − α₀‖²"}.get(spec.name, "½λ‖w‖²")
     if spec.options.get("penalty", "l2") != "l2":
@@ -97,7 +99,7 @@ def method(text: str) -> Method:
     return Method(
         text,
         lambda s: construct("strategy", spec, s),
-        _WORDS[decays] if entry else f"what {text} chooses",
+        decays,
         via.get(spec.name, "optimizer"),
         form if entry else text,
     )

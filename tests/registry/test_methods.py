@@ -18,6 +18,7 @@ NAMES = (
     *("loss-penalty", "loss-penalty,on=all", "loss-penalty,on=activation", "loss-penalty,penalty=l1"),
     *("loss-penalty,penalty=elastic-net,l1_ratio=0", "loss-penalty,penalty=elastic-net"),
     *("two-optimizers", "two-optimizers,alpha_lr=0.001", "decay-to-init", "proximal-l1"),
+    *("exclude-alpha,layer=0", "alpha-only,layer=1"),
 )
 
 
@@ -100,4 +101,7 @@ def test_a_network_of_ones_own_may_hold_slopes_where_the_activation_learns_nothi
         "weight_decay": 0.1,
     }
     assert method_of(config)[0] == "exclude-alpha"
-    assert method_of({**config, "network": {"name": "forum", "options": {}, "source": None}})[0] == "decay-all"
+    ours = {**config, "network": {"name": "forum", "options": {}, "source": None}}
+    assert method_of(ours)[0] == "decay-all"
+    gain = {"name": "relu", "options": {"gain": True}, "source": None}
+    assert method_of({**ours, "activation": gain})[0] == "exclude-alpha"

@@ -88,11 +88,12 @@ def test_a_cohort_is_its_runs_to_1e_10(optimizer: str, network: str, activation:
     assert 0 < worst < 1e-10
 
 
-@pytest.mark.parametrize("activation", list(registry.ACTIVATIONS))
+@pytest.mark.parametrize("activation", [*registry.ACTIVATIONS, "relu,gain=true"])
 @pytest.mark.parametrize(
     "network",
     [
         "mlp,width=16",
+        "mlp,width=16,norm=true",
         *(
             pytest.param(n, marks=SLOW)
             for n in ("forum,width=4", "kafnet", "vgg,depth=3,width=4", "vgg,depth=3,width=4,norm=true")
