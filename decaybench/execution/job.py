@@ -198,7 +198,7 @@ def _train(job: Job, data: Data, worker: str) -> Iterator[Message]:
     while not training.finished:
         events = training.advance()
         now = time.monotonic()
-        if not remarked and (remark := _remark(training)):
+        if not remarked and (remark := training.remark):
             remarked = True
             about["step"] = remark
             yield Message(job.id, worker, remark=remark)
@@ -214,13 +214,6 @@ def _train(job: Job, data: Data, worker: str) -> Iterator[Message]:
             kept = {event.config.run_id: training.weights(event.config) for event in done} if job.keep_weights else {}
             yield Message(job.id, worker, epochs, records, kept, state)
             sign = now
-
-
-def _remark(training: Training) -> str:
-    """Says why the step is slower than it could be; empty where it is not, or where nothing is known yet."""
-    if not training.not_recorded:
-        return ""
-    return f"The step is not recorded as a CUDA graph, so each kernel is started alone: {training.not_recorded}."
 
 
 def _resumed(about: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:

@@ -153,11 +153,15 @@ class Training:
         return ReplicaGroup(rows, plan, lr_factor(config.schedule, config.epochs, steps))
 
     @property
-    def not_recorded(self) -> str:
-        """Says why a GPU starts every kernel alone; empty where it does not, or where nothing is known yet."""
+    def remark(self) -> str:
+        """Says what a GPU does more slowly than it could, and why; empty where nothing, or nothing known yet."""
         if self._data.train.x.device.type != "cuda":
             return ""
-        return self._hindrance or next((r.reason for r in self.recorded or () if r.reason), "")
+        step, evaluation = (r.reason for r in self.recorded) if self.recorded else (self._hindrance, "")
+        if not step and not evaluation:
+            return ""
+        what = "step" if step else "evaluation"
+        return f"The {what} is not recorded as a CUDA graph, so each kernel is started alone: {step or evaluation}."
 
     @property
     def finished(self) -> bool:

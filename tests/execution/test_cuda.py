@@ -44,7 +44,7 @@ def test_the_step_is_recorded_and_gives_the_same_numbers(network: str, precision
     for recorded in plain.recorded or ():
         recorded.reason = "for comparison"
     ours, theirs = records(training), records(plain)
-    assert training.not_recorded == ""
+    assert training.remark == ""
     assert all(recorded.replays for recorded in training.recorded)
     for run_id, record in ours.items():
         assert record.history["train_loss"] == pytest.approx(theirs[run_id].history["train_loss"], rel=1e-3)
@@ -59,7 +59,7 @@ def test_a_network_that_trains_alone_is_recorded(network: str, optimizer: str) -
     ).runs()
     training = Training([run], load(run, CUDA))
     (record,) = records(training).values()
-    assert training.not_recorded == ""
+    assert training.remark == ""
     losses = record.history["train_loss"]
     assert len(set(losses)) == len(losses)
     assert losses[-1] < losses[0]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from decaybench.activations import compiled
 from decaybench.activations.kaf import functional, triton
-from decaybench.execution.job import Job, _remark, run_job
+from decaybench.execution.job import Job, run_job
 from decaybench.registry import ACTIVATIONS, STRATEGIES
 from decaybench.results.record import Record
 from decaybench.training import checkpoint
@@ -219,8 +219,8 @@ def noticed(runs: Any, wrong: Any = None, calls: int = WARMUP_CALLS + 1) -> str:
                 training.advance()
             before = len(gpu.notes)
             training.advance()
-            if training.not_recorded or not gpu.count["replays"]:
-                return f"not recorded: {training.not_recorded}"
+            if training.remark or not gpu.count["replays"]:
+                return f"not recorded: {training.remark}"
             if gpu.notes[before:]:
                 return f"{gpu.notes[before].what}: {gpu.notes[before].detail}"
             with gpu.unseen():
@@ -380,7 +380,7 @@ def test_a_step_that_cannot_be_recorded_says_why() -> None:
         runs = study("prelu", "sgd", strategy=["decay-all"], epochs=1, batch_size=24)
         training = Training(runs, load(runs[0], CUDA))
         records(training)
-        assert "operation not permitted when stream is capturing" in training.not_recorded
+        assert "operation not permitted when stream is capturing" in training.remark
 
 
 def test_a_capture_that_fails_changes_nothing() -> None:
@@ -396,7 +396,7 @@ def test_a_capture_that_fails_changes_nothing() -> None:
     with pretended_gpu(), kernels(), mock.patch.object(Training, "_work", late):
         training = Training(runs, load(runs[0], CUDA))
         found = records(training)
-        assert "the last kernel" in training.not_recorded
+        assert "the last kernel" in training.remark
     assert_equal(found, wanted)
 
 
@@ -411,8 +411,8 @@ def test_own_code_and_optimizers_of_timm_are_not_recorded_and_that_is_said(tmp_p
         with pretended_gpu():
             training = Training(runs, load(runs[0], CUDA))
             assert training.recorded is None
-            assert what in training.not_recorded
-            assert "each kernel is started alone" in _remark(training)
+            assert what in training.remark
+            assert "each kernel is started alone" in training.remark
 
 
 def test_too_little_memory_within_a_capture_is_what_it_is() -> None:
@@ -444,7 +444,7 @@ def test_a_training_that_is_over_gives_its_memory_back() -> None:
 
 
 @pytest.mark.parametrize(("here", "there"), [(CPU, CUDA), (CUDA, CPU), (CUDA, CUDA)])
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "rmsprop"])
+@pytest.mark.parametrize("optimizer", ["adamw", *(pytest.param(o, marks=pytest.mark.slow) for o in ("sgd", "rmsprop"))])
 def test_a_checkpoint_goes_on_on_another_device(optimizer: str, here: torch.device, there: torch.device) -> None:
     runs = study("prelu", optimizer, strategy=["exclude-alpha", "two-optimizers"], epochs=4, batch_size=24)
     wanted = records(Training(runs, load(runs[0], CPU)))
@@ -483,7 +483,9 @@ MPS = torch.device("mps:0")
 
 
 @pytest.mark.parametrize("network", ["mlp,width=8", pytest.param("forum,width=4", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("activation", list(ACTIVATIONS))
+@pytest.mark.parametrize(
+    "activation", [pytest.param(a, marks=() if a in ("prelu", "kaf") else pytest.mark.slow) for a in ACTIVATIONS]
+)
 def test_a_gpu_without_float64_trains_and_describes_every_activation(activation: str, network: str) -> None:
     runs = study(activation, "adamw", network=network, strategy=["exclude-alpha"], seeds=1)
     wanted = records(Training(runs, load(runs[0], CPU)))
