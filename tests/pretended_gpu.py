@@ -6,14 +6,16 @@ transfers and waits are noted with the line of the project that caused them. A c
 Python, fills what they made with NaN (a real capture computes nothing), and refuses transfers and waits; a replay
 repeats the operations into the same memory.
 
-It cannot see streams, the allocator, the workspaces of cuBLAS and cuDNN, Triton's launcher, and errors that come late.
+Two streams that touch the GPU without waiting for each other are noticed, and what a graph gives is overwritten by the
+next one of its pool. It cannot see the allocator, the workspaces of cuBLAS and cuDNN, its own random numbers (they are
+the CPU's), the precision of products, Triton's launcher, and errors that come late.
 """
 
 import collections
 import contextlib
 import os
 import traceback
-import types
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 from unittest import mock
@@ -53,19 +55,44 @@ class Graph:
 
     def __init__(self) -> None:
         self.recorded: list[tuple[Callable[..., Any], Any, Any, list[Any]]] = []
-        self.replays = 0
+        self.replays, self.pool, self.valid = 0, object(), False
+        self.made: list[Tensor] = []
 
     def replay(self) -> None:
         """Repeats the operations that were recorded, into the memory that they wrote to."""
         self.replays += 1
         gpu = PretendedGpu.now
         assert gpu is not None
+        gpu.touched()
         with _disable_current_modes(), torch.no_grad(), gpu.unseen():
+            for other in gpu.graphs:  # whose memory this one takes
+                if other is not self and other.pool == self.pool and other.valid:
+                    other.spoil()
             for work, args, kwargs, outs in self.recorded:
                 for old, new in zip(outs, tree_flatten(work(*args, **kwargs))[0], strict=False):
                     if isinstance(old, Tensor) and old is not new and _storage(old) != _storage(new):
                         old.copy_(new)
         gpu.count["replays"] += 1
+        self.valid = True
+
+    def spoil(self) -> None:
+        """Fills what the graph makes with NaN."""
+        self.valid = False
+        for made in self.made:
+            made.fill_(float("nan"))
+
+
+class Stream:
+    """What `torch.cuda.Stream` is: work on one is done in order, and knows of others what it waited for."""
+
+    def __init__(self, device: Any = None) -> None:
+        self.last = 0  # the number of its last work
+        self.knows: dict[int, int] = {}  # of other streams
+
+    def wait_stream(self, other: "Stream") -> None:
+        """Waits for all that another stream has done so far."""
+        for stream, last in {**other.knows, id(other): other.last}.items():
+            self.knows[stream] = max(last, self.knows.get(stream, 0))
 
 
 def _storage(tensor: Tensor) -> int | None:
@@ -116,6 +143,10 @@ class PretendedGpu(TorchDispatchMode):
         ] = {}  # of a storage: its GPU, and the storage, so that its address stays its own
         self._before: dict[int, tuple[Tensor, Tensor]] = {}  # what a capture must not change, and as it was
         self._unseen = 0
+        self.graphs: weakref.WeakSet[Graph] = weakref.WeakSet()
+        self.stream = Stream()
+        self._streams = {id(self.stream): self.stream}
+        self._works = 0
 
     # -- where a tensor is --------------------------------------------------------------------------------------------
 
@@ -217,12 +248,32 @@ class PretendedGpu(TorchDispatchMode):
         if self._unseen:
             return
         if not func.is_view and name not in NO_KERNEL:
+            if self.capturing is None:
+                self.touched()
             where = " in a graph" if self.capturing is not None else ""
             self.count["kernels" + where] += 1
             self.count["bytes" + where] += _bytes((args, kwargs, outs))
             self.kernels[name] += 1
         if self.capturing is not None and not func.is_view and name not in ("detach", "alias", "_unsafe_view"):
             self.capturing.recorded.append((func, args, kwargs, outs))
+
+    def touched(self) -> None:
+        """Notes that the current stream works, unless another one did since it waited for that."""
+        self._works += 1
+        for key, other in self._streams.items():
+            if other is not self.stream and other.last > self.stream.knows.get(key, 0):
+                self.note("race", "two streams that do not wait for each other")
+                self.stream.wait_stream(other)
+        self.stream.last = self._works
+
+    @contextlib.contextmanager
+    def _on_stream(self, stream: Stream) -> Iterator[None]:
+        before = self.stream
+        self.stream = self._streams.setdefault(id(stream), stream)
+        try:
+            yield
+        finally:
+            self.stream = before
 
     def launch(self, work: Callable[..., Any], *args: Any) -> None:
         """Does what is no operation of torch, as one kernel: ``work(*args)`` writes to its arguments."""
@@ -235,8 +286,10 @@ class PretendedGpu(TorchDispatchMode):
             self.capturing.recorded.append((lambda *a: work(*a), args, {}, []))
 
     @contextlib.contextmanager
-    def _capture(self, graph: Graph, stream: Any = None, **_: Any) -> Iterator[None]:
+    def _capture(self, graph: Graph, pool: Any = None, stream: Any = None, **_: Any) -> Iterator[None]:
         self.capturing = graph
+        graph.pool = graph.pool if pool is None else pool
+        self.graphs.add(graph)
         self.count["captures"] += 1
         drawn = torch.random.get_rng_state()
         try:
@@ -256,7 +309,9 @@ class PretendedGpu(TorchDispatchMode):
                     if isinstance(made, Tensor) and _storage(made) not in given | seen:
                         seen.add(_storage(made))
                         if made.is_floating_point():
-                            made.fill_(float("nan"))
+                            graph.made.append(made)
+        with _disable_current_modes(), torch.no_grad(), self.unseen():
+            graph.spoil()
 
     # -- torch, as it is beside a GPU ---------------------------------------------------------------------------------
 
@@ -394,7 +449,6 @@ class PretendedGpu(TorchDispatchMode):
 
     def _patch_cuda(self) -> None:
         gpu, cuda = self, torch.cuda
-        stream = types.SimpleNamespace(wait_stream=lambda other: None, cuda_stream=0)
         answers: dict[str, Any] = {
             "is_available": lambda: True,
             "device_count": gpu.visible,
@@ -415,10 +469,10 @@ class PretendedGpu(TorchDispatchMode):
             "set_rng_state": lambda state, device=None: None,
             "manual_seed_all": lambda seed: None,
             "synchronize": lambda device=None: gpu.note("wait", "synchronize"),
-            "Stream": lambda *_, **__: types.SimpleNamespace(wait_stream=lambda other: None, cuda_stream=1),
-            "current_stream": lambda *_: stream,
+            "Stream": Stream,
+            "current_stream": lambda *_: gpu.stream,
             "set_stream": lambda other: None,
-            "stream": lambda other: contextlib.nullcontext(),
+            "stream": gpu._on_stream,
             "CUDAGraph": Graph,
             "graph": gpu._capture,
         }

@@ -41,7 +41,7 @@ def slow_backend(model: nn.Module) -> str:
     for module in model.modules():
         if isinstance(module, KAF) and module.alpha.is_cuda and (reason := triton.hindrance(module.alpha.device)):
             return (
-                "Torch's own operations compute KAF here, which is slow and cannot be recorded as a CUDA graph, since "
-                f"Triton cannot build its kernels, for which it needs a C compiler and Python's headers ({reason})."
+                "torch's own operations compute KAF, many times slower, since Triton cannot build its kernels, "
+                f"for which it needs a C compiler and Python's headers ({reason})"
             )
     return ""

@@ -1,6 +1,7 @@
 """A job, its messages, and how a worker trains it, whatever the executor."""
 
 import gc
+import re
 import time
 import traceback
 from collections import deque
@@ -12,7 +13,6 @@ from typing import Any, Protocol
 
 import torch
 
-from decaybench.activations.backends import slow_backend
 from decaybench.errors import DecaybenchError, UsageError
 from decaybench.native import keep_freed_memory
 from decaybench.registry import imports
@@ -173,7 +173,13 @@ def run_job(job: Job, data: Data, worker: str = "") -> Iterator[Message]:
     yield last
 
 
+# What torch and CUDA's libraries say when memory runs out elsewhere than in torch's own allocator.
+OUT_OF_MEMORY = re.compile(r"out of memory|_ALLOC_FAILED", re.IGNORECASE)
+
+
 def _failure(error: BaseException | None) -> Failure:
+    if isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error)):
+        return Failure.memory
     if isinstance(error, torch.AcceleratorError):
         return Failure.device
     return Failure.user_code if error is not None and place_of(error) else Failure.failed
@@ -191,10 +197,7 @@ def _train(job: Job, data: Data, worker: str) -> Iterator[Message]:
     if job.saved is not None:
         earlier, before = checkpoint.restore(training, job.saved)
         about = _resumed(about, earlier)
-    if slow := slow_backend(training.net.models[0]):
-        about["step"] = slow
-        yield Message(job.id, worker, remark=slow)
-    remarked = bool(slow)
+    remarked = False
     while not training.finished:
         events = training.advance()
         now = time.monotonic()

@@ -4,12 +4,13 @@ import gc
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-WARMUP_CALLS = 2  # the first creates what is created once (optimizers' moments), the second is as all later ones
+WARMUP_CALLS = 2  # the first creates what is created once, moments of optimizers say; the second is as all later ones
 
 
 class Recorder(Protocol):
@@ -30,19 +31,16 @@ class CudaGraphs:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream: Any = None
         self._pool: Any = None
 
     def do(self, work: Callable[[], Any]) -> Any:
         """Does work on the stream on which it will be recorded, as a capture asks for."""
         with torch.cuda.device(self._device):
-            if self._stream is None:
-                self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            current = torch.cuda.current_stream()
-            self._stream.wait_stream(current)
-            with torch.cuda.stream(self._stream):
+            current, side = torch.cuda.current_stream(), _side_stream(self._device)
+            side.wait_stream(current)
+            with torch.cuda.stream(side):
                 result = work()
-            current.wait_stream(self._stream)
+            current.wait_stream(side)
         return result
 
     def record(self, work: Callable[[], Any]) -> tuple[Callable[[], object], Any]:
@@ -54,12 +52,18 @@ class CudaGraphs:
             gc.collect()  # an old graph must not be destroyed while a new one is recorded
             gc.disable()
             try:
-                with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+                with torch.cuda.graph(graph, pool=self._pool, stream=_side_stream(self._device)):
                     result = work()
             finally:
                 gc.enable()
                 torch.cuda.set_stream(current)  # a capture that fails leaves its own
         return graph.replay, result
+
+
+@lru_cache(maxsize=64)
+def _side_stream(device: torch.device) -> Any:
+    """Returns the one stream of a GPU on which work is recorded: libraries keep a workspace for each that was used."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 @dataclass
@@ -75,7 +79,7 @@ class _Recording:
 class Recorded:
     """Does work for inputs of a few shapes, of each the first times as it is, and then by a recording.
 
-    Since a recording computes nothing, there is nothing to put back after one, whether it succeeds or not.
+    Since a recording computes nothing, there is nothing to put back after one.
 
     Args:
         work: A method that starts kernels on a GPU and returns tensors there. Its object is not kept alive.
@@ -123,8 +127,8 @@ class Recorded:
             device = next((i.device for i in static if isinstance(i, Tensor)), None)
             if device is not None and device.type == "cuda":
                 torch.cuda.synchronize(device)  # unless the GPU itself is in trouble
-            if "out of memory" in str(error).lower():  # within a capture it comes as another type
-                raise torch.OutOfMemoryError(str(error)) from error
+            if "out of memory" in str(error).lower():
+                raise
             self.reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
             return
         recording.inputs = tuple(i for i in static if isinstance(i, Tensor))

@@ -60,6 +60,7 @@ def clip_gradients(gradients: Sequence[Tensor], most: float) -> None:
     The norm is over all its parameters, whatever optimizers they are in, as in `torch.nn.utils.clip_grad_norm_`.
     """
     norms = torch.stack([torch.linalg.vector_norm(g.flatten(1), dim=1) for g in gradients])  # (parameters, R)
-    factor = (most / (torch.linalg.vector_norm(norms, dim=0) + 1e-6)).clamp(max=1.0)  # (R,)
+    joint = norms.square().cumsum(0)[-1].sqrt()  # one after the other, so that its bits do not depend on R
+    factor = (most / (joint + 1e-6)).clamp(max=1.0)  # (R,)
     for g in gradients:
         g.mul_(factor.view(-1, *[1] * (g.ndim - 1)))

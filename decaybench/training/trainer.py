@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from decaybench.activations.backends import slow_backend
 from decaybench.activations.compiled import any_size
 from decaybench.errors import DecaybenchError
 from decaybench.optimizers import lr_factor
@@ -136,7 +137,7 @@ class Training:
             for c, i, m in zip(configs, initial, models, strict=True)
         ]
         self.recorded: tuple[Recorded, Recorded] | None = None  # the step and the evaluation, on a GPU
-        self._hindrance = not_recordable(first)
+        self._hindrance = not_recordable(first) or slow_backend(self.net.models[0])
         if device.type == "cuda" and not self._hindrance:
             graphs = CudaGraphs(device)
             self.recorded = Recorded(self._work, graphs), Recorded(self._evaluate, graphs)
@@ -172,8 +173,6 @@ class Training:
         self._start = {seed: batches.state() for seed, batches in self._batches.items()}
         drawn = Drawn.stack(batches.draw() for batches in self._batches.values())  # (S, …, N)
         self._drawn = drawn.map(lambda t: t.to(self._data.train.x.device))
-        steps = len(self._batches[self._first.seed])
-        self._rates.begin(self.epoch * steps, steps)
         for total in self._sums.values():
             total.zero_()
         self._seen = self.done = 0
@@ -181,10 +180,13 @@ class Training:
         self._random = torch.Generator().manual_seed(seed).get_state()
         with seeded(seed):
             self._others = OtherStreams.now()
+        steps = len(self._batches[self._first.seed])
+        with self._guarded():  # a schedule of one's own may draw, too
+            self._rates.begin(self.epoch * steps, steps)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns where in the data this training is, and its sums since the epoch began."""
-        sums = {"sums": self._sums, "seen": self._seen}
+        sums = {"sums": self._sums, "seen": self._seen, "rates": self._rates.table}
         streams = {"random": self._random, "others": self._others.dumps()}
         return {"epoch": self.epoch, "done": self.done, "batches": self._start, **sums, **streams}
 
@@ -198,6 +200,7 @@ class Training:
         self.done, self._seen = place["done"], place["seen"]
         self._random, self._others = place["random"], OtherStreams.loads(place["others"])
         self._sums = {name: total.to(device) for name, total in place["sums"].items()}
+        self._rates.use(place["rates"])
 
     def advance(self) -> list[Epoch | Finished]:
         """Trains one step, and returns what the epoch gave after its last one."""
@@ -339,7 +342,7 @@ class Training:
         alone = isinstance(self.net, SingleModel)  # nothing in a stack draws
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else [], enabled=alone):
             if alone:
-                if device.type == "cuda":
+                if device.type != "cpu":
                     torch.manual_seed(stream_seed(self._first.seed, f"dropout/{self.epoch + 1}/{self.done}"))
                 torch.set_rng_state(self._random)
             before = OtherStreams.now() if self._own else None

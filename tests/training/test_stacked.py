@@ -156,6 +156,18 @@ def test_clipping_is_torchs_for_each_replica() -> None:
             torch.testing.assert_close(g[r], e)
 
 
+def test_clipping_a_replica_gives_the_same_bits_whatever_is_beside_it() -> None:
+    for seed in range(60):
+        torch.manual_seed(seed)
+        R, parameters = 2 + seed % 8, 1 + seed % 25
+        gradients = [torch.randn(R, 1 + (seed * 7 + i * 13) % 400, 1 + i % 9) for i in range(parameters)]
+        apart = [[g[r : r + 1].clone() for g in gradients] for r in range(R)]
+        clip_gradients(gradients, 0.5)
+        for r, own in enumerate(apart):
+            clip_gradients(own, 0.5)
+            assert all(torch.equal(g[r], o[0]) for g, o in zip(gradients, own, strict=True))
+
+
 def test_what_cannot_be_stacked_trains_alone() -> None:
     for network in ("mlp,dropout=0.5", "resnet18"):
         run = tiny(network=network).runs()[0]

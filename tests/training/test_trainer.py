@@ -1,6 +1,8 @@
 """Training: identical networks for every strategy, the same bits twice, divergence, schedules, clipping."""
 
 import math
+import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from decaybench.parameter_roles.roles import mark_activation, mark_by_behaviour
 from decaybench.registry.spec import parse
 from decaybench.results.record import INPUT_GRID, Record, dumps, loads
 from decaybench.strategies.plan import Plan, Setup, make_plan, strategy_setup
+from decaybench.training import checkpoint
 from decaybench.training.activation_statistics import curve
 from decaybench.training.data import load
 from decaybench.training.metrics import evaluate, means
@@ -292,3 +295,25 @@ def test_some_channels_are_described_one_by_one_in_the_first_seed_only() -> None
                 at = dict(zip(INPUT_GRID, line, strict=True))
                 assert at[1.0] == pytest.approx(1.0)
                 assert min(abs(layer.final + at[-1.0])) < 1e-2
+
+
+def test_a_schedule_of_ones_own_that_draws_is_the_same_after_an_interruption(tmp_path: Path) -> None:
+    """Its numbers are the run's, whatever was drawn before it, and none is drawn twice."""
+    (own := tmp_path / "mine.py").write_text(
+        "import random\n\n\ndef jumpy(epoch, epochs):\n    return 0.5 + random.random()\n"
+    )
+    config = one(schedule=f"{own}:jumpy", epochs=3, batch_size=32)
+    data = load(config, CPU)
+
+    def losses(before: int, stop: int | None = None) -> list[float]:
+        random.seed(before)
+        training, steps, found = Training([config], data), 0, []
+        while not training.finished:
+            found += [e.record.history["train_loss"] for e in training.advance() if isinstance(e, Finished)]
+            steps += 1
+            if steps == stop:
+                saved, training = checkpoint.save(training), Training([config], data)
+                checkpoint.restore(training, saved)
+        return found[0]
+
+    assert losses(1) == losses(2) == losses(1, stop=8) == losses(1, stop=11)
