@@ -140,7 +140,7 @@ def test_all_of_a_step_is_recorded_waits_for_nothing_and_gives_what_a_cpu_gives(
     activation: str, optimizer: str
 ) -> None:
     """All strategies in one cohort, gradients clipped, rates that change, and a last batch of another size."""
-    runs = study(activation, optimizer, epochs=4)
+    runs = study(activation, optimizer, epochs=3)
     wanted = records(Training(runs, load(runs[0], CPU)))
     with pretended_gpu() as gpu, kernels():
         assert_equal(trained(runs, gpu), wanted)
