@@ -4,6 +4,8 @@ import io
 import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +174,16 @@ def test_figures_with_an_interval_in_the_readme_of_a_study_are_in_its_report(stu
     ]
     for word in ("Command", "Machine", "Time", "Verdict"):
         assert word in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("study", ["why-digits"])
+def test_the_interactions_shown_are_what_the_lines_beside_them_print(study: str) -> None:
+    text = (REPOSITORY / "results" / study / "README.md").read_text("utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (shown,) = re.findall(r"```text\n(.*?)```", text, re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert done.stdout == shown, done.stderr
 
 
 @pytest.mark.slow
