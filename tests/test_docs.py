@@ -176,6 +176,16 @@ def test_figures_with_an_interval_in_the_readme_of_a_study_are_in_its_report(stu
         assert word in text
 
 
+def test_a_cell_that_is_recomputed_from_the_file_is_the_one_that_the_report_prints() -> None:
+    page = PAGES["statistics"]
+    (code,) = re.findall(r"```python recompute\n(.*?)```", page, re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    printed = done.stdout.strip()
+    assert f"it prints `{printed}`" in page, done.stderr
+    shown = " ".join(c for lang, f, c in BLOCKS if (lang, f) == ("text", "output"))
+    assert printed in " ".join(shown.split())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("study", ["why-digits"])
 def test_the_interactions_shown_are_what_the_lines_beside_them_print(study: str) -> None:
