@@ -187,7 +187,7 @@ def test_a_cell_that_is_recomputed_from_the_file_is_the_one_that_the_report_prin
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("study", ["why-digits"])
+@pytest.mark.parametrize("study", ["why-digits", "why-mnist1d"])
 def test_the_interactions_shown_are_what_the_lines_beside_them_print(study: str) -> None:
     text = (REPOSITORY / "results" / study / "README.md").read_text("utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
