@@ -57,7 +57,7 @@ class Setup:
         owners = list(dict.fromkeys(name.rpartition(".")[0] for name in self.named if name in self.alphas))
         if layer >= len(owners):
             raise UsageError(
-                f"layer = {layer}: the network has {len(owners)} layer{'s' * (len(owners) != 1)} with activation "
+                f"The strategy's option layer = {layer}: the network has {len(owners)} layer{'s' * (len(owners) != 1)} with activation "
                 f"parameters, counted from 0 to {len(owners) - 1}."
             )
         chosen = {name for name in self.alphas if name.rpartition(".")[0] == owners[layer]}
