@@ -56,9 +56,10 @@ class Setup:
             return self
         owners = list(dict.fromkeys(name.rpartition(".")[0] for name in self.named if name in self.alphas))
         if layer >= len(owners):
+            layers = f"{len(owners)} layer{'s' * (len(owners) != 1)}"
             raise UsageError(
-                f"The strategy's option layer = {layer}: the network has {len(owners)} layer{'s' * (len(owners) != 1)} with activation "
-                f"parameters, counted from 0 to {len(owners) - 1}."
+                f"The strategy's option layer = {layer}: the network has {layers} with activation parameters, counted "
+                f"from 0 to {len(owners) - 1}."
             )
         chosen = {name for name in self.alphas if name.rpartition(".")[0] == owners[layer]}
         return replace(self, alphas=frozenset(chosen))
