@@ -59,7 +59,7 @@ def on_gpu(params: Params) -> bool:
 
 
 def _recordable(params: Params) -> dict[str, bool]:
-    """Returns the options by which Adam's step is one kernel for all parameters and can be recorded."""
+    """Returns the options by which Adam's step is one kernel for each param group, and can be recorded."""
     return {"fused": True, "capturable": True} if on_gpu(params) else {}
 
 

@@ -1,7 +1,6 @@
 """A job, its messages, and how a worker trains it, whatever the executor."""
 
 import gc
-import re
 import time
 import traceback
 from collections import deque
@@ -21,6 +20,7 @@ from decaybench.registry.user_code import place_of
 from decaybench.results.record import Record
 from decaybench.study.config import RunConfig
 from decaybench.training import checkpoint
+from decaybench.training.cuda_graph import is_out_of_memory
 from decaybench.training.data import Data, Part, load
 from decaybench.training.provenance import provenance
 from decaybench.training.trainer import Epoch, Finished, Training
@@ -173,12 +173,8 @@ def run_job(job: Job, data: Data, worker: str = "") -> Iterator[Message]:
     yield last
 
 
-# What torch and CUDA's libraries say when memory runs out elsewhere than in torch's own allocator.
-OUT_OF_MEMORY = re.compile(r"out of memory|_ALLOC_FAILED", re.IGNORECASE)
-
-
 def _failure(error: BaseException | None) -> Failure:
-    if isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error)):
+    if is_out_of_memory(error):
         return Failure.memory
     if isinstance(error, torch.AcceleratorError):
         return Failure.device

@@ -1,11 +1,12 @@
 """Records work as CUDA graphs, which a GPU starts at once instead of kernel by kernel."""
 
 import gc
+import re
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,14 +14,13 @@ from torch import Tensor
 WARMUP_CALLS = 2  # the first creates what is created once, moments of optimizers say; the second is as all later ones
 
 
-class Recorder(Protocol):
-    """Does work as it is, and records it."""
+# What torch and CUDA's libraries say when memory runs out elsewhere than in torch's own allocator.
+_FULL = re.compile(r"out of memory|_ALLOC_FAILED", re.IGNORECASE)
 
-    def do(self, work: Callable[[], Any]) -> Any:
-        """Does the work, and returns what it returns."""
 
-    def record(self, work: Callable[[], Any]) -> tuple[Callable[[], object], Any]:
-        """Records the work without doing it; returns what replays it, and its result, to which replays write."""
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Tells whether an error says that memory ran out, of whatever type it is."""
+    return isinstance(error, RuntimeError) and _FULL.search(str(error)) is not None
 
 
 class CudaGraphs:
@@ -30,13 +30,13 @@ class CudaGraphs:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
+        self.device = device
         self._pool: Any = None
 
     def do(self, work: Callable[[], Any]) -> Any:
         """Does work on the stream on which it will be recorded, as a capture asks for."""
-        with torch.cuda.device(self._device):
-            current, side = torch.cuda.current_stream(), _side_stream(self._device)
+        with torch.cuda.device(self.device):
+            current, side = torch.cuda.current_stream(), _side_stream(self.device)
             side.wait_stream(current)
             with torch.cuda.stream(side):
                 result = work()
@@ -45,14 +45,14 @@ class CudaGraphs:
 
     def record(self, work: Callable[[], Any]) -> tuple[Callable[[], object], Any]:
         """Records work; nothing is computed."""
-        with torch.cuda.device(self._device):
+        with torch.cuda.device(self.device):
             if self._pool is None:
                 self._pool = torch.cuda.graph_pool_handle()
             current, graph = torch.cuda.current_stream(), torch.cuda.CUDAGraph()
             gc.collect()  # an old graph must not be destroyed while a new one is recorded
             gc.disable()
             try:
-                with torch.cuda.graph(graph, pool=self._pool, stream=_side_stream(self._device)):
+                with torch.cuda.graph(graph, pool=self._pool, stream=_side_stream(self.device)):
                     result = work()
             finally:
                 gc.enable()
@@ -83,15 +83,15 @@ class Recorded:
 
     Args:
         work: A method that starts kernels on a GPU and returns tensors there. Its object is not kept alive.
-        recorder: Makes the recordings.
+        graphs: Makes the recordings.
 
     Attributes:
         replays: How often a recording was used.
         reason: Why there is none; empty where there is, or nothing is known yet.
     """
 
-    def __init__(self, work: Callable[..., Any], recorder: Recorder) -> None:
-        self._work, self._recorder = weakref.WeakMethod(work), recorder
+    def __init__(self, work: Callable[..., Any], graphs: CudaGraphs) -> None:
+        self._work, self._graphs = weakref.WeakMethod(work), graphs
         self._recordings: dict[Any, _Recording] = {}
         self.replays, self.reason = 0, ""
 
@@ -110,7 +110,7 @@ class Recorded:
         if recording.replay is None and recording.calls > WARMUP_CALLS and not self.reason:
             self._record(recording, work, inputs)
         if recording.replay is None:
-            return work(*inputs) if self.reason else self._recorder.do(lambda: work(*inputs))
+            return work(*inputs) if self.reason else self._graphs.do(lambda: work(*inputs))
         for static, given in zip(recording.inputs, tensors, strict=True):
             static.copy_(given)
         recording.replay()
@@ -120,15 +120,11 @@ class Recorded:
     def _record(self, recording: _Recording, work: Callable[..., Any], inputs: tuple[Any, ...]) -> None:
         static = [i.clone() if isinstance(i, Tensor) else i for i in inputs]
         try:
-            recording.replay, recording.result = self._recorder.record(lambda: work(*static))
-        except torch.OutOfMemoryError:
-            raise
+            recording.replay, recording.result = self._graphs.record(lambda: work(*static))
         except RuntimeError as error:  # something in it cannot be recorded: then it is done as it is
-            device = next((i.device for i in static if isinstance(i, Tensor)), None)
-            if device is not None and device.type == "cuda":
-                torch.cuda.synchronize(device)  # unless the GPU itself is in trouble
-            if "out of memory" in str(error).lower():
+            if is_out_of_memory(error):
                 raise
+            torch.cuda.synchronize(self._graphs.device)  # raises again if the GPU itself is in trouble
             self.reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
             return
         recording.inputs = tuple(i for i in static if isinstance(i, Tensor))

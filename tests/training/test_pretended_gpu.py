@@ -463,12 +463,15 @@ def test_own_code_and_optimizers_of_timm_are_not_recorded_and_that_is_said(tmp_p
             assert "each kernel is started alone" in training.remark
 
 
+@pytest.mark.parametrize(
+    "said", ["CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"]
+)
 @pytest.mark.parametrize("place", ["record", "replay"])
-def test_too_little_memory_in_a_graph_is_what_it_is(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_in_a_graph_is_what_it_is(place: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It comes as an error of CUDA, not as torch's own: then fewer runs at once may fit."""
 
     def full(*_: Any) -> Any:
-        raise torch.AcceleratorError("CUDA error: out of memory")
+        raise torch.AcceleratorError(said)
 
     with pretended_gpu(), kernels():
         monkeypatch.setattr(*((CudaGraphs, "record", full) if place == "record" else (Graph, "replay", full)))
