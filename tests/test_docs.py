@@ -195,6 +195,15 @@ def test_a_cell_that_is_recomputed_from_the_file_is_the_one_that_the_report_prin
 
 
 @pytest.mark.slow
+def test_the_answer_is_about_the_strategy_without_options_where_there_is_one(cli: Cli) -> None:
+    """Of why-digits exclude-alpha, and not exclude-alpha,layer=0, which is worse in one place."""
+    answer = cli("report", str(REPOSITORY / "results" / "why-digits")).stdout
+    sentence = " ".join(answer.split()).partition("Loss:")[0]
+    assert "exclude-alpha is better than decay-all" in sentence
+    assert "worse" not in sentence
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("study", ["why-digits", "why-mnist1d"])
 def test_the_interactions_shown_are_what_the_lines_beside_them_print(study: str) -> None:
     text = (REPOSITORY / "results" / study / "README.md").read_text("utf-8")

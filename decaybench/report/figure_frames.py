@@ -50,11 +50,16 @@ def asked_for(summary: Summary, settings: ComparisonSettings) -> str:
 
 
 def is_asked(row: Row, cell: Cell, members: Sequence[Member], name: str) -> bool:
-    """Tells whether a cell's method is that of the strategy which is asked about, or whether all are."""
+    """Tells whether a cell's method is that of the strategy which is asked about, or whether all are.
+
+    A name without options is the strategy that has none; only where there is no such one, those that have some.
+    """
     if not name:
         return True
     key = (row["method"], row["weight_decay"])
-    return any((r["method"], r["weight_decay"]) == key and is_called(c, name) for r, c in members)
+    plain = any(str(c.config["strategy"]) == name for _, c in members)
+    found = [c for r, c in members if (r["method"], r["weight_decay"]) == key and is_called(c, name)]
+    return any(str(c.config["strategy"]) == name for c in found) if plain else bool(found)
 
 
 def differences_frame(summary: Summary, settings: ComparisonSettings) -> pd.DataFrame:
