@@ -77,7 +77,7 @@ def python_source(context: int = 64, windows: int = 8000) -> Arrays:
         context: Bytes of a window.
         windows: Windows of the training part.
     """
-    texts = list(_modules(context))
+    texts = list(modules(context))
     tested, trained = texts[::5], [text for i, text in enumerate(texts) if i % 5]
     rng = np.random.Generator(np.random.PCG64(4))
     joined = np.concatenate(trained)
@@ -87,8 +87,12 @@ def python_source(context: int = 64, windows: int = 8000) -> Arrays:
     return Arrays(*_shifted(train), *_shifted(np.stack(test)))
 
 
-def _modules(context: int) -> Iterator[Array]:
-    """Yields the bytes of each module, in the order of their names."""
+def modules(context: int) -> Iterator[Array]:
+    """Yields the bytes of each module of the standard library, in the order of their names.
+
+    Args:
+        context: Modules of at most four times as many bytes are left out.
+    """
     root = Path(sysconfig.get_path("stdlib"))
     for path in sorted(root.rglob("*.py"), key=lambda p: p.relative_to(root).as_posix()):
         name = path.relative_to(root).as_posix()
