@@ -37,8 +37,9 @@ def next_runs(
     if metric.name not in finished and f"test_{metric.name}" in finished:
         metric = replace(metric, name=f"test_{metric.name}")
     done = set(finished["run_id"])
+    start = min((run.seed for run in runs), default=0)
     missing = [run for run in runs if run.run_id not in done]
-    first = [run for run in missing if run.seed < FIRST_SEEDS]
+    first = [run for run in missing if run.seed < start + FIRST_SEEDS]
     if first:
         return first
     wanted = _undecided(cells(finished), until, metric, baseline)

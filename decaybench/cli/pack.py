@@ -13,6 +13,9 @@ from decaybench.results.store import find_study_folder
 @guarded
 def pack(
     directories: Annotated[list[Path], typer.Argument(metavar="DIR …", help="Study folders.")],
+    no_layers: Annotated[
+        bool, typer.Option("--no-layers", help="Leave out what became of each activation, most of a large file.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Put the records of finished studies into one file each: runs.parquet, which pandas and DuckDB read.
@@ -24,7 +27,7 @@ def pack(
     failed = False
     for directory in directories:
         folder = find_study_folder(directory)
-        count, problems = folder.pack()
+        count, problems = folder.pack(layers=not no_layers)
         for problem in problems:
             say(f"Warning: {problem}")
         failed |= bool(problems)

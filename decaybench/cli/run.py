@@ -58,7 +58,10 @@ def run(
     alpha_lr: Annotated[
         Many, _option("Of two-optimizers: the second one's learning rate.", "RATE", panel=COMPARED)
     ] = None,
-    seeds: Annotated[str | None, _option("Number of seeds: 0 … N − 1.", "N", panel=COMPARED, field="seeds")] = None,
+    seeds: Annotated[str | None, _option("Number of seeds.", "N", panel=COMPARED, field="seeds")] = None,
+    first_seed: Annotated[
+        str | None, _option("The first of them: 0, or one that no earlier study used.", "N", panel=COMPARED)
+    ] = None,
     metric: Annotated[
         Many,
         _option("What is compared, the first one first, with its direction if need be: score:max.", panel=COMPARED),

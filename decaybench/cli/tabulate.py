@@ -164,7 +164,7 @@ def _asked(folder: StudyFolder, runs: pd.DataFrame) -> tuple[pd.DataFrame, str]:
         there = folder.study_file.exists()
         return runs, f"study.toml cannot be used, so every run in the folder is shown: {error}" if there else ""
     cells = runs.drop_duplicates("cell_id").set_index("cell_id")["config"].map(lambda c: _cell(config_of(c)) in wanted)
-    kept = runs["cell_id"].map(cells).astype(bool) & (runs["seed"] < study.seeds)
+    kept = runs["cell_id"].map(cells).astype(bool) & runs["seed"].isin(study.seed_range)
     if kept.all():
         return runs, ""
     if not kept.any():

@@ -327,8 +327,11 @@ class StudyFolder:
                 continue
         return said
 
-    def pack(self) -> tuple[int, list[str]]:
+    def pack(self, layers: bool = True) -> tuple[int, list[str]]:
         """Puts all records into ``runs.parquet``. At any point it may be killed, and others may write meanwhile.
+
+        Args:
+            layers: Whether the file keeps what became of each activation, the larger part of it.
 
         Returns:
             The number of records in the file, and a sentence for each that could not be packed.
@@ -341,10 +344,11 @@ class StudyFolder:
         with self._locked():
             before = {path: path.read_bytes() for path in self._loose(None) if path.is_file()}
             loaded = self.load()
-            if not loaded.records:
+            if not loaded.records and (layers or loaded.packed is None):
                 return self.count(), loaded.problems
             old = [] if loaded.packed is None else packed.records_of(loaded.packed, check=False)[0]
-            table = packed.to_table(loaded.records + old)
+            records = loaded.records + old
+            table = packed.to_table(records if layers else [replace(record, layers=()) for record in records])
             there = set(table["run_id"].to_pylist())
             if self.packed_file.exists() and (self._packed_ids() - there or self._unreadable()):
                 digest = packed.file_digest(self.packed_file)

@@ -62,13 +62,15 @@ def check_primary(primary: str, metrics: Sequence[str] = ()) -> None:
 
 
 # Fields that are no axis of the grid, and that do not make it another study.
-APART = {"name", "description", "seeds", "until", "primary", "metric"}
+APART = {"name", "description", "seeds", "first_seed", "until", "primary", "metric"}
 
 
 class Grid(BaseModel):
-    """What every study has: strategies at several decays, and the seeds 0 … seeds − 1.
+    """What every study has: strategies at several decays, and seeds.
 
     Attributes:
+        seeds: Their number.
+        first_seed: The first of them; another than 0 for seeds that no earlier study has used.
         until: Half-width, in the unit in which differences of the first metric are written, to which every difference
             to decay-all is to be known; seeds are then added where they are needed, up to ``seeds``.
         primary: The contrast that is asked for, named before the runs and not corrected for the others: a strategy, and
@@ -87,6 +89,7 @@ class Grid(BaseModel):
     alpha_optimizer: list[str] = []
     alpha_lr: list[PositiveFloat] = []
     seeds: Annotated[int, Field(ge=1, le=100_000)]
+    first_seed: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     until: PositiveFloat | None = None
     metric: list[str] = []
     primary: str | None = None
@@ -134,6 +137,11 @@ class Grid(BaseModel):
         """Hashes what is compared, whatever the name and the number of seeds."""
         silent = {key for key, value in ADDED_FIELDS.items() if getattr(self, key, [value]) == [value]}
         return digest(self.model_dump(exclude=APART | silent))
+
+    @property
+    def seed_range(self) -> range:
+        """The seeds of the study."""
+        return range(self.first_seed, self.first_seed + self.seeds)
 
     def _check_size(self, runs: int) -> None:
         if runs > MAX_RUNS:
@@ -193,7 +201,7 @@ class Study(Grid):
         axes: dict[str, list[Any]] = {key: getattr(self, key) for key in AXES}
         self._check_size(math.prod(map(len, axes.values())) * self.seeds * max(1, len(self.lr)))
         unique: dict[str, RunConfig] = {}
-        for seed in range(self.seeds):
+        for seed in self.seed_range:
             for values in itertools.product(*axes.values()):
                 fields = dict(zip(axes, values, strict=True))
                 if fields["strategy"].name == "no-decay":
@@ -266,7 +274,7 @@ class ScriptStudy(Grid):
         unique: dict[str, ScriptConfig] = {}
         script = self.script if not self.launcher else f"{self.launcher} {_without_interpreter(self.script)}"
         source = script_fingerprint(script)
-        for seed in range(self.seeds):
+        for seed in self.seed_range:
             for values in itertools.product(*self.args.values()):
                 for strategy, decay in itertools.product(self.strategy, self.weight_decay):
                     run = ScriptConfig(
@@ -460,7 +468,7 @@ def to_fields(study: AnyStudy) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for key in type(study).model_fields:
         value = getattr(study, key)
-        if value in ([], {}, None, "") or (key, value) == ("description", "") or value == [ADDED_FIELDS.get(key)]:
+        if value in ([], {}, None, "") or (key, value) == ("first_seed", 0) or value == [ADDED_FIELDS.get(key)]:
             continue
         if isinstance(value, list):
             value = ["none" if v is None else v.as_toml() if isinstance(v, Spec) else v for v in value]

@@ -71,6 +71,16 @@ def test_the_same_command_again_computes_nothing_and_more_seeds_only_the_rest(he
     assert "seeds = 3" in Path("results/t/study.toml").read_text()
 
 
+def test_other_seeds_are_shown_alone(here: Path) -> None:
+    invoke("run", *TINY)
+    others = invoke("run", *TINY, "--first-seed", "2")
+    assert "[4/4]" in others.stderr
+    shown = invoke("report", "results/t", "--format", "json")
+    assert {row["seeds"] for row in json.loads(shown.stdout)} == {2}
+    assert "4 runs that study.toml does not ask for are left out" in shown.stderr
+    assert invoke("run", *TINY, "--first-seed", "-1").exit_code == 2
+
+
 def test_the_study_file_runs_again_to_the_same_runs(here: Path) -> None:
     invoke("run", *TINY)
     done = invoke("run", "results/t/study.toml", "--dry-run")

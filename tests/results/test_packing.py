@@ -60,6 +60,18 @@ def test_packed_and_loose_are_read_together_loose_first(tmp_path: Path, record: 
     assert len(decaybench.load(tmp_path)) == 6
 
 
+def test_a_packed_file_may_go_without_its_layers(tmp_path: Path, record: Record) -> None:
+    folder = StudyFolder(tmp_path)
+    assert record.layers
+    for one in copies(record, range(3)):
+        folder.write(one)
+    assert folder.pack() == (3, [])
+    whole = folder.packed_file.stat().st_size
+    assert folder.pack(layers=False) == (3, [])
+    assert folder.packed_file.stat().st_size < whole
+    assert contents(folder) == {r.run_id: replace(r, layers=()) for r in copies(record, range(3))}
+
+
 def test_pandas_and_sha256sum_read_it_without_decaybench(tmp_path: Path, record: Record) -> None:
     folder = StudyFolder(tmp_path)
     for one in copies(record, range(3)):

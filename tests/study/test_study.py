@@ -251,3 +251,13 @@ def test_a_label_reads_back_as_itself(D: int, boundary: float, kernel: str) -> N
     (spec,) = parse("activation", {"name": "kaf", "D": D, "boundary": boundary, "kernel": kernel})
     assert parse("activation", spec.label) == [spec]
     assert json.loads(spec.model_dump_json())["options"]["D"] == D
+
+
+def test_a_study_may_begin_at_another_seed(tmp_path: Path) -> None:
+    study = tiny(seeds=2, first_seed=5, activation="prelu", strategy="decay-all")
+    assert [run.seed for run in study.runs()] == [5, 6]
+    path = tmp_path / "s.toml"
+    path.write_text(to_toml(study))
+    assert read_study(str(path), {}).runs() == study.runs()
+    assert "first_seed" not in to_toml(tiny(seeds=2))
+    assert study.grid_id() == tiny(seeds=2, activation="prelu", strategy="decay-all").grid_id()
