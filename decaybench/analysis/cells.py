@@ -1,6 +1,7 @@
 """Cells: a cell is the runs of one configuration over its seeds."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -115,10 +116,20 @@ def short_label(label: str) -> str:
     return target.rpartition(":")[2] + comma + options if ":" in target else plain
 
 
-def is_called(cell: Cell, name: str) -> bool:
-    """Tells whether a name is that of a cell's strategy, given with its options or without."""
+def is_called(cell: Cell, name: str, among: Sequence[Cell] = ()) -> bool:
+    """Tells whether a name is that of a cell's strategy, given with its options or without.
+
+    Args:
+        cell: The cell.
+        name: Without options it is the strategy that has none; only where there is no such one, those that have some.
+        among: The cells of which one may be called exactly so.
+    """
+    return _is_exactly(cell, name) or (name == strategy_name(cell) and not any(_is_exactly(c, name) for c in among))
+
+
+def _is_exactly(cell: Cell, name: str) -> bool:
     label = str(cell.config["strategy"])
-    return name in (label, _without_hash(label), strategy_name(cell))
+    return name in (label, _without_hash(label))
 
 
 def _without_hash(label: str) -> str:

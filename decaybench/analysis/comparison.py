@@ -190,10 +190,10 @@ def _compared(
     """Compares the cells of one question with their baselines; of each method only its first cell is tested."""
     keys = [(method_of_cell(cell), cell.config["weight_decay"]) for cell in found]
     pairs = [paired(cell, found, settings.baseline, notes) for cell in found]
-    chosen = tested(keys, pairs, {method_of_cell(cell) for cell in found if is_called(cell, settings.baseline)})
+    chosen = tested(keys, pairs, {method_of_cell(cell) for cell in found if is_called(cell, settings.baseline, found)})
     family = [_evidence(pairs[i], metric, settings) for i in chosen for metric in metrics]
     names = {i: [cell for key, cell in zip(keys, found, strict=True) if key == keys[i]] for i in chosen}
-    named = [any(_is_primary(c, m, metrics, settings) for c in names[i]) for i in chosen for m in metrics]
+    named = [any(_is_primary(c, found, m, metrics, settings) for c in names[i]) for i in chosen for m in metrics]
     if settings.primary and not any(named):
         notes.append(
             f"{_about(found[0])}: nothing is the contrast {settings.primary}, so all differences are corrected "
@@ -215,11 +215,14 @@ def _about(cell: Cell) -> str:
     )
 
 
-def _is_primary(cell: Cell, metric: Metric, metrics: tuple[Metric, ...], settings: ComparisonSettings) -> bool:
+def _is_primary(
+    cell: Cell, found: list[Cell], metric: Metric, metrics: tuple[Metric, ...], settings: ComparisonSettings
+) -> bool:
+    """Tells whether a cell, one of a question's, and a metric are the contrast that was asked for."""
     name, _, which = (settings.primary or "").rpartition(":")
-    if any(m.is_called(which) for m in metrics) and is_called(cell, name):
+    if any(m.is_called(which) for m in metrics) and is_called(cell, name, found):
         return metric.is_called(which)
-    return metric is metrics[0] and is_called(cell, settings.primary or "")
+    return metric is metrics[0] and is_called(cell, settings.primary or "", found)
 
 
 def _evidence(pairs: Pairs | None, metric: Metric, settings: ComparisonSettings) -> Evidence | None:

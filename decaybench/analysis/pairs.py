@@ -49,7 +49,7 @@ def describe(cell: Cell) -> str:
 
 def baseline_of(cell: Cell, found: list[Cell], baseline: str, notes: list[str]) -> Cell | None:
     """Finds the one cell that differs in the strategy only; the control, which has no decay, fits any decay."""
-    named = [other for other in found if is_called(other, baseline)]
+    named = [other for other in found if is_called(other, baseline, found)]
     candidates = [other for other in named if cell.matches(other, "strategy")]
     if not candidates:
         either = [other for other in named if cell.matches(other, "strategy", "weight_decay")]
@@ -134,5 +134,5 @@ def pairs_of(found: list[Cell], baseline: str) -> list[Pairs]:
     """Pairs each distinct method of one question with the baseline."""
     methods = [(method_of_cell(cell), cell.config["weight_decay"]) for cell in found]
     pairs = [paired(cell, found, baseline, []) for cell in found]
-    baselines = {method_of_cell(cell) for cell in found if is_called(cell, baseline)}
+    baselines = {method_of_cell(cell) for cell in found if is_called(cell, baseline, found)}
     return [pairs[i] for i in tested(methods, pairs, baselines)]  # type: ignore[misc]

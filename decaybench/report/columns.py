@@ -88,8 +88,9 @@ def table_of(members: Sequence[Member], metrics: Sequence[Metric], baseline: str
     """
     methods = list(by_method(members))
     names, shown = [names for names, _ in methods], [member for _, member in methods]
+    cells = [cell for _, cell in members]
     is_baseline = [
-        any(is_called(c, baseline) for r, c in members if (r["method"], r["weight_decay"]) == key(row))
+        any(is_called(c, baseline, cells) for r, c in members if (r["method"], r["weight_decay"]) == key(row))
         for row, _ in shown
     ]
     common: list[str] = []

@@ -49,17 +49,13 @@ def asked_for(summary: Summary, settings: ComparisonSettings) -> str:
     return compared.pop() if len(compared) == 1 else ""
 
 
-def is_asked(row: Row, cell: Cell, members: Sequence[Member], name: str) -> bool:
-    """Tells whether a cell's method is that of the strategy which is asked about, or whether all are.
-
-    A name without options is the strategy that has none; only where there is no such one, those that have some.
-    """
+def is_asked(row: Row, members: Sequence[Member], name: str) -> bool:
+    """Tells whether a cell's method is that of the strategy which is asked about, or whether all are."""
     if not name:
         return True
     key = (row["method"], row["weight_decay"])
-    plain = any(str(c.config["strategy"]) == name for _, c in members)
-    found = [c for r, c in members if (r["method"], r["weight_decay"]) == key and is_called(c, name)]
-    return any(str(c.config["strategy"]) == name for c in found) if plain else bool(found)
+    cells = [c for _, c in members]
+    return any(is_called(c, name, cells) for r, c in members if (r["method"], r["weight_decay"]) == key)
 
 
 def differences_frame(summary: Summary, settings: ComparisonSettings) -> pd.DataFrame:
@@ -76,8 +72,8 @@ def differences_frame(summary: Summary, settings: ComparisonSettings) -> pd.Data
     """
     name, rows = asked_for(summary, settings), []
     for title, members in titled(summary):
-        for base, (row, cell) in methods(members):
-            asked = is_asked(row, cell, members, name)
+        for base, (row, _) in methods(members):
+            asked = is_asked(row, members, name)
             for metric in summary.metrics:
                 ends = _shown_difference(row, metric)
                 if ends is not None:

@@ -43,9 +43,9 @@ def _sentence(summary: Summary, baseline: str, name: str, metric: Metric) -> str
     _, short = apart([question.title for question in questions])
     for title, members in questions:
         several = len({row["weight_decay"] for row, _ in members if row["weight_decay"]}) > 1
-        for base, (row, cell) in methods(members):
+        for base, (row, _) in methods(members):
             verdict = of(row, metric, "verdict")
-            if not is_asked(row, cell, members, name):
+            if not is_asked(row, members, name):
                 continue
             if verdict is None:
                 diverged += bool(name) and row["seeds"] > 1 and of(row, metric, "difference") is None

@@ -157,6 +157,24 @@ def test_contrasts_that_were_named_are_corrected_for_each_other_only() -> None:
     assert named["test_accuracy_p_holm"] == pytest.approx(alone)
 
 
+def test_a_name_without_options_is_the_strategy_that_has_none() -> None:
+    differences = [0.012, 0.002, 0.01, -0.002, 0.009, 0.004]
+    base = [0.8 + 0.013 * (s % 3) for s in range(6)]
+    layers = [made(b + 0.003 * s, f"exclude-alpha,layer={n}", s) for n in (0, 1) for s, b in enumerate(base)]
+    alone = row_of(pairs(differences), primary="exclude-alpha")["test_accuracy_p_holm"]
+    assert row_of(pairs(differences) + layers, primary="exclude-alpha")["test_accuracy_p_holm"] == pytest.approx(alone)
+    decay_all = pairs(differences)[6:]
+    one, two = (
+        {r["strategy"]: r["test_accuracy_p_holm"] for r in summary_of(records, primary="exclude-alpha").rows}
+        for records in (layers[:6] + decay_all, layers + decay_all)
+    )  # there is no other, so both are what was asked for
+    assert two["exclude-alpha,layer=0"] == pytest.approx(2 * one["exclude-alpha,layer=0"])
+    against = summary_of(pairs(differences) + layers, baseline="exclude-alpha")
+    assert [r["test_accuracy_difference"] for r in against.rows if r["strategy"] == "decay-all"] == [
+        pytest.approx(-np.mean(differences))
+    ]
+
+
 def test_what_never_differed_counts_as_a_comparison() -> None:
     """So that the number of comparisons does not depend on what was found: loss is the same everywhere here."""
     differences = [0.012, 0.002, 0.01, -0.002, 0.009, 0.004]
