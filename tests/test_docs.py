@@ -138,7 +138,7 @@ def test_the_words_of_the_answer_are_the_verdicts_of_the_records(cli: Cli) -> No
         for activation in ("kaf", "relu,gain=True"):
             assert verdict(study, decay, activation=activation, network=network) == "better"
     normed = {"activation": "relu,gain=True", "network": "forum,norm=True"}
-    assert verdict("why-digits", 0.03, **normed) == "cannot tell"
+    assert verdict("why-digits", 0.03, **normed) == "the same within ±0.5 points"
     assert verdict("why-digits", 0.3, **normed) == "better"
     assert verdict("surface-digits-sgd", 0.003, activation="kaf", lr=0.3) == "worse"
 

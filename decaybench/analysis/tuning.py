@@ -177,7 +177,7 @@ def _row(c: Candidates, metric: Metric, reference: Candidates | None, resampled:
         "left_out": len(c.searched) - len(c.cells),
         "chosen_again": float((again == chosen).mean()),
     }
-    row |= {"on_edge": _on_edge(best, c.cells)}
+    row |= {f"{key}_on_edge": _on_edge(best, c.searched, key) for key in TUNED_FIELDS}
     scope = NEW_SPLITS if share else THESE_EXAMPLES if resampled.examples is None else NEW_EXAMPLES
     row |= {"speaks_about": scope}
     row |= {"validation": float(c.validation[chosen].mean())}
@@ -190,13 +190,10 @@ def _row(c: Candidates, metric: Metric, reference: Candidates | None, resampled:
     return row | _interval("difference", float(test - theirs), differences, n, share, (-most, most))
 
 
-def _on_edge(best: Cell, cells: list[Cell]) -> bool:
+def _on_edge(best: Cell, searched: list[Cell], key: str) -> bool:
     """Tells whether nothing larger, or nothing smaller, than the best rate or decay was tried; 0 has nothing below."""
-    for key in TUNED_FIELDS:
-        tried = sorted({cell.config[key] for cell in cells if cell.config.get(key) is not None})
-        if len(tried) > 1 and best.config[key] in (tried[0], tried[-1]) and best.config[key] != 0:
-            return True
-    return False
+    tried = sorted({cell.config[key] for cell in searched if cell.config.get(key) is not None})
+    return len(tried) > 1 and best.config[key] in (tried[0], tried[-1]) and best.config[key] != 0
 
 
 def _interval(

@@ -221,7 +221,8 @@ def _scope_of(rows: Sequence[Row]) -> str:
 
 NAMED = ("dataset", "network", "activation", "optimizer", "script")
 RESULTS = (
-    *("seeds", "candidates", "left_out", "chosen_again", "on_edge", "speaks_about", "validation"),
+    *("seeds", "candidates", "left_out", "chosen_again", "lr_on_edge", "weight_decay_on_edge"),
+    *("speaks_about", "validation"),
     *("test", "test_low", "test_high", "baseline", "difference", "difference_low", "difference_high"),
 )
 
@@ -230,20 +231,23 @@ def _tuned_table(rows: Sequence[Row], metric: Metric, baseline: str, narrow: boo
     first = rows[0]
     parts = [*(str(first[key]) for key in NAMED if key in first)]
     parts += [f"{key}={format_number(first.get(key))}" for key in varying]
+    one_rate = len({row["lr"] for row in rows}) == 1 and not any(row["lr_on_edge"] for row in rows)
+    if one_rate and first["lr"] is not None:
+        parts.append(f"lr {format_number(first['lr'])}")
     title = " · ".join(parts)
     title += f" · each at its own best of {max(r['candidates'] for r in rows)} by {chosen_by(metric).replace('_', ' ')}"
     remarks = [f"{first['seeds']} seed{'s' * (first['seeds'] != 1)}"]
     if any(row["test_low"] is not None for row in rows):
         remarks.append(f"intervals by bootstrap, uncorrected, over new seeds {_scope_of(rows)}")
-    if any(row["on_edge"] for row in rows):
+    if any(row["lr_on_edge"] or row["weight_decay_on_edge"] for row in rows):
         remarks.append("*: nothing beyond it was tried")
     if any(row["left_out"] for row in rows):
         remarks.append("what diverged in a seed is no candidate")
     title += f" ({'; '.join(remarks)})"
     columns: dict[str, list[str]] = {"strategy": [row["strategy"] for row in rows]}
-    if len({row["lr"] for row in rows}) > 1:
-        columns["lr"] = [format_number(row["lr"]) for row in rows]
-    columns["λ"] = [format_number(row["weight_decay"]) + "*" * row["on_edge"] for row in rows]
+    if not one_rate:
+        columns["lr"] = [format_number(row["lr"]) + "*" * row["lr_on_edge"] for row in rows]
+    columns["λ"] = [format_number(row["weight_decay"]) + "*" * row["weight_decay_on_edge"] for row in rows]
     columns["chosen again %"] = [f"{100 * row['chosen_again']:.0f}" for row in rows]
     percent = " %" if metric.scale == "percent" else ""
     if not narrow:

@@ -192,6 +192,30 @@ def test_a_method_whose_runs_all_diverged_is_left_out_of_tuning() -> None:
     assert rows[0]["difference"] is None
 
 
+def test_a_best_beyond_which_nothing_was_tried_is_marked() -> None:
+    def best_at(rate: float, decay: float, diverged: float | None = None) -> tuple[bool, bool]:
+        records = [
+            made(
+                *(0.8 - 0.3 * abs(lr - rate) - 0.2 * abs(d - decay), "decay-all", s),
+                lr=lr,
+                weight_decay=d,
+                diverged=1 if lr == diverged else None,
+            )
+            for lr in (0.1, 0.2, 0.3)
+            for d in (0.0, 0.1, 0.2)
+            for s in range(3)
+        ]
+        ((row,),) = tuned(cells(frame_of(records)), ACCURACY, "decay-all")
+        assert (row["lr"], row["weight_decay"]) == (rate, decay)
+        return row["lr_on_edge"], row["weight_decay_on_edge"]
+
+    assert best_at(0.2, 0.1) == (False, False)
+    assert best_at(0.1, 0.1) == (True, False)
+    assert best_at(0.3, 0.2) == (True, True)
+    assert best_at(0.2, 0.0) == (False, False)  # less than no decay there is not
+    assert best_at(0.2, 0.1, diverged=0.3) == (False, False)  # what diverged was tried
+
+
 def test_a_baseline_may_be_named_by_any_of_its_names() -> None:
     records = [
         scored(name, decay, seed, 0.7, 0.6 + 0.01 * seed + 0.1 * (name == "decay-all"))
