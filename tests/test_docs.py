@@ -110,7 +110,7 @@ def test_the_figures_on_the_start_of_a_kaf_are_those_of_the_records() -> None:
         assert f"{100 * frame.test_accuracy[label]:.2f}%" in PAGES["studies"]
 
 
-FIGURE = re.compile(r"[−+]?\d+\.\d\d \[[−+]?\d+\.\d\d, [−+]?\d+\.\d\d\]")
+FIGURE = re.compile(r"[−+]?\d+\.\d\d? \[[−+]?\d+\.\d\d?, [−+]?\d+\.\d\d?\]")
 # The committed ones: what somebody ran in this clone has no README.
 STUDIES = sorted(
     p.parent.name for p in (REPOSITORY / "results").glob("*/README.md") if (p.parent / "study.toml").exists()
@@ -260,9 +260,9 @@ def reported(cli: Cli, folder: Path) -> str:
             TESTED[0], 1.0, *(row[f"test_accuracy_{key}"] for key in ("difference", "seeds_low", "seeds_high"))
         )
         for row in rows
-        if row["test_accuracy_difference"] is not None
+        if row.get("test_accuracy_difference") is not None
     ]
-    means = [[row[f"test_accuracy{end}"] for end in ("", "_low", "_high")] for row in rows]
+    means = [[row.get(f"test_accuracy{end}") for end in ("", "_low", "_high")] for row in rows]
     alone += ["{:.2f} [{:.2f}, {:.2f}]".format(*(100 * end for end in ends)) for ends in means if None not in ends]
     return " ".join([*cli("report", str(folder), "--wide").stdout.split(), *alone])
 

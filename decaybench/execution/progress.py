@@ -111,9 +111,9 @@ class Progress:
     @property
     def rate(self) -> str:
         """Runs per minute, and the time left, as text."""
-        if self.share < SETTLED and self.seconds < SETTLING:
+        if not self.share or (self.share < SETTLED and self.seconds < SETTLING):
             return "…"
-        left = _coarse(self.seconds / max(self.share, 1e-6) - self.seconds)
+        left = _coarse(self.seconds / self.share - self.seconds)
         per_minute = 60 * self.finished / self.seconds if self.seconds else 0.0
         return f"{per_minute:.0f} runs/min · {duration(left)} left"
 

@@ -180,7 +180,7 @@ def test_a_terminal_shows_a_bar_and_below_it_how_far_the_study_is() -> None:
 
 @pytest.mark.parametrize(
     ("share", "seconds", "left"),
-    [(0.01, 5.0, "…"), (0.5, 61.0, "1 min 0 s"), (0.2, 301.0, "20 min 0 s"), (1.0, 9.0, "0 s")],
+    [(0.0, 60, "…"), (0.01, 5.0, "…"), (0.5, 61.0, "1 min 0 s"), (0.2, 301.0, "20 min 0 s"), (1.0, 9.0, "0 s")],
 )
 def test_the_time_that_is_left_settles(share: float, seconds: float, left: str) -> None:
     shown = Progress("s", 1, 10, 0, finished=1, seconds=seconds, share=share).rate
