@@ -10,7 +10,7 @@ import pandas as pd
 from decaybench.analysis.cells import Cell, cells, is_called, method_of_cell
 from decaybench.analysis.evidence import NEW_EXAMPLES, NEW_SPLITS, THESE_EXAMPLES, Evidence, judged, watched
 from decaybench.analysis.frame import ALPHA_COLUMNS, Row, alpha_columns, config_of, recorded_metrics
-from decaybench.analysis.notes import data_notes, digest_notes, initial_notes, machine_notes
+from decaybench.analysis.notes import data_notes, digest_notes, initial_notes, layer_notes, machine_notes
 from decaybench.analysis.pairs import (
     Pairs,
     describe,
@@ -134,7 +134,7 @@ def summarize(runs: pd.DataFrame, settings: ComparisonSettings | None = None) ->
         notes.append(
             f"--fixed-test-set has no effect on {own_splits} cells: each of their seeds has its own test examples."
         )
-    notes += [*data_notes(found), *initial_notes(found), *machine_notes(runs), *digest_notes(runs)]
+    notes += [*data_notes(found), *initial_notes(found), *machine_notes(runs), *layer_notes(runs), *digest_notes(runs)]
     return Summary(rows, found, _grouped(notes), metrics, tuple(varying))
 
 

@@ -5,6 +5,7 @@ import json
 import pandas as pd
 
 from decaybench.analysis.cells import Cell
+from decaybench.results.record import LEFT_OUT
 
 
 def data_notes(found: list[Cell]) -> list[str]:
@@ -38,6 +39,17 @@ def initial_notes(found: list[Cell]) -> list[str]:
                 "and are no repetitions; does the network set a seed of its own (torch.manual_seed)?"
             )
     return notes
+
+
+def layer_notes(runs: pd.DataFrame) -> list[str]:
+    """Says how many runs were packed without what became of their activations."""
+    texts = runs.get("provenance", ())
+    lacking = sum(json.loads(text).get("layers") == LEFT_OUT for text in texts)
+    if not lacking:
+        return []
+    return [
+        f"{lacking} of {len(runs)} runs were packed without layers, so that columns and figures of α leave them out."
+    ]
 
 
 def machine_notes(runs: pd.DataFrame) -> list[str]:

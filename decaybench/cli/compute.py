@@ -284,4 +284,4 @@ def _print_dry_run(runs: Sequence[AnyConfig], missing: Sequence[AnyConfig], fold
     for cell_id in dict.fromkeys(r.cell_id for r in runs):
         cell = [r for r in runs if r.cell_id == cell_id]
         todo = sum(r.run_id in still for r in cell)
-        typer.echo(f"{cell[0].name} {cell[0].details}: {len(cell)} seeds, {todo} to compute")
+        typer.echo(f"{cell[0].name} {cell[0].details}: {len(cell)} seed{'s' * (len(cell) > 1)}, {todo} to compute")

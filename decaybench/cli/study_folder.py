@@ -71,12 +71,12 @@ def check_own_data(runs: Sequence[AnyConfig], finished: dict[str, str], folder: 
 def take_over(folder: StudyFolder, results: Path, runs: Sequence[AnyConfig]) -> None:
     """Copies records of these runs from other studies below the same folder: a run is the same wherever it was done.
 
-    Not those whose data are of the user's own code and have changed since.
+    Not those whose data are of the user's own code and have changed since, and none that was packed without layers.
     """
 
     def is_same(run: AnyConfig, record: Record) -> bool:
         own = isinstance(run, RunConfig) and run.dataset.source is not None
-        return not own or record.fingerprints["data"] == _data_now(run, known)  # type: ignore[arg-type]
+        return not record.lacks_layers and (not own or record.fingerprints["data"] == _data_now(run, known))  # type: ignore[arg-type]
 
     known: dict[str, str] = {}
     by_id = {run.run_id: run for run in runs}

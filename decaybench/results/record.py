@@ -12,7 +12,7 @@ import json
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -103,6 +103,9 @@ Outcomes = Mapping[str, npt.NDArray[Any]]
 SHORT = {"correct": "test_accuracy", "loss": "test_loss"}
 
 
+LEFT_OUT = "left out"
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Record:
     """A finished run.
@@ -138,6 +141,15 @@ class Record:
     def seed(self) -> int:
         """The seed of the run."""
         return int(self.config["seed"])
+
+    @property
+    def lacks_layers(self) -> bool:
+        """Whether what became of each activation was left out when the record was packed."""
+        return self.provenance.get("layers") == LEFT_OUT
+
+    def without_layers(self) -> "Record":
+        """Returns the record without what became of each activation; its provenance says so."""
+        return replace(self, layers=(), provenance={**self.provenance, "layers": LEFT_OUT})
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Record) and content_digest(self) == content_digest(other)

@@ -348,7 +348,7 @@ class StudyFolder:
                 return self.count(), loaded.problems
             old = [] if loaded.packed is None else packed.records_of(loaded.packed, check=False)[0]
             records = loaded.records + old
-            table = packed.to_table(records if layers else [replace(record, layers=()) for record in records])
+            table = packed.to_table(records if layers else [record.without_layers() for record in records])
             there = set(table["run_id"].to_pylist())
             if self.packed_file.exists() and (self._packed_ids() - there or self._unreadable()):
                 digest = packed.file_digest(self.packed_file)

@@ -128,7 +128,12 @@ class Grid(BaseModel):
                 items = [None if item == "none" else item for item in items]
             if any(isinstance(item, bool) for item in (items if isinstance(items, list) else [items])):
                 raise UsageError(f"{key} = {str(value).lower()}: a truth value is not allowed here.")
-            if isinstance(items, list) and not items and key not in ("lr", "metric", *STRATEGY_OPTIONS):
+            if (
+                isinstance(items, list)
+                and not items
+                and key not in whole
+                and key not in ("lr", "metric", *STRATEGY_OPTIONS)
+            ):
                 raise UsageError(f"{key} = []: a study needs at least one {key}.")
             out[key] = items
         return _with_shorthands(out)

@@ -81,6 +81,17 @@ def test_other_seeds_are_shown_alone(here: Path) -> None:
     assert invoke("run", *TINY, "--first-seed", "-1").exit_code == 2
 
 
+def test_runs_that_were_packed_without_layers_are_not_taken_over(here: Path) -> None:
+    invoke("run", *TINY)
+    assert invoke("pack", "--no-layers", "results/t").exit_code == 0
+    shown = invoke("report", "results/t")
+    assert "4 of 4 runs were packed without layers" in " ".join((shown.stdout + shown.stderr).split())
+    again = invoke("run", *TINY, "--name", "other")
+    assert "are taken over" not in again.stderr
+    assert decaybench.load("results/other").alpha_mean.notna().all()
+    assert "4 runs are taken over from results/other" in invoke("run", *TINY, "--name", "third").stderr
+
+
 def test_the_study_file_runs_again_to_the_same_runs(here: Path) -> None:
     invoke("run", *TINY)
     done = invoke("run", "results/t/study.toml", "--dry-run")

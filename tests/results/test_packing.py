@@ -69,7 +69,7 @@ def test_a_packed_file_may_go_without_its_layers(tmp_path: Path, record: Record)
     whole = folder.packed_file.stat().st_size
     assert folder.pack(layers=False) == (3, [])
     assert folder.packed_file.stat().st_size < whole
-    assert contents(folder) == {r.run_id: replace(r, layers=()) for r in copies(record, range(3))}
+    assert contents(folder) == {r.run_id: r.without_layers() for r in copies(record, range(3))}
 
 
 def test_pandas_and_sha256sum_read_it_without_decaybench(tmp_path: Path, record: Record) -> None:
