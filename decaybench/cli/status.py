@@ -3,6 +3,7 @@
 import os
 import platform
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,8 @@ from decaybench.console import guarded
 from decaybench.errors import DecaybenchError, UsageError
 from decaybench.execution.progress import Progress, loads
 from decaybench.results.store import StudyFolder
-from decaybench.study.study import plain_fields, read_study
+from decaybench.study.config import AnyConfig
+from decaybench.study.study import AnyStudy, plain_fields, read_study
 
 STALE_PROGRESS_SECONDS = 60.0  # seconds; a study on another machine that noted nothing for longer is not running
 
@@ -42,7 +44,9 @@ def status(
     done = {run.run_id for run in runs if folder.has(run.run_id)}
     progress = _noted(folder)
     running = progress is not None and _alive(progress, folder)
-    state = "complete" if len(done) == len(runs) else "running" if running else "left"
+    state = "running" if running else "left"
+    if len(done) == len(runs) or (not running and done and _is_known_well_enough(asked, folder, runs)):
+        state = "complete"
     typer.echo(f"{folder.path}: {state}, {len(done)} of {len(runs)} runs are finished")
     if progress is not None and state == "running":
         for line in progress.lines():
@@ -54,6 +58,18 @@ def status(
             cell = [run for run in runs if run.cell_id == cell_id]
             many = sum(run.run_id in done for run in cell)
             typer.echo(f"{many}/{len(cell)} {cell[0].name} {cell[0].details}")
+
+
+def _is_known_well_enough(asked: AnyStudy, folder: StudyFolder, runs: Sequence[AnyConfig]) -> bool:
+    """Tells whether a study that adds seeds until differences are known needs no more of them."""
+    if asked.until is None:
+        return False
+    from decaybench.analysis.comparison import ComparisonSettings
+    from decaybench.analysis.frame import runs_frame  # the import of pandas is slow
+    from decaybench.analysis.stopping import next_runs
+
+    finished = runs_frame(folder.load([run.run_id for run in runs], detail="summary"))
+    return not next_runs(runs, finished, asked.until, asked.differences_in, ComparisonSettings().baseline)
 
 
 def _fields(folder: StudyFolder) -> dict[str, Any]:

@@ -94,6 +94,8 @@ def test_seeds_are_added_until_differences_are_known(monkeypatch: pytest.MonkeyP
     _, again, errors = call(*noisy)
     assert again == out  # nothing left to do
     assert "not finished" not in call("report")[2]
+    Path("results/t/progress.json").unlink()  # it names this process, which still runs
+    assert f"complete, {finished} of 120 runs are finished" in call("status")[1]
     assert "until = 20.0" in Path("results/t/study.toml").read_text()
 
 
