@@ -99,7 +99,8 @@ def _last_place(raised: BaseException) -> str | None:
 
 
 def _is_own_code(file: str) -> bool:
-    return not file.startswith("<") and is_own(Path(file).resolve())
+    path = Path(file)  # compiled libraries name files that are not there, as in pandas/_libs/index.pyx
+    return not file.startswith("<") and path.is_file() and is_own(path.resolve())
 
 
 def _last_line(trace: TracebackType | None) -> str | None:

@@ -160,8 +160,10 @@ def functions_frame(summary: Summary, settings: ComparisonSettings) -> pd.DataFr
             starts = [c["start"]["mean"] for c in curves if c.get("start") and c["start"]["mean"] is not None]
             found["start"] = _mean(starts) if starts else np.full(len(INPUT_GRID), np.nan)
             seen = [layer.inputs for layer in layers if layer.inputs is not None]
-            density = _mean(seen) if seen else np.full(len(INPUT_GRID) - 1, np.nan)
-            found["density"] = np.append(density, density[-1]) / max(np.nanmax(density), 1e-12) if seen else density
+            found["density"] = np.full(len(INPUT_GRID), np.nan)  # a compiled activation's inputs are not seen
+            if seen:
+                density = _mean(seen)  # of the bins, one fewer than points
+                found["density"] = np.append(density, density[-1]) / max(np.nanmax(density), 1e-12)
             channels: list[Any] = next((c["channels"] for c in curves if c.get("channels")), [])
             columns = {key: values for key, values in found.items() if len(values) == len(INPUT_GRID)}
             for i, x in enumerate(INPUT_GRID):

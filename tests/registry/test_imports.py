@@ -4,10 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from decaybench.errors import UsageError
 from decaybench.registry import imports
+from decaybench.registry.user_code import place_of
 from helpers import REPOSITORY
 
 
@@ -206,3 +208,12 @@ def test_what_reading_does_not_show_is_known_after_the_import(here: Path) -> Non
     before = imports.unseen()
     imports.load("net.py:h")
     assert {Path(file).name for file in imports.unseen() - before} == {"helper.py"}
+
+
+def test_a_fault_inside_a_compiled_library_is_not_called_own_code() -> None:
+    """Their tracebacks name files that are not there: pandas/_libs/hashtable_class_helper.pxi."""
+    with pytest.raises(KeyError) as raised:
+        pd.DataFrame({"a": [1]})["b"]
+    error = raised.value
+    error.__traceback__ = error.__traceback__.tb_next if error.__traceback__ is not None else None  # without this file
+    assert place_of(error) is None

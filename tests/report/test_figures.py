@@ -98,6 +98,18 @@ def committed() -> Summary:
 
 
 @pytest.mark.slow
+def test_functions_whose_inputs_were_not_seen_are_drawn_without_them() -> None:
+    """As of a script that compiles its activations, so that no hook of theirs is called."""
+    folder = StudyFolder(REPOSITORY / "results" / "xielu-lm")
+    summary, look = summarize(runs_frame(folder.load(detail="figures"))), Look(240, 8)
+    frame = FIGURES["functions"].frame(summary, ComparisonSettings())
+    assert frame["density"].isna().all()
+    found = panels("functions", summary, ComparisonSettings(), look)
+    assert len(found) == 2 * 2 * 4 * 3  # activations, layers, decays, strategies
+    assert b"<svg" in save(spec("functions", found[:1], look), "svg")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in FIGURE_NAMES if n != "pulls"])
 @pytest.mark.parametrize("width", [3.3, 6.5])
 def test_a_figure_is_as_wide_as_asked_for_and_can_be_read(committed: Summary, name: str, width: float) -> None:
