@@ -71,6 +71,7 @@ def test_the_same_command_again_computes_nothing_and_more_seeds_only_the_rest(he
     assert "seeds = 3" in Path("results/t/study.toml").read_text()
 
 
+@pytest.mark.slow
 def test_other_seeds_are_shown_alone(here: Path) -> None:
     invoke("run", *TINY)
     others = invoke("run", *TINY, "--first-seed", "2")
@@ -81,6 +82,7 @@ def test_other_seeds_are_shown_alone(here: Path) -> None:
     assert invoke("run", *TINY, "--first-seed", "-1").exit_code == 2
 
 
+@pytest.mark.slow
 def test_runs_that_were_packed_without_layers_are_not_taken_over(here: Path) -> None:
     invoke("run", *TINY)
     assert invoke("pack", "--no-layers", "results/t").exit_code == 0
