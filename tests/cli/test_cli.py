@@ -36,6 +36,7 @@ def invoke(*arguments: str) -> Result:
     return CliRunner().invoke(app, list(arguments))
 
 
+@pytest.mark.slow
 def test_run_then_report_in_every_format(here: Path) -> None:
     done = invoke("run", *TINY, "--verbose")
     assert done.exit_code == 0, done.output

@@ -53,6 +53,7 @@ def test_differences_and_intervals_are_those_of_a_paired_t_test() -> None:
     assert found["val/loss_speaks_about"] == "these test examples"
 
 
+@pytest.mark.slow
 def test_the_page_and_every_format_serve_it() -> None:
     rows, *_ = two_arms()
     code, out, errors = call(

@@ -56,6 +56,7 @@ def run(*options: str) -> None:
     assert Path("results/s/study.toml").exists(), done.stderr
 
 
+@pytest.mark.slow
 def test_what_a_study_says_holds_when_the_code_that_it_names_has_moved(here: Path, cli: Cli) -> None:
     strategies = ["--strategy", "decay-all", "--strategy", "exclude-alpha", "--strategy", "my.py:gentle"]
     run(*strategies, "--seeds", "6", "--until", "50", "--primary", "exclude-alpha", "--weight-decay", "0.1")
@@ -92,6 +93,7 @@ def test_one_seed_promises_nothing(here: Path) -> None:
     assert "bootstrap" not in printed
 
 
+@pytest.mark.slow
 def test_a_plan_speaks_about_what_the_report_speaks_about(tmp_path: Path) -> None:
     shutil.copytree(REPOSITORY / "results" / "first-look", tmp_path / "f")
     folder = str(tmp_path / "f")
