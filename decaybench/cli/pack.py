@@ -20,8 +20,9 @@ def pack(
 ) -> None:
     """Put the records of finished studies into one file each: runs.parquet, which pandas and DuckDB read.
 
-    It may be killed at any point, and a study may go on meanwhile. Everything else works as before; without layers
-    reports show no distributions of α.
+    It may be killed at any point, and a study may go on meanwhile. Everything else works as before.
+
+    Without layers reports show no distributions of α, and no other study takes the runs over.
 
     Example: decaybench pack results/digits
     """
